@@ -1,0 +1,60 @@
+//! Where things lie on a host. Everything that cofferdam writes there is
+//! below one of these paths or is a file named in the desired state.
+
+/// cofferdam's own binary, started over SSH for the length of a run. Fixed for
+/// ever, so that one sudo rule is enough.
+pub const AGENT: &str = "/opt/cofferdam/agent";
+/// Content of binaries, each file named by the sha256 of its bytes (hex).
+pub const STORE: &str = "/opt/cofferdam/store";
+/// Links from names to the store, one for each binary in use.
+pub const BIN: &str = "/opt/cofferdam/bin";
+/// cofferdam's state on a host.
+pub const STATE: &str = "/var/lib/cofferdam";
+/// Numbered manifests of software, `<number>.json`, and the content of their
+/// configuration files below `content/`.
+pub const GENERATIONS: &str = "/var/lib/cofferdam/generations";
+/// Manifest of trust: the paths of keys, certificates and kubeconfigs.
+pub const TRUST_MANIFEST: &str = "/var/lib/cofferdam/trust.json";
+/// Compressed blobs that came over the jump host's link, named by digest.
+pub const STAGING: &str = "/var/lib/cofferdam/staging";
+/// Environment files, `<unit>.env`, that carry the digest of what a unit's
+/// process reads only at its start. Outside the generations: written last
+/// before a (re)start.
+pub const INPUTS: &str = "/var/lib/cofferdam/inputs";
+/// Store of the zone's registry (the distribution server's root directory).
+pub const REGISTRY: &str = "/var/lib/cofferdam/registry";
+/// Volatile state: the lock, short-lived sockets, temporary kubeconfigs.
+pub const RUN: &str = "/run/cofferdam";
+/// Locked exclusively by the agent of a run that may change the host.
+pub const LOCK: &str = "/run/cofferdam/lock";
+/// Socket of the short-lived writable registry instance.
+pub const SEED_SOCKET: &str = "/run/cofferdam/seed.sock";
+/// The environment variable that carries a unit's inputs digest.
+pub const INPUTS_VARIABLE: &str = "COFFERDAM_INPUTS";
+/// Protocol number of routes that cofferdam made (`ip route … proto 67`), so
+/// that observation can tell them from those that it found.
+pub const ROUTE_PROTOCOL: u8 = 67;
+/// Field manager of everything that cofferdam applies in the cluster.
+pub const FIELD_MANAGER: &str = "cofferdam";
+/// Kubeconfig of the cluster's administrator on masters, mode 0600.
+pub const ADMIN_KUBECONFIG: &str = "/etc/kubernetes/admin.kubeconfig";
+/// Directory of containerd's registry configuration (`hosts.toml` files).
+pub const REGISTRY_HOSTS: &str = "/etc/containerd/certs.d";
+/// The CNI configuration that containerd renders from its template, once.
+pub const CNI_RENDERED: &str = "/etc/cni/net.d/10-containerd-net.conflist";
+/// Template of the CNI configuration; outside containerd's `conf_dir`.
+pub const CNI_TEMPLATE: &str = "/etc/containerd/cni.conflist.template";
+/// Client certificate and key with which a host reads from registries, and
+/// the CA that it trusts there.
+pub const REGISTRY_CLIENT_CERTIFICATE: &str = "/etc/containerd/pki/registry-client.crt";
+/// See [`REGISTRY_CLIENT_CERTIFICATE`].
+pub const REGISTRY_CLIENT_KEY: &str = "/etc/containerd/pki/registry-client.key";
+/// See [`REGISTRY_CLIENT_CERTIFICATE`].
+pub const REGISTRY_CA: &str = "/etc/containerd/pki/ca.crt";
+
+/// The environment file of a unit, `…/inputs/<unit>.env`; `unit` may carry
+/// its suffix.
+pub fn inputs_file(unit: &str) -> String {
+    let name = unit.strip_suffix(".service").unwrap_or(unit);
+    format!("{INPUTS}/{name}.env")
+}
