@@ -79,7 +79,9 @@ impl FromStr for Digest {
     type Err = InvalidDigest;
 
     fn from_str(text: &str) -> Result<Self, InvalidDigest> {
-        let hex = text.strip_prefix("sha256:").ok_or_else(|| InvalidDigest(text.to_owned()))?;
+        let hex = text
+            .strip_prefix("sha256:")
+            .ok_or_else(|| InvalidDigest(text.to_owned()))?;
         Self::from_hex(hex).map_err(|_| InvalidDigest(text.to_owned()))
     }
 }
@@ -92,7 +94,9 @@ impl Serialize for Digest {
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -105,7 +109,13 @@ mod tests {
         let digest = Digest::of("cofferdam");
         assert_eq!(digest.to_string().parse::<Digest>().unwrap(), digest);
         let upper = digest.hex().to_uppercase();
-        for bad in ["", "sha256:", "sha512:00", &digest.hex(), &format!("sha256:{upper}")] {
+        for bad in [
+            "",
+            "sha256:",
+            "sha512:00",
+            &digest.hex(),
+            &format!("sha256:{upper}"),
+        ] {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
         }
     }

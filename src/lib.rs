@@ -2,5 +2,11 @@
 //! bundle. The pure parts (inventory, desired state, diff, order) do no I/O;
 //! the edges (site, hosts, bundle reader) are thin.
 
+pub mod desired;
 pub mod digest;
+pub mod event;
+pub mod facts;
+pub mod host;
 pub mod layout;
+pub mod plan;
+pub mod site;

@@ -1,0 +1,352 @@
+//! What is true on a host, as one call to its agent returns it.
+
+use crate::desired::{Content, DigestKey, FileKind};
+use crate::digest::Digest;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// What to look at. Everything else in [`HostFacts`] is always returned.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ObserveRequest {
+    /// Paths to stat and digest, apart from those in the host's own manifests.
+    pub files: BTreeSet<String>,
+    /// Those of them whose digest is an HMAC under `digest_key`. Paths that
+    /// the host's trust manifest names are always digested so.
+    pub secret_files: BTreeSet<String>,
+    /// None before the site has one; then secret files have no digest.
+    pub digest_key: Option<DigestKey>,
+    pub modules: BTreeSet<String>,
+    pub sysctls: BTreeSet<String>,
+    /// Units with suffix, apart from those in the host's own manifest.
+    pub units: BTreeSet<String>,
+    /// Whether to list the images that containerd holds, where it runs.
+    pub images: bool,
+    /// Whether to list what the registry's store holds.
+    pub registry: bool,
+    /// Client URLs of etcd members to ask, on hosts that hold an etcd client
+    /// certificate; empty asks nobody.
+    pub etcd_endpoints: Vec<String>,
+}
+
+/// Everything that the planner may ask about a host.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HostFacts {
+    pub system: SystemFacts,
+    /// Seconds since the epoch by the host's clock, with fraction.
+    pub clock: f64,
+    pub filesystems: Vec<FilesystemFacts>,
+    /// Active swap devices or files.
+    pub swaps: Vec<String>,
+    /// Whether `swap.target` is masked, so that none comes back at boot.
+    pub swap_masked: bool,
+    pub interfaces: Vec<InterfaceFacts>,
+    pub routes: Vec<RouteFacts>,
+    /// Sockets that listen, TCP and UDP.
+    pub listening: Vec<ListeningSocket>,
+    /// Traces of other installers, such as `/etc/kubernetes/manifests` or
+    /// `/etc/rancher`, each a path or unit name.
+    pub remains: Vec<String>,
+    /// For the modules asked: loaded, built in, or their feature is there.
+    pub modules: BTreeMap<String, bool>,
+    /// For the sysctls asked: their value; absent if the kernel has none.
+    pub sysctls: BTreeMap<String, String>,
+    /// Existing ones among the paths asked and managed.
+    pub files: BTreeMap<String, FileFacts>,
+    /// Digests of the files in the store whose content was found to be right
+    /// in size and name; content is proven when a file is put there.
+    pub store: BTreeMap<Digest, u64>,
+    /// Staged compressed blobs with their size.
+    pub staging: BTreeMap<Digest, u64>,
+    pub units: BTreeMap<String, UnitFacts>,
+    /// By reference; none if containerd doesn't answer or wasn't asked.
+    pub images: Option<BTreeMap<String, ImageFacts>>,
+    /// None if there is no store or it wasn't asked for.
+    pub registry: Option<RegistryFacts>,
+    pub etcd: Option<EtcdFacts>,
+    /// The newest software generation.
+    pub generation: Option<Generation>,
+    /// Paths in the trust manifest.
+    pub trust: BTreeSet<String>,
+    /// The CNI configuration that containerd rendered.
+    pub cni: Option<CniFacts>,
+}
+
+/// The machine and its system.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SystemFacts {
+    pub hostname: String,
+    pub machine_id: String,
+    /// `PRETTY_NAME` of os-release.
+    pub os: String,
+    /// `6.12.0-1-amd64`.
+    pub kernel: String,
+    /// OCI platform, `linux/amd64`.
+    pub platform: String,
+    pub systemd_version: u32,
+    pub cgroups: Cgroups,
+    pub memory_bytes: u64,
+    pub cpus: u32,
+    /// `1.1.3`; none if `nft` isn't there.
+    pub nft_version: Option<String>,
+    /// `enforcing`, `permissive`; none without SELinux.
+    pub selinux: Option<String>,
+    /// Units of interest that are active: `fapolicyd`, `firewalld`,
+    /// `NetworkManager`, `systemd-networkd`.
+    pub active_services: BTreeSet<String>,
+    /// User id that the agent runs as; anything but 0 can't install.
+    pub user_id: u32,
+}
+
+/// The layout of control groups.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cgroups {
+    #[default]
+    Unknown,
+    V1,
+    Hybrid,
+    V2,
+}
+
+/// The file system under one of the paths that cofferdam writes to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FilesystemFacts {
+    /// The path asked: `/opt`, `/var/lib`, `/etc`, `/run`.
+    pub path: String,
+    pub mount_point: String,
+    /// Equal for paths on the same file system.
+    pub device: u64,
+    pub total_bytes: u64,
+    pub free_bytes: u64,
+    pub read_only: bool,
+    pub noexec: bool,
+}
+
+/// A network interface that is up. Those made by cofferdam or the pod
+/// network (`cni0`, `flannel.*`, `veth*`) and loopback are left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceFacts {
+    pub name: String,
+    /// With prefix length.
+    pub addresses: Vec<ipnet::IpNet>,
+    pub mtu: u32,
+}
+
+/// A route of the main table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteFacts {
+    /// `0.0.0.0/0` for a default route.
+    pub destination: ipnet::IpNet,
+    pub gateway: Option<IpAddr>,
+    pub interface: String,
+    /// Whether cofferdam made it (its protocol number).
+    pub ours: bool,
+}
+
+/// A socket that listens.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ListeningSocket {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    pub address: IpAddr,
+    pub port: u16,
+    /// Command name of the process, and its systemd unit, where found.
+    pub process: Option<String>,
+    pub unit: Option<String>,
+}
+
+/// A file, directory or link as found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileFacts {
+    pub entry: Entry,
+    pub mode: u32,
+    pub user: String,
+    pub group: String,
+}
+
+/// What a path is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "entry")]
+pub enum Entry {
+    /// `digest` is none for a secret file while no key was given.
+    File {
+        size: u64,
+        digest: Option<Digest>,
+    },
+    Directory,
+    Link {
+        target: String,
+    },
+    Other,
+}
+
+/// What systemd says of a unit.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct UnitFacts {
+    /// `loaded`, `not-found`, `masked`.
+    pub load: String,
+    /// `active`, `inactive`, `failed`, `activating`.
+    pub active: String,
+    /// `running`, `exited`, `dead`, `auto-restart`.
+    pub sub: String,
+    pub enabled: bool,
+    /// Whether the unit file changed since systemd read it.
+    pub needs_reload: bool,
+    /// [`crate::layout::INPUTS_VARIABLE`] of the main process, or, for a unit
+    /// whose process has ended (oneshot), of its last start as systemd knows.
+    pub inputs: Option<Digest>,
+    pub main_pid: u32,
+    /// Seconds since it became active.
+    pub active_seconds: Option<f64>,
+}
+
+/// An image in containerd's `k8s.io` namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageFacts {
+    pub digest: Digest,
+    pub pinned: bool,
+    /// Whether all its content for this platform is there and unpacked.
+    pub complete: bool,
+}
+
+/// What a registry's store holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryFacts {
+    /// Data of blobs and manifests with their size in bytes.
+    pub blobs: BTreeMap<Digest, u64>,
+    /// `repository@sha256:…` for every blob and manifest linked into one.
+    pub links: BTreeSet<String>,
+    /// `repository:tag` to the manifest's digest.
+    pub tags: BTreeMap<String, Digest>,
+}
+
+/// etcd as this host's client sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EtcdFacts {
+    /// Name to member; members that never started have an empty name.
+    pub members: Vec<EtcdMember>,
+    pub healthy: bool,
+    pub leader: Option<String>,
+    pub version: Option<String>,
+    pub alarms: Vec<String>,
+    /// Why nothing could be learned.
+    pub error: Option<String>,
+}
+
+/// A member of etcd.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EtcdMember {
+    pub id: String,
+    pub name: String,
+    pub peer_urls: Vec<String>,
+    pub learner: bool,
+}
+
+/// A numbered manifest of software on a host. Holds all that is needed to go
+/// back to it, so that it can stand in for a bundle.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Generation {
+    pub number: u64,
+    /// Name and version of the bundle.
+    pub bundle: String,
+    pub files: BTreeMap<String, GenerationFile>,
+    /// Name to digest in the store.
+    pub binaries: BTreeMap<String, Digest>,
+    /// With suffix, in start order.
+    pub units: Vec<String>,
+}
+
+/// A software file in a generation; its bytes lie in the generations'
+/// `content/<hex>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GenerationFile {
+    /// None for a directory.
+    pub digest: Option<Digest>,
+    pub mode: u32,
+    pub user: String,
+    pub group: String,
+}
+
+/// The rendered CNI configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CniFacts {
+    pub digest: Digest,
+    /// The subnet that it carries.
+    pub subnet: Option<ipnet::IpNet>,
+}
+
+/// The cluster as a master sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterFacts {
+    pub nodes: BTreeMap<String, NodeFacts>,
+    /// For each manifest set asked: whether a server-side dry run would
+    /// change anything.
+    pub manifests: BTreeMap<String, ManifestState>,
+    /// Git version of the API server, `v1.36.0`.
+    pub version: Option<String>,
+}
+
+/// A node object.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeFacts {
+    pub ready: bool,
+    /// Message of the Ready condition.
+    pub message: String,
+    pub pod_cidr: Option<ipnet::IpNet>,
+    pub kubelet_version: String,
+    pub unschedulable: bool,
+    pub labels: BTreeMap<String, String>,
+}
+
+/// How a manifest set compares to the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub enum ManifestState {
+    InSync,
+    /// Names of the objects that would change or be made.
+    Differs {
+        objects: Vec<String>,
+    },
+    Unknown {
+        reason: String,
+    },
+}
+
+impl FileFacts {
+    /// Whether the file is as desired. A content still pending never is.
+    pub fn matches(&self, desired: &crate::desired::File, key: Option<&DigestKey>) -> bool {
+        let content = match (&self.entry, &desired.content) {
+            (Entry::Directory, Content::Directory) => true,
+            (Entry::File { digest, .. }, content) => match key {
+                Some(key) => digest.is_some() && *digest == content.digest(key),
+                None => match content {
+                    Content::Plain(bytes) => *digest == Some(Digest::of(bytes)),
+                    _ => false,
+                },
+            },
+            _ => false,
+        };
+        content
+            && self.mode == desired.mode
+            && self.user == desired.user
+            && self.group == desired.group
+    }
+}
+
+/// Which manifest a path that is no longer desired was written for.
+pub fn owned_paths(facts: &HostFacts) -> BTreeMap<&str, FileKind> {
+    let software = facts
+        .generation
+        .iter()
+        .flat_map(|generation| generation.files.keys());
+    software
+        .map(|path| (path.as_str(), FileKind::Software))
+        .chain(
+            facts
+                .trust
+                .iter()
+                .map(|path| (path.as_str(), FileKind::Trust)),
+        )
+        .collect()
+}

@@ -1,0 +1,167 @@
+//! The smallest things that are done to one host. An action is a value
+//! without secrets: contents of files are looked up in the desired state, by
+//! host and path, when it is executed.
+
+use crate::desired::{Binary, BlobReference, Change, Condition, FileKind, Stage};
+use crate::digest::Digest;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// A step of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    pub stage: Stage,
+    /// Inventory name, or `site` for what happens on the jump host.
+    pub host: String,
+    /// For people, short: `restart kube-apiserver`.
+    pub title: String,
+    pub action: Action,
+}
+
+/// What a step does. Every action is idempotent: done twice it ends in the
+/// same state, and done again after a crash in its middle it finishes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "action")]
+pub enum Action {
+    /// Mints keys and certificates and records decisions in the site.
+    Mint {
+        materials: Vec<String>,
+        decisions: Vec<String>,
+    },
+    /// Makes system users by systemd-sysusers from the given file, which was
+    /// written before.
+    CreateUsers {
+        file: String,
+        users: Vec<String>,
+    },
+    /// Writes files (each to a temporary name, synced, renamed, with owner
+    /// and mode set before it has its name) and removes others that are no
+    /// longer desired. Software's bytes go to the generations' content too;
+    /// the trust manifest is extended before, and shrunk after.
+    WriteFiles {
+        files: Vec<FileChange>,
+        remove: Vec<String>,
+        kind: FileKind,
+    },
+    LoadModules {
+        modules: Vec<String>,
+    },
+    SetSysctls {
+        sysctls: BTreeMap<String, String>,
+    },
+    /// Masks `swap.target` and turns all swap off.
+    SwapOff,
+    /// Streams blobs from the bundle to the host's staging directory.
+    PutBlobs {
+        blobs: Vec<BlobReference>,
+    },
+    /// Fills the host's registry through its short-lived writable instance.
+    Seed {
+        artifacts: Vec<SeedArtifact>,
+    },
+    /// Puts binaries into the store (from staging, else from the first
+    /// registry that answers), proves their digest, and sets their links.
+    InstallBinaries {
+        binaries: BTreeMap<String, Binary>,
+        registries: Vec<String>,
+    },
+    /// Pulls images into containerd by digest, tags and pins them.
+    PullImages {
+        images: BTreeMap<String, Digest>,
+        registries: Vec<String>,
+    },
+    /// `systemctl daemon-reload`, then for each unit: enable, write its inputs
+    /// file, start or restart or reload. With `wait`, one after the other and
+    /// active before the next; without, all jobs are queued (`--no-block`).
+    StartUnits {
+        units: Vec<UnitChange>,
+        wait: bool,
+    },
+    /// Stops and disables units that are no longer desired.
+    StopUnits {
+        units: Vec<String>,
+    },
+    /// Waits until a condition holds, at most `limit_seconds`.
+    Wait {
+        condition: Condition,
+        limit_seconds: u32,
+    },
+    /// Server-side apply of a manifest set.
+    Apply {
+        set: String,
+    },
+    /// Drains the node, deletes its rendered CNI configuration and bridge,
+    /// and restarts its kubelet.
+    ResetCni {
+        node: String,
+    },
+    /// Writes a new software generation and collects what none of the last
+    /// two needs.
+    Commit {
+        generation: u64,
+    },
+}
+
+/// How one file differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileChange {
+    pub path: String,
+    pub change: FileChangeKind,
+}
+
+/// What is different about a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileChangeKind {
+    Create,
+    Update,
+    /// Only mode or owner.
+    Attributes,
+}
+
+/// A tagged artifact with what the registry lacks of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeedArtifact {
+    pub repository: String,
+    pub tag: String,
+    pub blobs: Vec<BlobReference>,
+    pub manifests: Vec<BlobReference>,
+}
+
+/// How one unit is changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitChange {
+    pub name: String,
+    pub verb: UnitVerb,
+}
+
+/// What is done to a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnitVerb {
+    /// It does not run.
+    Start,
+    /// It runs with other inputs.
+    Restart,
+    Reload,
+    /// It runs as it should but would not at the next boot.
+    Enable,
+}
+
+impl From<Change> for UnitVerb {
+    fn from(change: Change) -> Self {
+        match change {
+            Change::Restart => Self::Restart,
+            Change::Reload => Self::Reload,
+        }
+    }
+}
+
+/// The route that makes ClusterIPs reachable from a host without a default
+/// route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceRoute {
+    pub interface: String,
+    pub source: IpAddr,
+}
