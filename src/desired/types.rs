@@ -183,10 +183,20 @@ pub struct Unit {
     pub inputs: Option<Digest>,
     /// Whether `inputs` can't be known before keys are minted.
     pub pending: bool,
+    /// Paths of the files and names of the binaries that must be in place
+    /// before it starts, whether or not a change of them means a restart.
+    pub needs: Needs,
     /// How a change of inputs takes effect.
     pub change: Change,
     /// What must hold after it (re)started.
     pub ready: Option<Condition>,
+}
+
+/// What must lie on a host before a unit starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Needs {
+    pub files: BTreeSet<String>,
+    pub binaries: BTreeSet<String>,
 }
 
 /// How a running unit takes up changed inputs.
