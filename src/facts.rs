@@ -1,6 +1,6 @@
 //! What is true on a host, as one call to its agent returns it.
 
-use crate::desired::{Content, DigestKey, FileKind};
+use crate::desired::{Condition, Content, DigestKey, FileKind};
 use crate::digest::Digest;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +20,13 @@ pub struct ObserveRequest {
     pub sysctls: BTreeSet<String>,
     /// Units with suffix, apart from those in the host's own manifest.
     pub units: BTreeSet<String>,
+    /// System users to look for.
+    #[serde(default)]
+    pub users: BTreeSet<String>,
+    /// Conditions to evaluate once, side by side and without waiting (each
+    /// within about two seconds).
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
     /// Whether to list the images that containerd holds, where it runs.
     pub images: bool,
     /// Whether to list what the registry's store holds.
@@ -51,6 +58,12 @@ pub struct HostFacts {
     pub modules: BTreeMap<String, bool>,
     /// For the sysctls asked: their value; absent if the kernel has none.
     pub sysctls: BTreeMap<String, String>,
+    /// Those of the users asked that exist.
+    #[serde(default)]
+    pub users: BTreeSet<String>,
+    /// Those of the conditions asked that do not hold.
+    #[serde(default)]
+    pub unmet: Vec<UnmetCondition>,
     /// Existing ones among the paths asked and managed.
     pub files: BTreeMap<String, FileFacts>,
     /// Digests of the files in the store whose content was found to be right
@@ -179,6 +192,13 @@ pub enum Entry {
         target: String,
     },
     Other,
+}
+
+/// A condition that does not hold, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnmetCondition {
+    pub condition: Condition,
+    pub reason: String,
 }
 
 /// What systemd says of a unit.

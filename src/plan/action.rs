@@ -16,7 +16,26 @@ pub struct Step {
     pub host: String,
     /// For people, short: `restart kube-apiserver`.
     pub title: String,
+    /// What stops serving for a moment. Whether that is safe is asked when
+    /// the plan is made, and again on fresh facts right before the step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disrupts: Option<Disruption>,
     pub action: Action,
+}
+
+/// What of a running cluster a step interrupts on its host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Disruption {
+    /// The host's etcd member, and so the API server beside it.
+    EtcdMember,
+    /// The host's API server.
+    ApiServer,
+    /// The host's registry.
+    Registry,
+    /// Its container runtime, kubelet, service proxy or overlay: pods go on,
+    /// but the node may be unready for a moment.
+    Node,
 }
 
 /// What a step does. Every action is idempotent: done twice it ends in the
