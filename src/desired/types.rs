@@ -179,10 +179,6 @@ pub struct Unit {
     /// With suffix, `kube-apiserver.service`.
     pub name: String,
     pub stage: Stage,
-    /// Absolute paths of what it reads: managed files and directories, and
-    /// binaries as [`crate::layout::BIN`]`/<name>`. They are put in place
-    /// before the unit starts. Its unit file needn't be listed.
-    pub reads: Vec<String>,
     /// Digest of what its process reads only at its start; none where the
     /// unit has no process of its own (sockets) or while something that it
     /// reads is still pending (see `pending`).
