@@ -9,4 +9,5 @@ pub mod facts;
 pub mod host;
 pub mod layout;
 pub mod plan;
+pub mod proxy;
 pub mod site;
