@@ -335,13 +335,20 @@ pub enum ManifestState {
 
 impl FileFacts {
     /// Whether the file is as desired. A content still pending never is.
+    /// Trust is compared by HMAC even where it isn't secret, as hosts report
+    /// it so.
     pub fn matches(&self, desired: &crate::desired::File, key: Option<&DigestKey>) -> bool {
         let content = match (&self.entry, &desired.content) {
             (Entry::Directory, Content::Directory) => true,
             (Entry::File { digest, .. }, content) => match key {
-                Some(key) => digest.is_some() && *digest == content.digest(key),
-                None => match content {
-                    Content::Plain(bytes) => *digest == Some(Digest::of(bytes)),
+                Some(key) => match (content, desired.kind) {
+                    (Content::Plain(bytes), FileKind::Trust) => *digest == Some(key.digest(bytes)),
+                    _ => digest.is_some() && *digest == content.digest(key),
+                },
+                None => match (content, desired.kind) {
+                    (Content::Plain(bytes), FileKind::Software) => {
+                        *digest == Some(Digest::of(bytes))
+                    }
                     _ => false,
                 },
             },

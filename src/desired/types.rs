@@ -9,8 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// What the hosts and the cluster should be like.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Desired {
+    /// Name and version of the bundle that it is made of, for people:
+    /// `kubernetes-1.36 1.36.0`.
+    pub bundle: String,
     /// By inventory name.
     pub hosts: BTreeMap<String, DesiredHost>,
     /// In the order in which they are applied.
