@@ -1,0 +1,171 @@
+//! The inventory once it is checked: every default is resolved.
+//!
+//! Only [`super::parse`] makes an [`Inventory`], since its overrides have no public constructor;
+//! whoever holds one may rely on all that `parse` checks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use camino::Utf8PathBuf;
+use ipnet::Ipv4Net;
+use serde::{Serialize, Serializer};
+
+use super::overrides::Overrides;
+use super::problem::Problem;
+
+/// A cluster as its operator wants it.
+///
+/// Serialization is for snapshots: its order is fixed, and places in the text are left out.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Inventory {
+    /// The file this was read from, for messages.
+    #[serde(skip)]
+    pub file: Utf8PathBuf,
+    pub cluster: Cluster,
+    /// Address that hosts see the jump host as, where the inventory tells it.
+    pub jump_host: Option<Ipv4Addr>,
+    /// The site's directory: absolute, or relative to the working directory.
+    pub site_path: Utf8PathBuf,
+    /// In the order of the file; at least one.
+    pub zones: Vec<Zone>,
+    /// In the order of the file; at least one, with a control-plane host among them.
+    pub hosts: Vec<Host>,
+    /// What the author should know, though it is no error.
+    #[serde(skip)]
+    pub warnings: Vec<Problem>,
+    pub(super) overrides: Overrides,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Cluster {
+    /// RFC 1123 label.
+    pub name: String,
+    /// DNS domain of Services, such as `cluster.local`.
+    pub domain: String,
+    pub pod_cidr: Ipv4Net,
+    /// Prefix length of each node's share of `pod_cidr`.
+    pub pod_mask: u8,
+    pub service_cidr: Ipv4Net,
+    /// Further names and addresses in API servers' certificates.
+    pub api_names: Vec<ApiName>,
+    /// Resolvers that CoreDNS forwards to; empty: it forwards nowhere.
+    pub dns_upstreams: Vec<Ipv4Addr>,
+    /// For the port matrix alone.
+    pub ntp_servers: Vec<Ipv4Addr>,
+    pub swap: Swap,
+    /// Bytes in a packet of the pod network; `None`: decided from hosts' interfaces when first met.
+    pub mtu: Option<u32>,
+}
+
+/// A subject alternative name of API servers' certificates.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ApiName {
+    Dns(String),
+    Address(Ipv4Addr),
+}
+
+/// What becomes of hosts' swap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Swap {
+    /// Turned off, and kept off over reboots.
+    Off,
+    /// Left as it is.
+    Keep,
+}
+
+/// A failure zone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Zone {
+    /// RFC 1123 label.
+    pub name: String,
+    /// Zones that have a registry, in the order in which this zone's hosts use them.
+    pub registry_order: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Host {
+    /// RFC 1123 label, also the node's name.
+    pub name: String,
+    /// Address that other hosts use.
+    pub address: Ipv4Addr,
+    pub zone: String,
+    /// With the roles that follow from others: see [`Role`].
+    pub roles: BTreeSet<Role>,
+    /// Node labels from the inventory alone.
+    pub labels: BTreeMap<String, String>,
+    pub ssh: SshAccess,
+    #[serde(skip_serializing_if = "Overrides::is_empty")]
+    pub(super) overrides: Overrides,
+}
+
+/// What a host does.
+///
+/// Where no host names `etcd`, every control-plane host has it. Where no host of a zone names
+/// `registry`, the zone's first control-plane host has it, if there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    ControlPlane,
+    Etcd,
+    Registry,
+    Worker,
+}
+
+/// How the jump host reaches a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SshAccess {
+    pub user: String,
+    pub port: u16,
+    /// Private key file: absolute, or relative to the working directory. `None`: ssh-agent.
+    pub key: Option<Utf8PathBuf>,
+    /// The host's own address, unless the inventory names another for SSH.
+    pub address: Ipv4Addr,
+}
+
+impl Role {
+    pub const ALL: [Self; 4] = [Self::ControlPlane, Self::Etcd, Self::Registry, Self::Worker];
+
+    /// The role's name in the inventory.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ControlPlane => "control-plane",
+            Self::Etcd => "etcd",
+            Self::Registry => "registry",
+            Self::Worker => "worker",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+impl Host {
+    pub fn has(&self, role: Role) -> bool {
+        self.roles.contains(&role)
+    }
+
+    /// Whether the host runs a kubelet.
+    pub fn is_node(&self) -> bool {
+        self.has(Role::ControlPlane) || self.has(Role::Worker)
+    }
+}
+
+impl fmt::Display for ApiName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dns(name) => formatter.write_str(name),
+            Self::Address(address) => address.fmt(formatter),
+        }
+    }
+}
+
+impl Serialize for ApiName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}

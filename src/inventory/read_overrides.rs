@@ -1,0 +1,120 @@
+//! The tables `[overrides.COMPONENT]`, the cluster's and hosts'.
+
+use std::collections::BTreeMap;
+
+use toml::Spanned;
+
+use super::names;
+use super::overrides::{Component, OverriddenFlag, Override, Overrides};
+use super::problem::{Finding, Report};
+use super::raw::{FlagValue, RawOverride};
+use super::suggest;
+
+/// `prefix` is the dotted key of the table that holds the components.
+pub(super) fn read_overrides(
+    raw: &BTreeMap<Spanned<String>, RawOverride>,
+    prefix: &str,
+    report: &mut Report<'_>,
+) -> Overrides {
+    let mut overrides = Overrides::default();
+    for (name, raw) in raw {
+        let key = format!("{prefix}.{}", name.get_ref());
+        let Some(component) = Component::from_name(name.get_ref()) else {
+            let known = Component::ALL.map(Component::name);
+            report.error(Finding {
+                at: name.span(),
+                key,
+                message: format!("unknown component `{}`", name.get_ref()),
+                remedy: suggest::remedy(name.get_ref(), &known, "components"),
+            });
+            continue;
+        };
+        if !component.has_configuration_file()
+            && let Some((first, _)) = raw.config.first_key_value()
+        {
+            report.error(Finding {
+                at: first.span(),
+                key: format!("{key}.config"),
+                message: format!("{component} has no configuration file to merge into"),
+                remedy: "write `flags` instead".to_owned(),
+            });
+        }
+        let read = Override {
+            flags: read_flags(&raw.flags, &format!("{key}.flags"), report),
+            config: read_config(&raw.config, &format!("{key}.config"), report),
+        };
+        overrides.components.insert(component, read);
+    }
+    overrides
+}
+
+fn read_flags(
+    raw: &BTreeMap<Spanned<String>, Spanned<FlagValue>>,
+    key: &str,
+    report: &mut Report<'_>,
+) -> BTreeMap<String, OverriddenFlag> {
+    let mut flags = BTreeMap::new();
+    for (name, value) in raw {
+        let text = name.get_ref();
+        if let Err(reason) = names::check_flag_name(text) {
+            let bare = text.trim_start_matches('-');
+            let bare = bare.split('=').next().unwrap_or(bare);
+            let remedy = match names::check_flag_name(bare) {
+                Ok(()) => format!("write `{bare} = \"…\"`"),
+                Err(_) => "write a flag as in the component's `--help`".to_owned(),
+            };
+            report.error(Finding {
+                at: name.span(),
+                key: key.to_owned(),
+                message: format!("`{text}` is no flag: it {reason}"),
+                remedy,
+            });
+        }
+        if value.get_ref().0.chars().any(char::is_control) {
+            report.error(Finding {
+                at: value.span(),
+                key: format!("{key}.{text}"),
+                message: "the value holds a control character, such as a line's end".to_owned(),
+                remedy: "write it on one line, without tabs".to_owned(),
+            });
+        }
+        let flag = OverriddenFlag {
+            value: value.get_ref().0.clone(),
+            location: report.location(name.span()),
+            key: format!("{key}.{text}"),
+        };
+        flags.insert(text.clone(), flag);
+    }
+    flags
+}
+
+fn read_config(
+    raw: &BTreeMap<Spanned<String>, Spanned<toml::Value>>,
+    key: &str,
+    report: &mut Report<'_>,
+) -> toml::Table {
+    for (name, value) in raw {
+        if let Some(kind) = without_counterpart(value.get_ref()) {
+            report.error(Finding {
+                at: value.span(),
+                key: format!("{key}.{}", name.get_ref()),
+                message: format!("the value holds {kind}, which the file's format can't express"),
+                remedy: "write it in quotes, or leave it out".to_owned(),
+            });
+        }
+    }
+    raw.iter()
+        .map(|(name, value)| (name.get_ref().clone(), value.get_ref().clone()))
+        .collect()
+}
+
+/// Names what JSON and YAML have no counterpart for.
+fn without_counterpart(value: &toml::Value) -> Option<&'static str> {
+    match value {
+        toml::Value::Datetime(_) => Some("a date or a time"),
+        toml::Value::Float(number) if !number.is_finite() => Some("an infinite number or none"),
+        toml::Value::Array(items) => items.iter().find_map(without_counterpart),
+        toml::Value::Table(table) => table.values().find_map(without_counterpart),
+        _ => None,
+    }
+}
