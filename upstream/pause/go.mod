@@ -1,0 +1,3 @@
+module cofferdam.invalid/upstream/pause
+
+go 1.26.0
