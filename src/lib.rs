@@ -9,6 +9,7 @@ pub mod facts;
 pub mod host;
 pub mod inventory;
 pub mod layout;
+pub mod pki;
 pub mod plan;
 pub mod ports;
 pub mod proxy;

@@ -1,6 +1,92 @@
 //! The desired state: a pure function of inventory, bundle and site. No
 //! clock, no random, no I/O below this folder.
 
+pub mod builder;
+pub mod bundle;
+pub mod command_line;
+mod containerd;
+mod control_plane;
+mod error;
+pub mod etcd;
+mod kubeconfig;
+pub mod manifests;
+pub mod materials;
+mod node;
+mod prepare;
+pub mod registry;
 pub mod types;
 
+pub use bundle::{BundleImage, BundleView};
+pub use error::DesiredError;
 pub use types::*;
+
+use crate::inventory::{Host, Inventory, Role};
+use crate::site::SiteView;
+use builder::{HostBuilder, Inputs};
+use std::collections::BTreeMap;
+
+/// What hosts and cluster should be like. The site's decisions must be
+/// complete for every host; materials may be missing, then the files that
+/// hold them are pending.
+///
+/// # Errors
+/// When the three don't fit together: the bundle lacks a platform or file
+/// that a host needs, or a manifest can't be rendered.
+pub fn desired(
+    inventory: &Inventory,
+    bundle: &BundleView,
+    site: &SiteView,
+) -> Result<Desired, DesiredError> {
+    let specs = materials::materials(inventory);
+    let inputs = Inputs {
+        inventory,
+        bundle,
+        site,
+        specs: &specs,
+    };
+    let mut hosts = BTreeMap::new();
+    for host in &inventory.hosts {
+        hosts.insert(host.name.clone(), desired_host(inputs, host)?);
+    }
+    let missing = specs.keys().filter(|name| inputs.material(name).is_none());
+    let mut to_mint: Vec<String> = missing.cloned().collect();
+    if site.digest_key.is_none() {
+        to_mint.push("digest key".to_owned());
+    }
+    Ok(Desired {
+        bundle: format!("{} {}", bundle.name, bundle.version),
+        hosts,
+        manifests: manifests::manifests(inputs)?,
+        to_mint,
+        to_decide: Vec::new(),
+    })
+}
+
+/// One host: a literal list of what its roles bring.
+fn desired_host(inputs: Inputs<'_>, host: &Host) -> Result<DesiredHost, DesiredError> {
+    let mut builder = HostBuilder::new(inputs, host)?;
+    builder.built.zone.clone_from(&host.zone);
+    prepare::prepare(&mut builder)?;
+    registry::client(&mut builder);
+    if host.has(Role::Registry) {
+        registry::registry(&mut builder)?;
+    }
+    if host.is_node() {
+        containerd::containerd(&mut builder)?;
+    }
+    if host.has(Role::Etcd) || host.has(Role::ControlPlane) {
+        etcd::client(&mut builder)?;
+    }
+    if host.has(Role::Etcd) {
+        etcd::member(&mut builder)?;
+    }
+    if host.has(Role::ControlPlane) {
+        control_plane::control_plane(&mut builder)?;
+    }
+    if host.is_node() {
+        node::node(&mut builder)?;
+    }
+    prepare::users(&mut builder);
+    prepare::directories(&mut builder);
+    Ok(builder.built)
+}

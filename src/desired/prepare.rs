@@ -1,0 +1,148 @@
+//! What makes a host fit for Kubernetes, kept over reboots.
+
+use super::builder::HostBuilder;
+use super::builder::{Access, UnitSpec};
+use super::command_line::flags;
+use super::error::DesiredError;
+use super::types::{Change, Stage, Swap};
+use crate::layout;
+
+/// Modules that the node's network and containerd's snapshots need.
+const MODULES: [&str; 4] = ["br_netfilter", "nf_conntrack", "overlay", "vxlan"];
+
+/// Forwarding for pods; bridged traffic through nftables, for Services whose
+/// endpoint is on the caller's own bridge; loose return paths, since strict
+/// ones drop replies that come back over the overlay; and room for the
+/// watches of many pods.
+const SYSCTLS: [(&str, &str); 7] = [
+    ("fs.inotify.max_user_instances", "8192"),
+    ("fs.inotify.max_user_watches", "524288"),
+    ("net.bridge.bridge-nf-call-ip6tables", "1"),
+    ("net.bridge.bridge-nf-call-iptables", "1"),
+    ("net.ipv4.conf.all.rp_filter", "0"),
+    ("net.ipv4.conf.default.rp_filter", "0"),
+    ("net.ipv4.ip_forward", "1"),
+];
+
+/// A host whose disk is filled by its journal takes etcd down with it.
+const JOURNALD: &str = "# Written by cofferdam.\n[Journal]\nSystemMaxUse=1G\nSystemKeepFree=1G\nRateLimitIntervalSec=30s\nRateLimitBurst=10000\n";
+
+/// NetworkManager would take the pod network's interfaces for its own.
+const NETWORK_MANAGER: &str = "# Written by cofferdam.\n[keyfile]\nunmanaged-devices=interface-name:cni0;interface-name:flannel.*;interface-name:veth*\n";
+
+const HEADER: &str = "# Written by cofferdam.\n";
+
+/// Path of the file that systemd-sysusers makes our users from.
+pub const SYSUSERS: &str = "/etc/sysusers.d/cofferdam.conf";
+pub const MODULES_FILE: &str = "/etc/modules-load.d/cofferdam.conf";
+pub const SYSCTL_FILE: &str = "/etc/sysctl.d/90-cofferdam.conf";
+pub const NETWORK_MANAGER_FILE: &str = "/etc/NetworkManager/conf.d/90-cofferdam.conf";
+const JOURNALD_FILE: &str = "/etc/systemd/journald.conf.d/90-cofferdam.conf";
+const JOURNALD_DROP_IN: &str = "/etc/systemd/system/systemd-journald.service.d/90-cofferdam.conf";
+
+/// Settings of the machine itself.
+///
+/// # Errors
+/// When the bundle lacks cofferdam's own binary for the host's platform.
+pub fn prepare(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
+    builder.plain(JOURNALD_FILE, JOURNALD.to_owned());
+    let inputs_file = layout::inputs_file("systemd-journald");
+    builder.plain(
+        JOURNALD_DROP_IN,
+        format!("{HEADER}[Service]\nEnvironmentFile=-{inputs_file}\n"),
+    );
+    builder.system_unit(
+        "systemd-journald.service",
+        Stage::Prepare,
+        &[JOURNALD_FILE, JOURNALD_DROP_IN],
+    );
+    if builder.decisions.network_manager {
+        builder.plain(NETWORK_MANAGER_FILE, NETWORK_MANAGER.to_owned());
+    }
+    builder.built.swap = match builder.inputs.inventory.cluster.swap {
+        crate::inventory::Swap::Off => Swap::Off,
+        crate::inventory::Swap::Keep => Swap::Keep,
+    };
+    if builder.host.is_node() {
+        node_settings(builder)?;
+    }
+    Ok(())
+}
+
+fn node_settings(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
+    builder.built.modules = MODULES.map(str::to_owned).into();
+    builder.plain(MODULES_FILE, format!("{HEADER}{}\n", MODULES.join("\n")));
+    builder.built.sysctls = SYSCTLS
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+    let lines: String = SYSCTLS
+        .map(|(name, value)| format!("{name} = {value}\n"))
+        .concat();
+    builder.plain(SYSCTL_FILE, format!("{HEADER}{lines}"));
+    if let Some(route) = &builder.decisions.service_route {
+        let destination = builder.inputs.inventory.cluster.service_cidr;
+        builder.binary("cofferdam")?;
+        let arguments = flags([
+            ("destination", destination.to_string()),
+            ("interface", route.interface.clone()),
+            ("source", route.source.to_string()),
+        ]);
+        let command = super::command_line::exec_start("cofferdam", &arguments).replacen(
+            "/cofferdam ",
+            "/cofferdam route ",
+            1,
+        );
+        let text = super::builder::render(
+            "cofferdam-route.service",
+            include_str!("../../templates/systemd/cofferdam-route.service"),
+            minijinja::context! {
+                command,
+                inputs_file => layout::inputs_file("cofferdam-route"),
+            },
+        )?;
+        builder.unit(UnitSpec {
+            name: "cofferdam-route.service",
+            stage: Stage::Stage,
+            text,
+            reads: &[],
+            follows: &[],
+            binaries: &["cofferdam"],
+            change: Change::Restart,
+            ready: None,
+        });
+    }
+    Ok(())
+}
+
+/// The file that makes the users, once all of them are known.
+pub fn users(builder: &mut HostBuilder<'_>) {
+    if builder.built.users.is_empty() {
+        return;
+    }
+    let lines: String = builder
+        .built
+        .users
+        .iter()
+        .map(|user| format!("u {user} - \"cofferdam: {user}\" - -\n"))
+        .collect();
+    builder.plain(SYSUSERS, format!("{HEADER}{lines}"));
+}
+
+/// Directories whose mode matters.
+pub fn directories(builder: &mut HostBuilder<'_>) {
+    let readable = Access {
+        user: "root",
+        group: "root",
+        mode: 0o755,
+    };
+    let parents: std::collections::BTreeSet<String> = builder
+        .built
+        .files
+        .keys()
+        .filter(|path| path.contains("/pki/"))
+        .filter_map(|path| path.rsplit_once('/').map(|(parent, _)| parent.to_owned()))
+        .collect();
+    for parent in parents {
+        builder.directory(&parent, readable);
+    }
+}
