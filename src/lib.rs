@@ -2,6 +2,7 @@
 //! bundle. The pure parts (inventory, desired state, diff, order) do no I/O;
 //! the edges (site, hosts, bundle reader) are thin.
 
+pub mod agent;
 pub mod desired;
 pub mod digest;
 pub mod event;

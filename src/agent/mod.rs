@@ -1,0 +1,19 @@
+//! What the agent does on a host: it looks at everything that the planner may
+//! ask, and does single actions of a plan. Framing and transport are elsewhere.
+
+pub mod accounts;
+pub mod channel;
+pub mod command;
+pub mod etcdctl;
+pub mod failure;
+pub mod netlink;
+pub mod observe;
+pub mod root;
+pub mod route;
+mod worker;
+
+pub use channel::{
+    BodyCutOff, BodyReceiver, BodySender, BodyUnwanted, NoticeSender, body_channel, notice_channel,
+};
+pub use root::Root;
+pub use worker::Worker;

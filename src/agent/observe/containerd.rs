@@ -1,0 +1,150 @@
+//! Images in containerd's `k8s.io` namespace, as `ctr` lists them.
+
+use crate::agent::command::Program;
+use crate::agent::root::Root;
+use crate::digest::Digest;
+use crate::facts::ImageFacts;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// `ctr` waits by itself for a containerd that does not answer.
+const LIST_LIMIT: Duration = Duration::from_secs(10);
+/// The socket of containerd: without it there is nobody to ask.
+const SOCKET: &str = "/run/containerd/containerd.sock";
+
+const PINNED: &str = "io.cri-containerd.pinned=pinned";
+const MANAGED: &str = "io.cri-containerd.image=managed";
+
+pub(super) async fn images(root: &Root) -> Option<BTreeMap<String, ImageFacts>> {
+    if !root.path(SOCKET).exists() {
+        return None;
+    }
+    let list = |verb: &str| {
+        root.binary("ctr").map(|path| {
+            Program::new(path)
+                .arguments(["--namespace", "k8s.io", "--timeout", "8s", "images", verb])
+                .limit(LIST_LIMIT)
+        })
+    };
+    let (listed, checked) = (list("list").ok()?, list("check").ok()?);
+    let (listed, checked) = tokio::join!(listed.succeed(), checked.succeed());
+    Some(parse_images(&listed.ok()?, &checked.ok()?))
+}
+
+/// The name under which the kubelet looks an image up by digest:
+/// `registry.k8s.io/pause:3.10.2` to `registry.k8s.io/pause@sha256:…`.
+pub fn image_key_by_digest(reference: &str, digest: &Digest) -> String {
+    format!("{}@{digest}", repository_of(reference))
+}
+
+/// A reference without its tag and digest.
+fn repository_of(reference: &str) -> &str {
+    let name = reference.split('@').next().unwrap_or(reference);
+    match name.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => repository,
+        _ => name,
+    }
+}
+
+/// Joins `ctr images list` (labels) and `ctr images check` (content). A tag is
+/// complete and pinned only together with its twin by digest, which is what
+/// the kubelet asks for, so that a pull that was cut off is visible.
+fn parse_images(listed: &str, checked: &str) -> BTreeMap<String, ImageFacts> {
+    let complete: BTreeMap<&str, bool> = checked.lines().filter_map(parse_checked).collect();
+    let found: BTreeMap<&str, ImageFacts> = listed
+        .lines()
+        .filter_map(|line| {
+            let (name, digest, labels) = parse_listed(line)?;
+            let has = |label: &str| labels.split(',').any(|each| each == label);
+            let facts = ImageFacts {
+                digest,
+                pinned: has(PINNED),
+                complete: has(MANAGED) && complete.get(name).copied().unwrap_or(false),
+            };
+            Some((name, facts))
+        })
+        .collect();
+    found
+        .iter()
+        .map(|(name, facts)| {
+            let twin = found.get(image_key_by_digest(name, &facts.digest).as_str());
+            let is_identifier = name.starts_with("sha256:");
+            let facts = ImageFacts {
+                digest: facts.digest,
+                pinned: facts.pinned && (is_identifier || twin.is_some_and(|twin| twin.pinned)),
+                complete: facts.complete
+                    && (is_identifier || twin.is_some_and(|twin| twin.complete)),
+            };
+            ((*name).to_owned(), facts)
+        })
+        .collect()
+}
+
+/// `REF TYPE DIGEST SIZE PLATFORMS LABELS`; the size is two words.
+fn parse_listed(line: &str) -> Option<(&str, Digest, &str)> {
+    let mut words = line.split_whitespace();
+    let name = words.next()?;
+    let digest = words.nth(1)?.parse().ok()?;
+    Some((name, digest, words.next_back().unwrap_or("")))
+}
+
+/// `REF TYPE DIGEST STATUS SIZE UNPACKED`, status `complete (3/3)`.
+fn parse_checked(line: &str) -> Option<(&str, bool)> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    words.get(2)?.parse::<Digest>().ok()?;
+    let is_complete = words.get(3) == Some(&"complete") && words.last() == Some(&"true");
+    Some((words.first()?, is_complete))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_complete_together_with_its_twin() {
+        let digest = Digest::of("index");
+        let other = Digest::of("other");
+        let kind = "application/vnd.oci.image.index.v1+json";
+        let pinned = format!("{MANAGED},{PINNED}");
+        let listed = format!(
+            "REF TYPE DIGEST SIZE PLATFORMS LABELS\n\
+             registry.k8s.io/pause:3.10.2 {kind} {digest} 312.5 KiB linux/amd64,linux/arm64 {pinned} \n\
+             registry.k8s.io/pause@{digest} {kind} {digest} 312.5 KiB linux/amd64,linux/arm64 {pinned} \n\
+             host:5000/alone:v1 {kind} {other} 1.0 MiB linux/amd64 {pinned} \n\
+             host:5000/bare:v1 {kind} {other} 1.0 MiB - - \n"
+        );
+        let checked = format!(
+            "REF TYPE DIGEST STATUS SIZE UNPACKED\n\
+             registry.k8s.io/pause:3.10.2 {kind} {digest} complete (3/3) 312.5 KiB/312.5 KiB true \n\
+             registry.k8s.io/pause@{digest} {kind} {digest} complete (3/3) 312.5 KiB/312.5 KiB true \n\
+             host:5000/alone:v1 {kind} {other} complete (3/3) 1.0 MiB/1.0 MiB true \n\
+             host:5000/bare:v1 {kind} {other} incomplete (1/3) 0.1 MiB/1.0 MiB false \n"
+        );
+        let images = parse_images(&listed, &checked);
+        let state = |name: &str| {
+            let facts = &images[name];
+            (facts.pinned, facts.complete)
+        };
+        assert_eq!(state("registry.k8s.io/pause:3.10.2"), (true, true));
+        assert_eq!(state("host:5000/alone:v1"), (false, false));
+        assert_eq!(state("host:5000/bare:v1"), (false, false));
+        assert_eq!(images["host:5000/bare:v1"].digest, other);
+        assert!(parse_images("", "").is_empty());
+    }
+
+    #[test]
+    fn parts_references() {
+        let cases = [
+            ("registry.k8s.io/pause:3.10.2", "registry.k8s.io/pause"),
+            ("host:5000/a/b:v1", "host:5000/a/b"),
+            ("host:5000/a/b", "host:5000/a/b"),
+            (
+                "docker.io/library/busybox@sha256:00",
+                "docker.io/library/busybox",
+            ),
+        ];
+        for (reference, repository) in cases {
+            assert_eq!(repository_of(reference), repository);
+        }
+    }
+}

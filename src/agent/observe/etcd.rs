@@ -1,0 +1,214 @@
+//! etcd as this host's client sees it.
+
+use crate::agent::etcdctl;
+use crate::agent::root::Root;
+use crate::facts::{EtcdFacts, EtcdMember};
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use std::time::Duration;
+
+/// Members that are up answer in milliseconds; one that is down must not hold
+/// the whole observation up.
+const QUESTION_LIMIT: Duration = Duration::from_secs(3);
+
+pub(super) async fn observe(root: &Root, endpoints: &[String]) -> Option<EtcdFacts> {
+    if endpoints.is_empty() || !etcdctl::is_available(root) {
+        return None;
+    }
+    let ask = |arguments: [&str; 2]| {
+        let program = etcdctl::program(root, endpoints, QUESTION_LIMIT);
+        let arguments = arguments.map(str::to_owned);
+        async move {
+            let program = program?.arguments(arguments).arguments(["-w", "json"]);
+            program.finish().await
+        }
+    };
+    let (members, status, alarms) = tokio::join!(
+        ask(["member", "list"]),
+        ask(["endpoint", "status"]),
+        ask(["alarm", "list"]),
+    );
+    let text = |answer: Result<crate::agent::command::Finished>| {
+        answer.map(|finished| (finished.stdout, finished.stderr))
+    };
+    Some(match (text(members), text(status), text(alarms)) {
+        (Ok(members), Ok(status), Ok(alarms)) => {
+            summarize(&members, &status.0, &alarms.0).unwrap_or_else(|error| unknown(&error))
+        }
+        (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => unknown(&error),
+    })
+}
+
+fn unknown(error: &anyhow::Error) -> EtcdFacts {
+    EtcdFacts {
+        error: Some(format!("{error:#}")),
+        ..EtcdFacts::default()
+    }
+}
+
+#[derive(Deserialize)]
+struct MemberList {
+    members: Vec<Member>,
+}
+
+#[derive(Deserialize)]
+struct Member {
+    #[serde(rename = "ID")]
+    id: u64,
+    #[serde(default)]
+    name: String,
+    #[serde(default, rename = "peerURLs")]
+    peer_urls: Vec<String>,
+    #[serde(default, rename = "isLearner")]
+    is_learner: bool,
+}
+
+#[derive(Deserialize)]
+struct EndpointStatus {
+    #[serde(rename = "Status")]
+    status: MemberStatus,
+}
+
+#[derive(Deserialize)]
+struct MemberStatus {
+    header: StatusHeader,
+    #[serde(default)]
+    version: String,
+    #[serde(default)]
+    leader: u64,
+    #[serde(default)]
+    errors: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct StatusHeader {
+    member_id: u64,
+}
+
+#[derive(Deserialize)]
+struct AlarmList {
+    #[serde(default)]
+    alarms: Vec<Alarm>,
+}
+
+#[derive(Deserialize)]
+struct Alarm {
+    #[serde(default, rename = "memberID")]
+    member_id: u64,
+    #[serde(default)]
+    alarm: serde_json::Value,
+}
+
+/// Joins the three answers. Healthy means that every member answers and all
+/// of them name the same leader.
+fn summarize(members: &(String, String), status: &str, alarms: &str) -> Result<EtcdFacts> {
+    let list: MemberList = serde_json::from_str(&members.0).with_context(|| {
+        let reason = members.1.lines().last().unwrap_or("it said nothing");
+        format!("asking etcd for its members: {reason}")
+    })?;
+    // `endpoint status` leaves out members that don't answer, and is empty if
+    // none does.
+    let statuses: Vec<EndpointStatus> = serde_json::from_str(status).unwrap_or_default();
+    let alarms: Vec<Alarm> = serde_json::from_str::<AlarmList>(alarms)
+        .map(|list| list.alarms)
+        .unwrap_or_default();
+    let name_of = |id: u64| {
+        list.members
+            .iter()
+            .find(|member| member.id == id)
+            .map_or_else(|| hex(id), |member| member.name.clone())
+    };
+    let leader = statuses
+        .iter()
+        .map(|each| each.status.leader)
+        .find(|leader| *leader != 0);
+    let answers = |member: &Member| {
+        statuses.iter().any(|each| {
+            each.status.header.member_id == member.id
+                && Some(each.status.leader) == leader
+                && each.status.errors.is_empty()
+        })
+    };
+    Ok(EtcdFacts {
+        healthy: leader.is_some() && list.members.iter().all(answers),
+        leader: leader.map(name_of),
+        version: statuses
+            .iter()
+            .map(|each| each.status.version.clone())
+            .min(),
+        alarms: alarms
+            .iter()
+            .map(|alarm| {
+                format!(
+                    "{} on {}",
+                    alarm_name(&alarm.alarm),
+                    name_of(alarm.member_id)
+                )
+            })
+            .collect(),
+        error: None,
+        members: list
+            .members
+            .into_iter()
+            .map(|member| EtcdMember {
+                id: hex(member.id),
+                name: member.name,
+                peer_urls: member.peer_urls,
+                learner: member.is_learner,
+            })
+            .collect(),
+    })
+}
+
+/// As `etcdctl` takes it: hex without prefix.
+fn hex(id: u64) -> String {
+    format!("{id:x}")
+}
+
+fn alarm_name(alarm: &serde_json::Value) -> String {
+    match alarm.as_u64() {
+        Some(1) => "NOSPACE".to_owned(),
+        Some(2) => "CORRUPT".to_owned(),
+        _ => alarm
+            .as_str()
+            .map_or_else(|| alarm.to_string(), str::to_owned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MEMBERS: &str = r#"{"header":{"cluster_id":1,"member_id":17,"raft_term":2},"members":[
+        {"ID":17,"name":"m1","peerURLs":["https://10.77.1.11:2380"],"clientURLs":["https://10.77.1.11:2379"]},
+        {"ID":18,"name":"m2","peerURLs":["https://10.77.2.11:2380"],"isLearner":true}]}"#;
+    const STATUS: &str = r#"[
+        {"Endpoint":"https://10.77.1.11:2379","Status":{"header":{"member_id":17},"version":"3.6.16","dbSize":1,"leader":17}},
+        {"Endpoint":"https://10.77.2.11:2379","Status":{"header":{"member_id":18},"version":"3.6.15","leader":17}}]"#;
+
+    fn summary(members: &str, status: &str, alarms: &str) -> Result<EtcdFacts> {
+        summarize(&(members.to_owned(), "refused".to_owned()), status, alarms)
+    }
+
+    #[test]
+    fn joins_members_status_and_alarms() {
+        let alarms = r#"{"header":{},"alarms":[{"memberID":18,"alarm":1}]}"#;
+        let facts = summary(MEMBERS, STATUS, alarms).unwrap();
+        assert!(facts.healthy);
+        assert_eq!(facts.leader.as_deref(), Some("m1"));
+        assert_eq!(facts.version.as_deref(), Some("3.6.15"));
+        assert_eq!(facts.alarms, ["NOSPACE on m2"]);
+        assert_eq!(facts.members[1].id, "12");
+        assert!(facts.members[1].learner);
+    }
+
+    #[test]
+    fn one_silent_member_is_not_healthy_and_nobody_is_an_error() {
+        let one = r#"[{"Status":{"header":{"member_id":17},"version":"3.6.16","leader":17}}]"#;
+        let facts = summary(MEMBERS, one, "{}").unwrap();
+        assert!(!facts.healthy);
+        assert_eq!(facts.leader.as_deref(), Some("m1"));
+        let error = summary("", "", "").unwrap_err();
+        assert!(format!("{error:#}").contains("refused"), "{error:#}");
+    }
+}

@@ -1,0 +1,106 @@
+//! Looks at everything that the planner may ask about a host, in one go. One
+//! odd thing on a host never fails the observation as a whole.
+
+mod cni;
+mod containerd;
+mod etcd;
+mod files;
+mod filesystems;
+mod kernel;
+mod listening;
+mod network;
+mod registry;
+mod remains;
+mod store;
+mod system;
+mod units;
+
+pub use containerd::image_key_by_digest;
+
+use super::root::Root;
+use crate::facts::{HostFacts, ObserveRequest};
+use crate::layout;
+use anyhow::{Context, Result};
+use std::collections::BTreeSet;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Fills every field of [`HostFacts`]. Slow things are done side by side.
+///
+/// # Errors
+/// Only if the agent itself is broken.
+pub async fn observe(root: &Root, request: &ObserveRequest) -> Result<HostFacts> {
+    let local = {
+        let (root, request) = (root.clone(), request.clone());
+        tokio::task::spawn_blocking(move || observe_files(&root, &request))
+    };
+    let listening = {
+        let root = root.clone();
+        tokio::task::spawn_blocking(move || listening::observe(&root))
+    };
+    let (local, listening, versions, units, images, etcd) = tokio::join!(
+        local,
+        listening,
+        system::observe_versions(root),
+        observe_units(root, request),
+        observe_images(root, request),
+        etcd::observe(root, &request.etcd_endpoints),
+    );
+    let mut facts = local.context("observing the host")?;
+    facts.listening = listening.context("observing sockets")?;
+    facts.system.systemd_version = versions.systemd;
+    facts.system.nft_version = versions.nft;
+    facts.system.active_services = units.active_services;
+    facts.swap_masked = units.swap_masked;
+    facts.remains.extend(units.foreign);
+    facts.units = units.asked;
+    facts.images = images;
+    facts.etcd = etcd;
+    // Read last, since callers compare it with the time of the answer.
+    facts.clock = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |elapsed| elapsed.as_secs_f64());
+    Ok(facts)
+}
+
+/// What is learned from files, `/proc`, `/sys` and netlink.
+fn observe_files(root: &Root, request: &ObserveRequest) -> HostFacts {
+    let generation = files::read_generation(root);
+    let trust = files::read_trust(root);
+    HostFacts {
+        system: system::observe(root),
+        filesystems: filesystems::observe(root),
+        swaps: kernel::swaps(root),
+        interfaces: network::interfaces(),
+        routes: network::routes(),
+        remains: remains::observe(root),
+        modules: kernel::modules(root, &request.modules),
+        sysctls: kernel::sysctls(root, &request.sysctls),
+        files: files::observe(root, request, generation.as_ref(), &trust),
+        store: store::by_digest(root, layout::STORE),
+        staging: store::by_digest(root, layout::STAGING),
+        registry: request.registry.then(|| registry::observe(root)).flatten(),
+        cni: cni::observe(root),
+        generation,
+        trust,
+        ..HostFacts::default()
+    }
+}
+
+async fn observe_units(root: &Root, request: &ObserveRequest) -> units::UnitsSeen {
+    let mut names: BTreeSet<String> = request.units.clone();
+    if let Some(generation) = files::read_generation(root) {
+        names.extend(generation.units);
+    }
+    units::observe(root, &names).await
+}
+
+async fn observe_images(
+    root: &Root,
+    request: &ObserveRequest,
+) -> Option<std::collections::BTreeMap<String, crate::facts::ImageFacts>> {
+    if request.images {
+        containerd::images(root).await
+    } else {
+        None
+    }
+}
