@@ -1,0 +1,80 @@
+//! Random inventories that are valid.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+use camino::Utf8Path;
+use proptest::prelude::*;
+
+use crate::inventory::{Inventory, Role, parse};
+
+/// A host of a random inventory: its zone and roles as written.
+#[derive(Debug, Clone)]
+struct RandomHost {
+    zone: usize,
+    roles: BTreeSet<Role>,
+    ssh_port: u16,
+}
+
+pub(super) fn parsed(text: &str) -> Inventory {
+    match parse(text, Utf8Path::new("inventory.toml")) {
+        Ok(inventory) => inventory,
+        Err(problems) => panic!("{problems}\n\nin\n\n{text}"),
+    }
+}
+
+/// One to four zones, one to nine hosts, any roles, with a control-plane host among them.
+pub(super) fn inventories() -> impl Strategy<Value = Inventory> {
+    texts().prop_map(|text| parsed(&text))
+}
+
+pub(super) fn texts() -> impl Strategy<Value = String> {
+    let role = prop::sample::select(Role::ALL.to_vec());
+    let host = (
+        0..4_usize,
+        prop::collection::btree_set(role, 1..3),
+        22..24_u16,
+    )
+        .prop_map(|(zone, roles, ssh_port)| RandomHost {
+            zone,
+            roles,
+            ssh_port,
+        });
+    let hosts = prop::collection::vec(host, 1..10);
+    (hosts, 0..9_usize, any::<bool>()).prop_map(|(mut hosts, master, has_servers)| {
+        let master = master % hosts.len();
+        hosts[master].roles.insert(Role::ControlPlane);
+        text_of(&hosts, has_servers)
+    })
+}
+
+fn text_of(hosts: &[RandomHost], has_servers: bool) -> String {
+    let mut text = "[cluster]\nname = \"random\"\n".to_owned();
+    if has_servers {
+        text.push_str("dns_upstreams = [\"192.0.2.1\", \"192.0.2.2\"]\n");
+        text.push_str("ntp_servers = [\"192.0.2.3\"]\n[ssh]\njump_host = \"192.0.2.9\"\n");
+    }
+    let zones: BTreeSet<usize> = hosts.iter().map(|host| host.zone).collect();
+    for zone in &zones {
+        writeln!(text, "[zones.z{zone}]").unwrap();
+    }
+    for (index, host) in hosts.iter().enumerate() {
+        let roles: Vec<String> = host
+            .roles
+            .iter()
+            .map(|role| format!("\"{role}\""))
+            .collect();
+        writeln!(
+            text,
+            "[[hosts]]\nname = \"h{index}\"\naddress = \"10.0.{}.{}\"\nzone = \"z{}\"\n\
+             roles = [{}]\nssh = {{ port = {} }}",
+            host.zone,
+            index + 1,
+            host.zone,
+            roles.join(", "),
+            host.ssh_port,
+        )
+        .unwrap();
+    }
+    text
+}
