@@ -15,3 +15,6 @@ pub mod plan;
 pub mod ports;
 pub mod proxy;
 pub mod site;
+pub mod ssh;
+#[cfg(test)]
+pub mod testing;

@@ -1,0 +1,387 @@
+//! Opening connections: TCP, handshake with a look at the host key, and
+//! authentication, each with its own limit and its own error.
+
+use super::config::client_config;
+use super::connect_error::{ConnectError, IdentityError, Stage};
+use super::error::Peer;
+use super::host_keys::{HostKey, HostKeys, PinnedKey};
+use super::identity::{Identity, UnlockedKey};
+use super::link::{Link, LinkStream};
+use super::session::Session;
+use super::{Target, Timeouts};
+use russh::client::{AuthResult, DisconnectReason, Handle, Handler};
+use russh::keys::agent::AgentIdentity;
+use russh::keys::agent::client::AgentClient;
+use russh::keys::{HashAlg, PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate};
+use std::io::ErrorKind;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+/// A host's key as `scan` found it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScannedKey {
+    /// Where it was found.
+    pub peer: Peer,
+    /// The key.
+    pub key: HostKey,
+}
+
+impl ScannedKey {
+    /// What to hand to [`HostKeys::record`] once a person has agreed.
+    pub fn pin(&self) -> PinnedKey {
+        PinnedKey {
+            address: self.peer.address,
+            key: self.key.clone(),
+        }
+    }
+}
+
+/// Learns a host's key without authenticating. Needs no identity, and trusts
+/// nothing: a person has to compare the fingerprint.
+pub async fn scan(target: &Target, timeouts: &Timeouts) -> Result<ScannedKey, ConnectError> {
+    let attempt = Attempt::new(target, *timeouts, HostKeyPolicy::Learn);
+    match attempt.shake_hands().await {
+        // Not reached: the handler refuses every key when it only learns.
+        Ok(_) => Err(attempt.handshake_error("the server showed no host key".to_owned())),
+        Err(error) => match attempt.seen_key() {
+            Some(key) => Ok(ScannedKey {
+                peer: attempt.peer,
+                key,
+            }),
+            None => Err(error),
+        },
+    }
+}
+
+/// Connects and authenticates. The host must show the key that is pinned for
+/// its name, or nothing of ours is sent to it.
+pub async fn connect(
+    target: &Target,
+    host_keys: &HostKeys,
+    timeouts: &Timeouts,
+) -> Result<Session, ConnectError> {
+    let pinned = host_keys
+        .lookup(&target.host)
+        .map(|pinned| pinned.key.clone());
+    let attempt = Attempt::new(target, *timeouts, HostKeyPolicy::Pinned(pinned));
+    let key = match &target.identity {
+        Identity::KeyFile(path) => {
+            let key = UnlockedKey::load(path, None);
+            Some(key.map_err(|source| attempt.identity_error(source))?)
+        }
+        Identity::Unlocked(key) => Some(key.clone()),
+        Identity::Agent => None,
+    };
+    let mut handle = attempt.shake_hands().await?;
+    let authenticate = async {
+        match key {
+            Some(key) => {
+                attempt
+                    .authenticate_with_key(&mut handle, &target.user, &key)
+                    .await
+            }
+            None => {
+                attempt
+                    .authenticate_with_agent(&mut handle, &target.user)
+                    .await
+            }
+        }
+    };
+    let limit = timeouts.authenticate;
+    match timeout(limit, authenticate).await {
+        Ok(Ok(())) => Ok(Session::new(
+            handle,
+            attempt.link.clone(),
+            Arc::new(attempt.peer.clone()),
+            *timeouts,
+        )),
+        Ok(Err(error)) => Err(attempt.give_up(error)),
+        Err(_) => Err(attempt.give_up(attempt.timeout_error(Stage::Authenticating, limit))),
+    }
+}
+
+/// What to do with the key that a server shows.
+enum HostKeyPolicy {
+    /// Accept this one only.
+    Pinned(Option<HostKey>),
+    /// Look at it, and go no further.
+    Learn,
+}
+
+/// One connection in the making.
+struct Attempt {
+    peer: Peer,
+    timeouts: Timeouts,
+    policy: HostKeyPolicy,
+    link: Arc<Link>,
+    seen: Arc<Mutex<Option<HostKey>>>,
+}
+
+impl Attempt {
+    fn new(target: &Target, timeouts: Timeouts, policy: HostKeyPolicy) -> Self {
+        Self {
+            peer: target.peer(),
+            timeouts,
+            policy,
+            link: Link::new(),
+            seen: Arc::default(),
+        }
+    }
+
+    /// TCP connection and SSH handshake, up to an accepted host key.
+    async fn shake_hands(&self) -> Result<Handle<ClientHandler>, ConnectError> {
+        let limit = self.timeouts.connect;
+        let socket = match timeout(limit, TcpStream::connect(self.peer.address)).await {
+            Ok(Ok(socket)) => socket,
+            Ok(Err(source)) => {
+                return Err(ConnectError::Unreachable {
+                    peer: self.peer.clone(),
+                    source,
+                });
+            }
+            Err(_) => return Err(self.timeout_error(Stage::Connecting, limit)),
+        };
+        socket
+            .set_nodelay(true)
+            .map_err(|error| self.handshake_error(error.to_string()))?;
+
+        let expected = match &self.policy {
+            HostKeyPolicy::Pinned(key) => key.clone(),
+            HostKeyPolicy::Learn => None,
+        };
+        let config = client_config(&self.timeouts, expected.as_ref());
+        let stream = LinkStream::new(socket, self.link.clone(), self.timeouts.silence);
+        let handler = ClientHandler {
+            expected,
+            seen: self.seen.clone(),
+            link: self.link.clone(),
+        };
+        let limit = self.timeouts.handshake;
+        let handshake = russh::client::connect_stream(config, stream, handler);
+        match timeout(limit, handshake).await {
+            Ok(Ok(handle)) => Ok(handle),
+            Ok(Err(error)) => Err(self.give_up(self.explain(&error))),
+            Err(_) => Err(self.give_up(self.timeout_error(Stage::Handshake, limit))),
+        }
+    }
+
+    /// Why the handshake failed: mostly, because of the key that was shown.
+    fn explain(&self, error: &russh::Error) -> ConnectError {
+        let peer = self.peer.clone();
+        let described = |key: &HostKey| format!("{} {}", key.key_type(), key.fingerprint());
+        match (&self.policy, self.seen_key()) {
+            (HostKeyPolicy::Pinned(None), Some(got)) => ConnectError::UnknownHostKey {
+                peer,
+                key_type: got.key_type(),
+                fingerprint: got.fingerprint(),
+            },
+            (HostKeyPolicy::Pinned(Some(expected)), Some(got)) if got != *expected => {
+                ConnectError::ChangedHostKey {
+                    peer,
+                    expected: described(expected),
+                    got: described(&got),
+                }
+            }
+            _ => self.handshake_error(plain(error)),
+        }
+    }
+
+    async fn authenticate_with_key(
+        &self,
+        handle: &mut Handle<ClientHandler>,
+        user: &str,
+        key: &UnlockedKey,
+    ) -> Result<(), ConnectError> {
+        let hash = self.rsa_hash(handle, key.key.public_key()).await?;
+        let offered = PrivateKeyWithHashAlg::new(key.key.clone(), hash);
+        let result = handle.authenticate_publickey(user, offered).await;
+        match result.map_err(|error| self.broken_off(&error))? {
+            AuthResult::Success => Ok(()),
+            // The library reports a connection that ended in the same way.
+            AuthResult::Failure { .. } if self.link.has_ended() => {
+                Err(self.broken_off(&russh::Error::Disconnect))
+            }
+            AuthResult::Failure { .. } => Err(self.refused(user, vec![key.to_string()])),
+        }
+    }
+
+    async fn authenticate_with_agent(
+        &self,
+        handle: &mut Handle<ClientHandler>,
+        user: &str,
+    ) -> Result<(), ConnectError> {
+        let agent_error = |problem: String| self.identity_error(IdentityError::Agent { problem });
+        let mut agent: AgentClient<UnixStream> = AgentClient::connect_env()
+            .await
+            .map_err(|error| agent_error(error.to_string()))?;
+        let identities = agent
+            .request_identities()
+            .await
+            .map_err(|error| agent_error(error.to_string()))?;
+        let mut tried = Vec::new();
+        for identity in identities {
+            // Certificates need their own way; the plain key beside them works.
+            let AgentIdentity::PublicKey { key, comment } = identity else {
+                continue;
+            };
+            let described = format!(
+                "{comment} from the agent ({} {})",
+                key.algorithm(),
+                key.fingerprint(HashAlg::Sha256)
+            );
+            let hash = self.rsa_hash(handle, &key).await?;
+            match handle
+                .authenticate_publickey_with(user, key, hash, &mut agent)
+                .await
+            {
+                Ok(AuthResult::Success) => return Ok(()),
+                Ok(AuthResult::Failure { .. }) => tried.push(described),
+                Err(error) => tried.push(format!("{described}: {error}")),
+            }
+            if handle.is_closed() {
+                break;
+            }
+        }
+        if tried.is_empty() {
+            return Err(agent_error("it holds no keys".to_owned()));
+        }
+        Err(self.refused(user, tried))
+    }
+
+    /// The hash for signatures with an RSA key; none for other keys. SHA-1 is
+    /// never used, also where a server knows nothing else.
+    async fn rsa_hash(
+        &self,
+        handle: &Handle<ClientHandler>,
+        key: &PublicKey,
+    ) -> Result<Option<HashAlg>, ConnectError> {
+        if !key.algorithm().is_rsa() {
+            return Ok(None);
+        }
+        let best = handle.best_supported_rsa_hash().await;
+        let best = best.map_err(|error| self.broken_off(&error))?;
+        Ok(Some(best.flatten().unwrap_or(HashAlg::Sha512)))
+    }
+
+    fn seen_key(&self) -> Option<HostKey> {
+        self.seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Ends what the library may still be doing for this attempt.
+    fn give_up(&self, error: ConnectError) -> ConnectError {
+        self.link.abort("connecting was given up");
+        error
+    }
+
+    fn refused(&self, user: &str, tried: Vec<String>) -> ConnectError {
+        ConnectError::Authentication {
+            peer: self.peer.clone(),
+            user: user.to_owned(),
+            tried,
+            note: self.link.failure(),
+        }
+    }
+
+    fn broken_off(&self, error: &russh::Error) -> ConnectError {
+        ConnectError::Handshake {
+            peer: self.peer.clone(),
+            stage: Stage::Authenticating,
+            problem: self.link.failure().unwrap_or_else(|| plain(error)),
+        }
+    }
+
+    fn identity_error(&self, source: IdentityError) -> ConnectError {
+        ConnectError::Identity {
+            peer: self.peer.clone(),
+            source,
+        }
+    }
+
+    fn handshake_error(&self, problem: String) -> ConnectError {
+        ConnectError::Handshake {
+            peer: self.peer.clone(),
+            stage: Stage::Handshake,
+            problem,
+        }
+    }
+
+    fn timeout_error(&self, stage: Stage, limit: Duration) -> ConnectError {
+        ConnectError::Timeout {
+            peer: self.peer.clone(),
+            stage,
+            limit,
+        }
+    }
+}
+
+/// Our side of the library's callbacks.
+pub(super) struct ClientHandler {
+    /// The only key to accept; none means that no key is accepted.
+    expected: Option<HostKey>,
+    seen: Arc<Mutex<Option<HostKey>>>,
+    link: Arc<Link>,
+}
+
+impl Handler for ClientHandler {
+    type Error = russh::Error;
+
+    async fn check_server_key(
+        &mut self,
+        shown: &PublicKeyOrCertificate,
+    ) -> Result<bool, Self::Error> {
+        // We ask for plain keys only, so a certificate here is a trick.
+        let PublicKeyOrCertificate::PublicKey { key, .. } = shown else {
+            return Ok(false);
+        };
+        let shown = HostKey(key.clone());
+        let accepted = self.expected.as_ref() == Some(&shown);
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(shown);
+        Ok(accepted)
+    }
+
+    async fn disconnected(
+        &mut self,
+        reason: DisconnectReason<Self::Error>,
+    ) -> Result<(), Self::Error> {
+        match reason {
+            DisconnectReason::ReceivedDisconnect(info) => {
+                self.link
+                    .fail(format!("the server ended it: {}", info.message.trim()));
+                Ok(())
+            }
+            DisconnectReason::Error(error) => {
+                self.link.fail(plain(&error));
+                Err(error)
+            }
+        }
+    }
+}
+
+/// The library's errors in words that help an operator.
+fn plain(error: &russh::Error) -> String {
+    match error {
+        russh::Error::Disconnect | russh::Error::HUP => "the server hung up".to_owned(),
+        russh::Error::KeepaliveTimeout => {
+            "nothing came from the host, though it was asked several times".to_owned()
+        }
+        russh::Error::Version => "what answers there is not an SSH server".to_owned(),
+        russh::Error::IO(error) => match error.kind() {
+            ErrorKind::UnexpectedEof => "the server hung up".to_owned(),
+            ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
+                "the server hung up (connection reset)".to_owned()
+            }
+            _ => error.to_string(),
+        },
+        russh::Error::NoCommonAlgo { kind, ours, theirs } => format!(
+            "no {kind:?} algorithm in common: here {}; there {}",
+            ours.join(", "),
+            theirs.join(", ")
+        ),
+        other => other.to_string(),
+    }
+}

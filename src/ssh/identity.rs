@@ -1,0 +1,179 @@
+//! Who we are towards a host: a private key file, an unlocked key or an agent.
+
+use super::connect_error::IdentityError;
+use camino::{Utf8Path, Utf8PathBuf};
+use russh::keys::{HashAlg, PrivateKey, decode_secret_key};
+use std::fmt;
+use std::io::Read as _;
+use std::sync::Arc;
+
+/// No private key is longer; a wrong path (a disk image, say) is refused early.
+const KEY_FILE_LIMIT: u64 = 64 * 1024;
+
+/// How to authenticate.
+#[derive(Clone, Debug)]
+pub enum Identity {
+    /// A private key in a file that is not encrypted.
+    KeyFile(Utf8PathBuf),
+    /// A private key already read and decrypted, see [`Identity::unlock`].
+    Unlocked(UnlockedKey),
+    /// The keys of the agent at `SSH_AUTH_SOCK`, in the agent's order.
+    Agent,
+}
+
+impl Identity {
+    /// Reads a key file now, and asks for its passphrase if it is encrypted,
+    /// so that one answer serves all the hosts that use the same file.
+    ///
+    /// `ask` gets the file's path and returns the passphrase, or `None` when
+    /// nobody can be asked.
+    pub fn unlock(
+        self,
+        ask: &mut dyn FnMut(&Utf8Path) -> Option<String>,
+    ) -> Result<Self, IdentityError> {
+        let Self::KeyFile(path) = self else {
+            return Ok(self);
+        };
+        match UnlockedKey::load(&path, None) {
+            Err(IdentityError::Encrypted { .. }) => {
+                let Some(passphrase) = ask(&path) else {
+                    return Err(IdentityError::Encrypted { path });
+                };
+                UnlockedKey::load(&path, Some(&passphrase))
+            }
+            other => other,
+        }
+        .map(Self::Unlocked)
+    }
+}
+
+/// A private key in memory. Its `Debug` shows the fingerprint only.
+#[derive(Clone)]
+pub struct UnlockedKey {
+    pub(super) key: Arc<PrivateKey>,
+    /// Where it came from, for messages.
+    path: Utf8PathBuf,
+}
+
+impl UnlockedKey {
+    /// Reads and, with a passphrase, decrypts a private key file (OpenSSH,
+    /// PKCS#1, PKCS#8 or PuTTY).
+    pub fn load(path: &Utf8Path, passphrase: Option<&str>) -> Result<Self, IdentityError> {
+        let mut text = String::new();
+        fs_err::File::open(path)
+            .and_then(|file| file.take(KEY_FILE_LIMIT).read_to_string(&mut text))
+            .map_err(|error| IdentityError::File {
+                path: path.to_owned(),
+                problem: error.to_string(),
+            })?;
+        if text.starts_with("ssh-") || text.starts_with("ecdsa-") {
+            return Err(IdentityError::File {
+                path: path.to_owned(),
+                problem: "this is a public key; the private key is the file without `.pub`"
+                    .to_owned(),
+            });
+        }
+        match decode_secret_key(&text, passphrase) {
+            Ok(key) => Ok(Self {
+                key: Arc::new(key),
+                path: path.to_owned(),
+            }),
+            Err(russh::keys::Error::KeyIsEncrypted) => Err(IdentityError::Encrypted {
+                path: path.to_owned(),
+            }),
+            Err(_) if passphrase.is_some() => Err(IdentityError::Passphrase {
+                path: path.to_owned(),
+            }),
+            Err(error) => Err(IdentityError::File {
+                path: path.to_owned(),
+                problem: format!("this is not a private key that can be read ({error})"),
+            }),
+        }
+    }
+
+    /// The public half's fingerprint in OpenSSH's form.
+    pub fn fingerprint(&self) -> String {
+        self.key
+            .public_key()
+            .fingerprint(HashAlg::Sha256)
+            .to_string()
+    }
+}
+
+impl fmt::Display for UnlockedKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "{} ({} {})",
+            self.path,
+            self.key.algorithm(),
+            self.fingerprint()
+        )
+    }
+}
+
+impl fmt::Debug for UnlockedKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "UnlockedKey({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    fn generate(directory: &Utf8Path, kind: &str, passphrase: &str) -> Utf8PathBuf {
+        let path = directory.join(format!("key-{kind}-{}", passphrase.len()));
+        let status = Command::new("ssh-keygen")
+            .args(["-q", "-t", kind, "-N", passphrase, "-f", path.as_str()])
+            .status()
+            .expect("starting ssh-keygen");
+        assert!(status.success());
+        path
+    }
+
+    #[test]
+    fn unlocks_keys_and_explains_those_it_cannot() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = Utf8Path::from_path(directory.path()).unwrap();
+        let plain = generate(directory, "ed25519", "");
+        let locked = generate(directory, "ecdsa", "correct horse");
+        let text = directory.join("text");
+        fs_err::write(&text, "hello\n").unwrap();
+        let missing = directory.join("missing");
+        let public = directory.join("key-ed25519-0.pub");
+
+        let asked = std::cell::Cell::new(0);
+        let ask = |answer: Option<&'static str>| {
+            let asked = &asked;
+            move |_: &Utf8Path| {
+                asked.set(asked.get() + 1);
+                answer.map(str::to_owned)
+            }
+        };
+        let unlock = |path: &Utf8Path, ask: &mut dyn FnMut(&Utf8Path) -> Option<String>| {
+            Identity::KeyFile(path.to_owned())
+                .unlock(ask)
+                .map_err(|error| format!("{error}; {}", error.hint()))
+        };
+
+        assert!(unlock(&plain, &mut ask(None)).is_ok());
+        assert!(unlock(&locked, &mut ask(Some("correct horse"))).is_ok());
+        for (path, answer, expected) in [
+            (&locked, None, "is encrypted"),
+            (&locked, Some("wrong"), "the passphrase is wrong"),
+            (&text, None, "not a private key"),
+            (&missing, None, "No such file"),
+            (&public, None, "this is a public key"),
+        ] {
+            let error = unlock(path, &mut ask(answer)).unwrap_err();
+            assert!(error.contains(expected), "{error}\nlacks\n{expected}");
+            assert!(
+                error.contains(path.as_str()),
+                "{error} doesn't name the file"
+            );
+        }
+        assert_eq!(asked.get(), 3, "only encrypted keys are asked for");
+    }
+}
