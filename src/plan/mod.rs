@@ -1,26 +1,47 @@
 //! From desired state and facts to a plan: pure, printable, serialisable.
 
 pub mod action;
+pub mod diff;
+pub mod generation;
+mod order;
+pub mod render;
+pub mod safety;
+mod stages;
+mod title;
+pub mod world;
 
-use crate::desired::Stage;
+use crate::desired::{Desired, DigestKey, Stage};
 pub use action::*;
+use diff::Comparison;
+pub use render::{json, text};
+pub use safety::Refusal;
 use serde::{Deserialize, Serialize};
+pub use world::{World, cluster_host, observe_requests};
+
+/// The name under which steps on the jump host appear.
+pub const SITE: &str = "site";
 
 /// The ordered list of stages. A dry run prints this value, a run executes
 /// it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     pub stages: Vec<StagePlan>,
+    /// Why it can't be run as the hosts are now. Empty for a plan that can.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refusals: Vec<Refusal>,
 }
 
-/// A stage: its lanes run side by side, and it ends when all of them have.
+/// A stage or a part of one: its lanes run side by side, and it ends when all
+/// of them have. A stage that interrupts what runs has several, one after the
+/// other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StagePlan {
     pub stage: Stage,
     pub lanes: Vec<Lane>,
 }
 
-/// The steps of one host within a stage, one after the other.
+/// The steps for one host within a stage, one after the other. A step may be
+/// done elsewhere: a master is asked whether the host's node is ready.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lane {
     pub host: String,
@@ -40,4 +61,44 @@ impl Plan {
     pub fn is_empty(&self) -> bool {
         self.steps().next().is_none()
     }
+}
+
+/// What makes the world as desired, in the order in which it is safe. `key`
+/// is the site's key for digests of secrets, none before the first minting.
+///
+/// The list below is the order of every run: what a line returns is done, on
+/// all its hosts, before the next line begins.
+pub fn plan(desired: &Desired, world: &World, key: Option<&DigestKey>) -> Plan {
+    let comparison = Comparison::new(desired, world, key);
+    let mut plan = Plan {
+        refusals: safety::review(&comparison),
+        ..Plan::default()
+    };
+    for (stage, parts) in [
+        (Stage::Site, stages::mint as stages::Part),
+        (Stage::Prepare, stages::make_hosts_fit),
+        (Stage::Registry, stages::bring_up_registries),
+        (Stage::Stage, stages::lay_down),
+        (Stage::Etcd, stages::change_units),
+        (Stage::ControlPlane, stages::change_units),
+        (Stage::ControlPlane, stages::apply_manifests),
+        (Stage::Nodes, stages::change_units),
+        (Stage::Nodes, stages::apply_manifests),
+        (Stage::Network, stages::change_units),
+        (Stage::Network, stages::reset_pod_networks),
+        (Stage::Network, stages::apply_manifests),
+        (Stage::AddOns, stages::change_units),
+        (Stage::AddOns, stages::apply_manifests),
+        (Stage::Verify, stages::change_units),
+        (Stage::Verify, stages::apply_manifests),
+        (Stage::Verify, stages::remove_what_is_no_longer_desired),
+    ] {
+        plan.stages.extend(parts(&comparison, stage));
+    }
+    // These two depend on whether there was anything before them.
+    if !plan.is_empty() {
+        plan.stages.extend(stages::verify(&comparison, &plan));
+    }
+    plan.stages.extend(stages::commit(&comparison));
+    plan
 }

@@ -1,0 +1,368 @@
+//! How hosts differ from what is desired: plain comparisons, one a function.
+
+use super::generation::generation_of;
+use super::world::World;
+use super::{FileChangeKind, SeedArtifact, UnitVerb};
+use crate::desired::{
+    Binary, BlobReference, Condition, Content, Desired, DesiredHost, DigestKey, File, FileKind,
+    RegistryArtifact, Stage, Swap, Unit,
+};
+use crate::digest::Digest;
+use crate::facts::{
+    Entry, FileFacts, Generation, HostFacts, RegistryFacts, UnitFacts, owned_paths,
+};
+use crate::layout;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
+
+/// A host of which nothing is known.
+static NOTHING: LazyLock<HostFacts> = LazyLock::new(HostFacts::default);
+
+/// Desired state and world side by side.
+pub struct Comparison<'a> {
+    pub desired: &'a Desired,
+    pub world: &'a World,
+    /// One for each desired host, in the order of their names.
+    pub hosts: Vec<HostDiff<'a>>,
+}
+
+/// How one host differs.
+pub struct HostDiff<'a> {
+    pub name: &'a str,
+    pub desired: &'a DesiredHost,
+    pub facts: &'a HostFacts,
+    /// Files and directories that are to be written, by path.
+    pub files: BTreeMap<&'a str, ChangedFile<'a>>,
+    /// Units that are to be started or changed, in start order.
+    pub units: Vec<ChangedUnit<'a>>,
+}
+
+/// A file that is to be written.
+#[derive(Clone, Copy)]
+pub struct ChangedFile<'a> {
+    pub file: &'a File,
+    pub change: FileChangeKind,
+    /// When it is written.
+    pub stage: Stage,
+}
+
+/// A unit that is to be started or changed.
+#[derive(Clone, Copy)]
+pub struct ChangedUnit<'a> {
+    pub unit: &'a Unit,
+    pub verb: UnitVerb,
+    /// Whether this interrupts something that serves now.
+    pub disrupts: bool,
+}
+
+impl<'a> Comparison<'a> {
+    pub fn new(desired: &'a Desired, world: &'a World, key: Option<&DigestKey>) -> Self {
+        let hosts = desired.hosts.iter().map(|(name, host)| {
+            let facts = world.hosts.get(name).unwrap_or(&NOTHING);
+            HostDiff::new(name, host, facts, key)
+        });
+        Self {
+            desired,
+            world,
+            hosts: hosts.collect(),
+        }
+    }
+}
+
+impl<'a> HostDiff<'a> {
+    fn new(
+        name: &'a str,
+        desired: &'a DesiredHost,
+        facts: &'a HostFacts,
+        key: Option<&DigestKey>,
+    ) -> Self {
+        let changed = desired.files.iter().filter_map(|(path, file)| {
+            let changed = ChangedFile {
+                file,
+                change: file_change(file, facts.files.get(path), key)?,
+                stage: stage_of_file(path, file, desired),
+            };
+            Some((path.as_str(), changed))
+        });
+        let files: BTreeMap<_, _> = changed.collect();
+        let units = desired.units.iter().filter_map(|unit| {
+            let found = facts.units.get(&unit.name);
+            let rewritten = unit_paths(&unit.name).any(|path| files.contains_key(path.as_str()));
+            let verb = unit_verb(unit, found, rewritten)?;
+            let serves = found.is_some_and(is_running);
+            let disrupts = verb == UnitVerb::Restart && serves;
+            Some(ChangedUnit {
+                unit,
+                verb,
+                disrupts,
+            })
+        });
+        Self {
+            units: units.collect(),
+            name,
+            desired,
+            facts,
+            files,
+        }
+    }
+
+    /// Binaries that the store lacks or whose link is not as it should be,
+    /// among those that are installed in the given stage.
+    pub fn binaries(&self, stage: Stage) -> BTreeMap<&'a str, &'a Binary> {
+        let all = self.desired.binaries.iter();
+        all.filter(|(name, _)| stage_of_binary(name, self.desired) == stage)
+            .filter(|(name, binary)| !is_installed(name, binary, self.facts))
+            .map(|(name, binary)| (name.as_str(), binary))
+            .collect()
+    }
+
+    /// Names of the images that aren't there, complete and pinned.
+    pub fn images(&self) -> BTreeMap<&'a str, &'a crate::desired::NodeImage> {
+        let held = self.facts.images.as_ref();
+        let is_held = |reference: &str, digest: Digest| {
+            held.and_then(|images| images.get(reference))
+                .is_some_and(|image| image.digest == digest && image.pinned && image.complete)
+        };
+        let all = self.desired.images.iter();
+        all.filter(|(reference, image)| !is_held(reference, image.digest))
+            .map(|(reference, image)| (reference.as_str(), image))
+            .collect()
+    }
+
+    /// What the host's registry lacks.
+    pub fn seeds(&self) -> Vec<SeedArtifact> {
+        static EMPTY: LazyLock<RegistryFacts> = LazyLock::new(RegistryFacts::default);
+        let facts = self.facts.registry.as_ref().unwrap_or(&EMPTY);
+        let content = self.desired.registry.iter();
+        content
+            .flat_map(|content| content.artifacts.values())
+            .filter_map(|artifact| missing_of_artifact(artifact, facts))
+            .collect()
+    }
+
+    pub fn modules(&self) -> Vec<String> {
+        let all = self.desired.modules.iter();
+        all.filter(|name| self.facts.modules.get(*name) != Some(&true))
+            .cloned()
+            .collect()
+    }
+
+    pub fn sysctls(&self) -> BTreeMap<String, String> {
+        let all = self.desired.sysctls.iter();
+        all.filter(|(name, value)| {
+            let found = self.facts.sysctls.get(*name);
+            !found.is_some_and(|found| found.split_whitespace().eq(value.split_whitespace()))
+        })
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+    }
+
+    pub fn users(&self) -> Vec<String> {
+        let missing = self.desired.users.difference(&self.facts.users);
+        missing.cloned().collect()
+    }
+
+    pub fn swap_is_to_go(&self) -> bool {
+        self.desired.swap == Swap::Off && !(self.facts.swaps.is_empty() && self.facts.swap_masked)
+    }
+
+    /// Units of the newest generation that are no longer desired and that
+    /// systemd still knows.
+    pub fn units_to_stop(&self) -> Vec<String> {
+        let desired: BTreeSet<&str> = self.desired.units.iter().map(|u| u.name.as_str()).collect();
+        let known = self.facts.generation.iter().flat_map(|g| &g.units);
+        known
+            .filter(|name| !desired.contains(name.as_str()))
+            .filter(|name| {
+                let facts = self.facts.units.get(*name);
+                facts.is_some_and(|facts| is_running(facts) || facts.enabled || facts.main_pid != 0)
+            })
+            .cloned()
+            .collect()
+    }
+
+    /// Existing files that were written by us and are no longer desired, the
+    /// deepest first so that directories are empty when their turn comes.
+    pub fn files_to_remove(&self, kind: FileKind) -> Vec<String> {
+        let owned = owned_paths(self.facts).into_iter();
+        let mut paths: Vec<String> = owned
+            .filter(|(path, owner)| {
+                *owner == kind
+                    && self.facts.files.contains_key(*path)
+                    && !self.desired.files.contains_key(*path)
+            })
+            .map(|(path, _)| path.to_owned())
+            .collect();
+        paths.reverse();
+        paths
+    }
+
+    /// The number of the generation that is to be written; none if the newest
+    /// one is as desired and nothing is left over from a run that was cut
+    /// short.
+    pub fn generation_to_commit(&self, bundle: &str) -> Option<u64> {
+        let found = self.facts.generation.as_ref();
+        let number = found.map_or(0, |generation| generation.number);
+        let desired = generation_of(self.desired, bundle, number);
+        if desired.is_none() || desired.as_ref() != found {
+            return Some(number + 1);
+        }
+        (!self.facts.staging.is_empty()).then_some(number)
+    }
+
+    /// Whether the host's part of a condition is known not to hold.
+    pub fn is_unmet(&self, condition: &Condition) -> bool {
+        let mut unmet = self.facts.unmet.iter();
+        unmet.any(|found| found.condition == *condition)
+    }
+
+    /// The generation that a run leaves behind, for the executor.
+    pub fn generation(&self, bundle: &str, number: u64) -> Option<Generation> {
+        generation_of(self.desired, bundle, number)
+    }
+}
+
+/// Whether systemd takes the unit for running.
+pub fn is_running(facts: &UnitFacts) -> bool {
+    matches!(facts.active.as_str(), "active" | "reloading")
+}
+
+/// How a file is to be changed; none if it is as desired.
+fn file_change(
+    desired: &File,
+    found: Option<&FileFacts>,
+    key: Option<&DigestKey>,
+) -> Option<FileChangeKind> {
+    let Some(found) = found else {
+        return Some(FileChangeKind::Create);
+    };
+    if found.matches(desired, key) {
+        return None;
+    }
+    let with_right_attributes = FileFacts {
+        mode: desired.mode,
+        user: desired.user.clone(),
+        group: desired.group.clone(),
+        ..found.clone()
+    };
+    if with_right_attributes.matches(desired, key) {
+        Some(FileChangeKind::Attributes)
+    } else {
+        Some(FileChangeKind::Update)
+    }
+}
+
+/// What is to be done to a unit; none if it runs as it should. `rewritten`
+/// tells that its unit file is written in the same plan.
+fn unit_verb(unit: &Unit, found: Option<&UnitFacts>, rewritten: bool) -> Option<UnitVerb> {
+    let Some(found) = found.filter(|found| found.load == "loaded") else {
+        return Some(UnitVerb::Start);
+    };
+    let differs = match unit.inputs {
+        Some(inputs) => found.inputs != Some(inputs),
+        None if unit.pending => true,
+        // A socket has no process that could carry a digest.
+        None => found.needs_reload || rewritten,
+    };
+    match (is_running(found), differs) {
+        (true, true) => Some(unit.change.into()),
+        (true, false) => (!found.enabled).then_some(UnitVerb::Enable),
+        // A start job for what is on its way up is a no-op, so a process with
+        // old inputs would stay.
+        (false, true) if found.main_pid != 0 => Some(UnitVerb::Restart),
+        (false, _) => Some(UnitVerb::Start),
+    }
+}
+
+/// When a file is written: directories first; then what settings take effect
+/// by; then what each unit reads before the first unit that reads it starts.
+/// Files of units without inputs come right before their start, since the
+/// only trace of a lost restart is that systemd has not read them yet.
+fn stage_of_file(path: &str, file: &File, host: &DesiredHost) -> Stage {
+    if file.content == Content::Directory {
+        return Stage::Prepare;
+    }
+    let readers: Vec<&Unit> = readers(path, host).collect();
+    let first = readers.iter().map(|unit| unit.stage).min();
+    let leaves_no_trace = readers
+        .iter()
+        .all(|unit| unit.inputs.is_none() && !unit.pending);
+    match (first, file.kind) {
+        (Some(stage), _) if leaves_no_trace => stage,
+        (Some(stage @ (Stage::Site | Stage::Prepare | Stage::Registry)), _) => stage,
+        (Some(_), _) | (None, FileKind::Trust) => Stage::Stage,
+        (None, FileKind::Software) => Stage::Prepare,
+    }
+}
+
+/// When a binary is installed: before the first unit that needs it, but in
+/// general in one go from the registries.
+fn stage_of_binary(name: &str, host: &DesiredHost) -> Stage {
+    let users = host
+        .units
+        .iter()
+        .filter(|unit| unit.needs.binaries.contains(name));
+    match users.map(|unit| unit.stage).min() {
+        Some(stage @ (Stage::Site | Stage::Prepare | Stage::Registry)) => stage,
+        _ => Stage::Stage,
+    }
+}
+
+/// The units that read a file.
+pub fn readers<'a>(path: &'a str, host: &'a DesiredHost) -> impl Iterator<Item = &'a Unit> {
+    host.units.iter().filter(move |unit| {
+        unit.needs.files.contains(path) || unit_paths(&unit.name).any(|own| path.starts_with(&own))
+    })
+}
+
+/// The unit's own file, and the directory of its drop-ins.
+fn unit_paths(unit: &str) -> impl Iterator<Item = String> {
+    ["", ".d/"]
+        .into_iter()
+        .map(move |suffix| format!("/etc/systemd/system/{unit}{suffix}"))
+}
+
+fn is_installed(name: &str, binary: &Binary, facts: &HostFacts) -> bool {
+    let stored = facts.store.get(&binary.digest) == Some(&binary.size);
+    let link = facts.files.get(&format!("{}/{name}", layout::BIN));
+    let linked = link.is_some_and(|link| match &link.entry {
+        Entry::Link { target } => target.rsplit('/').next() == Some(binary.digest.hex().as_str()),
+        _ => false,
+    });
+    stored && linked
+}
+
+/// What of an artifact a registry lacks; none if it is complete. The manifest
+/// that the tag names comes last, and is sent again if only the tag is wrong.
+fn missing_of_artifact(artifact: &RegistryArtifact, facts: &RegistryFacts) -> Option<SeedArtifact> {
+    let is_held = |blob: &BlobReference| {
+        facts.blobs.get(&blob.digest) == Some(&blob.size)
+            && facts
+                .links
+                .contains(&format!("{}@{}", artifact.repository, blob.digest))
+    };
+    let missing = |blobs: &[BlobReference]| -> Vec<BlobReference> {
+        blobs
+            .iter()
+            .filter(|blob| !is_held(blob))
+            .cloned()
+            .collect()
+    };
+    let mut manifests = missing(&artifact.manifests);
+    let blobs = missing(&artifact.blobs);
+    let name = format!("{}:{}", artifact.repository, artifact.tag);
+    let root = artifact.manifests.last()?;
+    let tagged = facts.tags.get(&name) == Some(&root.digest);
+    if !tagged && manifests.last() != Some(root) {
+        manifests.push(root.clone());
+    }
+    if manifests.is_empty() && blobs.is_empty() {
+        return None;
+    }
+    Some(SeedArtifact {
+        repository: artifact.repository.clone(),
+        tag: artifact.tag.clone(),
+        blobs,
+        manifests,
+    })
+}

@@ -1,0 +1,43 @@
+//! The software of a host as a numbered manifest, so that it can go back to
+//! it.
+
+use crate::desired::{Content, DesiredHost, FileKind};
+use crate::digest::Digest;
+use crate::facts::{Generation, GenerationFile};
+
+/// The generation that a host has once it is as desired. None while the
+/// content of one of its files is still pending.
+///
+/// `bundle` is name and version of the bundle, `kubernetes-1.36 1.36.0`.
+pub fn generation_of(host: &DesiredHost, bundle: &str, number: u64) -> Option<Generation> {
+    let software = host
+        .files
+        .iter()
+        .filter(|(_, file)| file.kind == FileKind::Software);
+    let files = software
+        .map(|(path, file)| {
+            let digest = match &file.content {
+                Content::Directory => None,
+                Content::Plain(bytes) | Content::Secret(bytes) => Some(Digest::of(bytes)),
+                Content::Pending => return None,
+            };
+            let file = GenerationFile {
+                digest,
+                mode: file.mode,
+                user: file.user.clone(),
+                group: file.group.clone(),
+            };
+            Some((path.clone(), file))
+        })
+        .collect::<Option<_>>()?;
+    let binaries = host.binaries.iter();
+    Some(Generation {
+        number,
+        bundle: bundle.to_owned(),
+        files,
+        binaries: binaries
+            .map(|(name, binary)| (name.clone(), binary.digest))
+            .collect(),
+        units: host.units.iter().map(|unit| unit.name.clone()).collect(),
+    })
+}

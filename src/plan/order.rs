@@ -1,0 +1,49 @@
+//! Which lanes run side by side, and which one after the other.
+
+use super::{Lane, StagePlan};
+use crate::desired::Stage;
+
+/// One part after the other on each host, but the hosts side by side: a host
+/// needn't wait for the slowest between two parts.
+pub(super) fn side_by_side(stage: Stage, parts: Vec<Vec<Lane>>) -> Option<StagePlan> {
+    let mut lanes: Vec<Lane> = Vec::new();
+    for lane in parts.into_iter().flatten() {
+        if lane.steps.is_empty() {
+            continue;
+        }
+        match lanes.iter_mut().find(|known| known.host == lane.host) {
+            Some(known) => known.steps.extend(lane.steps),
+            None => lanes.push(lane),
+        }
+    }
+    lanes.sort_by(|one, other| one.host.cmp(&other.host));
+    (!lanes.is_empty()).then_some(StagePlan { stage, lanes })
+}
+
+/// Lanes that interrupt nothing first and side by side, since they bring up
+/// what is down; then those that do, each alone and zone by zone. `zone_of`
+/// gives a host's zone.
+pub(super) fn one_by_one<'a>(
+    stage: Stage,
+    lanes: Vec<Lane>,
+    zone_of: impl Fn(&str) -> &'a str,
+) -> Vec<StagePlan> {
+    let (mut disruptive, harmless): (Vec<Lane>, Vec<Lane>) =
+        lanes.into_iter().partition(is_disruptive);
+    disruptive.sort_by(|one, other| {
+        let key = |lane: &Lane| (zone_of(&lane.host).to_owned(), lane.host.clone());
+        key(one).cmp(&key(other))
+    });
+    let alone = disruptive
+        .into_iter()
+        .filter_map(|lane| side_by_side(stage, vec![vec![lane]]));
+    side_by_side(stage, vec![harmless])
+        .into_iter()
+        .chain(alone)
+        .collect()
+}
+
+/// Whether any step of the lane interrupts something.
+pub(super) fn is_disruptive(lane: &Lane) -> bool {
+    lane.steps.iter().any(|step| step.disrupts.is_some())
+}

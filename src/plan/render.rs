@@ -1,0 +1,117 @@
+//! A plan for people, and as JSON for programs.
+
+use super::{Plan, StagePlan, title};
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+/// The plan as lines: a heading for each stage, hosts that do the same side by
+/// side, and a sum at the end. Ends with a line break.
+pub fn text(plan: &Plan) -> String {
+    if plan.is_empty() && plan.refusals.is_empty() {
+        return "nothing to do: everything is as it should be\n".to_owned();
+    }
+    let parts: Vec<(String, Vec<Line>)> = plan
+        .stages
+        .iter()
+        .enumerate()
+        .map(|(index, part)| {
+            let follows = index > 0 && plan.stages[index - 1].stage == part.stage;
+            let heading = match follows {
+                true => format!("{}, then", part.stage.title()),
+                false => part.stage.title().to_owned(),
+            };
+            (heading, lines(part))
+        })
+        .collect();
+    let width = parts
+        .iter()
+        .flat_map(|(_, lines)| lines)
+        .map(|line| line.hosts.join(" ").len())
+        .max()
+        .unwrap_or_default();
+    let mut text = String::new();
+    for (heading, lines) in &parts {
+        text.push_str(&format!("{heading}\n"));
+        for line in lines {
+            let hosts = line.hosts.join(" ");
+            text.push_str(&format!("  {hosts:width$}  {}\n", line.title));
+        }
+    }
+    for refusal in &plan.refusals {
+        text.push_str(&format!("can't be run now: {refusal}\n"));
+    }
+    let hosts: BTreeSet<&str> = plan.steps().map(|step| step.host.as_str()).collect();
+    let hosts = hosts.iter().filter(|host| **host != super::SITE).count();
+    let steps = title::count(plan.steps().count(), "step", "steps");
+    let hosts = title::count(hosts, "host", "hosts");
+    text.push_str(&format!("{steps} on {hosts}\n"));
+    text
+}
+
+/// The plan as an object: `version`, `steps` (each with `part`, the number of
+/// the group of lanes that it runs in, `lane`, `stage`, `host`, `title`,
+/// `action` and, where it interrupts something, `disrupts`) and `refusals`.
+pub fn json(plan: &Plan) -> Value {
+    #[derive(Serialize)]
+    struct Row<'a> {
+        part: usize,
+        lane: &'a str,
+        #[serde(flatten)]
+        step: &'a super::Step,
+    }
+    let mut steps = Vec::new();
+    for (part, stage) in plan.stages.iter().enumerate() {
+        for lane in &stage.lanes {
+            steps.extend(lane.steps.iter().map(|step| Row {
+                part,
+                lane: &lane.host,
+                step,
+            }));
+        }
+    }
+    let refusals: Vec<Value> = plan
+        .refusals
+        .iter()
+        .map(|refusal| json!({ "refusal": refusal, "message": refusal.to_string() }))
+        .collect();
+    json!({ "version": 1, "steps": steps, "refusals": refusals })
+}
+
+/// A title and the hosts whose lanes have it.
+struct Line {
+    hosts: Vec<String>,
+    title: String,
+}
+
+/// The lanes merged line by line, each lane's own order kept.
+fn lines(part: &StagePlan) -> Vec<Line> {
+    let mut lines: Vec<Line> = Vec::new();
+    for lane in &part.lanes {
+        let mut position = 0;
+        for step in &lane.steps {
+            let same = lines
+                .iter()
+                .skip(position)
+                .position(|line| line.title == step.title);
+            match same {
+                Some(offset) => {
+                    position += offset;
+                    let hosts = &mut lines[position].hosts;
+                    if !hosts.contains(&step.host) {
+                        hosts.push(step.host.clone());
+                    }
+                }
+                None => {
+                    let line = Line {
+                        hosts: vec![step.host.clone()],
+                        title: step.title.clone(),
+                    };
+                    lines.insert(position, line);
+                }
+            }
+            position += 1;
+        }
+    }
+    lines
+}

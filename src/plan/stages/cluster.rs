@@ -1,0 +1,215 @@
+//! The site before hosts, and the cluster on top of them.
+
+use super::super::diff::Comparison;
+use super::super::order::side_by_side;
+use super::super::world::is_asked_on_a_master;
+use super::super::{Action, Disruption, Lane, Plan, SITE, StagePlan, Step, title};
+use super::units::asked_host;
+use super::{IsAnnounced, disruptive, step, wait};
+use crate::desired::{Condition, Content, ManifestSet, Stage};
+use crate::digest::Digest;
+use crate::facts::{CniFacts, ManifestState};
+use crate::layout;
+use ipnet::IpNet;
+
+/// Keys, certificates and decisions, into the site.
+pub(in super::super) fn mint(comparison: &Comparison, stage: Stage) -> Vec<StagePlan> {
+    let materials = comparison.desired.to_mint.clone();
+    let decisions = comparison.desired.to_decide.clone();
+    let mut parts = Vec::new();
+    if !materials.is_empty() {
+        let one = "key or certificate";
+        let keys = title::count(materials.len(), one, "keys and certificates");
+        parts.push(format!("mint {keys}"));
+    }
+    if !decisions.is_empty() {
+        let number = title::count(decisions.len(), "decision", "decisions");
+        parts.push(format!("record {number}"));
+    }
+    if parts.is_empty() {
+        return Vec::new();
+    }
+    let action = Action::Mint {
+        materials,
+        decisions,
+    };
+    let steps = vec![step(stage, SITE, parts.join(", "), action)];
+    alone(stage, SITE, steps)
+}
+
+/// Manifest sets of a stage, in their order, from one master.
+pub(in super::super) fn apply_manifests(comparison: &Comparison, stage: Stage) -> Vec<StagePlan> {
+    let master = &comparison.world.cluster_host;
+    let mut steps = Vec::new();
+    let sets = comparison.desired.manifests.iter();
+    for set in sets.filter(|set| set.stage == stage) {
+        let is_changed = is_set_changed(comparison, set);
+        if is_changed {
+            let action = Action::Apply {
+                set: set.name.clone(),
+            };
+            steps.push(step(stage, master, format!("apply {}", set.name), action));
+        }
+        for condition in &set.ready {
+            if is_changed || comparison.is_unmet_in_cluster(condition) {
+                steps.push(wait(stage, master, condition));
+            }
+        }
+    }
+    alone(stage, master, steps)
+}
+
+/// Nodes whose rendered CNI configuration is not what their template and
+/// their pod addresses make it, one after the other.
+pub(in super::super) fn reset_pod_networks(
+    comparison: &Comparison,
+    stage: Stage,
+) -> Vec<StagePlan> {
+    let hosts = comparison.hosts.iter();
+    hosts
+        .filter_map(|host| {
+            let node = host.desired.node.as_ref()?;
+            let nodes = &comparison.world.cluster.as_ref()?.nodes;
+            let pod_cidr = nodes.get(&node.name)?.pod_cidr?;
+            let template = host.desired.files.get(layout::CNI_TEMPLATE)?;
+            let rendered = host.facts.cni.as_ref()?;
+            if is_rendered_from(rendered, &template.content, pod_cidr) {
+                return None;
+            }
+            let action = Action::ResetCni {
+                node: node.name.clone(),
+            };
+            let title = format!("drain {} and reset its pod network", node.name);
+            let reset = step(stage, host.name, title, action);
+            let ready = Condition::NodeReady {
+                name: node.name.clone(),
+            };
+            let master = asked_host(comparison, host.name, &ready);
+            let steps = vec![
+                disruptive(reset, Disruption::Node, IsAnnounced::No),
+                wait(stage, master, &ready),
+            ];
+            Some(alone(stage, host.name, steps))
+        })
+        .flatten()
+        .collect()
+}
+
+/// What a run ends with, if it did anything: every node ready, and everything
+/// applied at work, as far as the plan didn't wait for it already.
+pub(in super::super) fn verify(comparison: &Comparison, plan: &Plan) -> Vec<StagePlan> {
+    let waited = |condition: &Condition| {
+        plan.steps().any(|step| {
+            matches!(&step.action, Action::Wait { condition: known, .. } if known == condition)
+        })
+    };
+    let nodes = comparison.hosts.iter().filter_map(|host| {
+        let name = host.desired.node.as_ref()?.name.clone();
+        Some(Condition::NodeReady { name })
+    });
+    let sets = comparison.desired.manifests.iter();
+    let mut conditions: Vec<Condition> = Vec::new();
+    for condition in nodes.chain(sets.flat_map(|set| set.ready.clone())) {
+        if !waited(&condition) && !conditions.contains(&condition) {
+            conditions.push(condition);
+        }
+    }
+    let master = &comparison.world.cluster_host;
+    let steps = conditions
+        .iter()
+        .map(|condition| wait(Stage::Verify, master, condition));
+    alone(Stage::Verify, master, steps.collect())
+}
+
+fn alone(stage: Stage, host: &str, steps: Vec<Step>) -> Vec<StagePlan> {
+    let lane = Lane {
+        host: host.to_owned(),
+        steps,
+    };
+    side_by_side(stage, vec![vec![lane]]).into_iter().collect()
+}
+
+fn is_set_changed(comparison: &Comparison, set: &ManifestSet) -> bool {
+    let cluster = comparison.world.cluster.as_ref();
+    let state = cluster.and_then(|cluster| cluster.manifests.get(&set.name));
+    state != Some(&ManifestState::InSync)
+}
+
+/// Whether the rendered file is what the template gives for these addresses.
+/// A template that does more than put them in is compared by its subnet only.
+fn is_rendered_from(rendered: &CniFacts, template: &Content, pod_cidr: IpNet) -> bool {
+    const POD_CIDR: &str = "{{.PodCIDR}}";
+    let same_subnet = rendered.subnet == Some(pod_cidr);
+    let Content::Plain(template) = template else {
+        return same_subnet;
+    };
+    let Ok(template) = std::str::from_utf8(template) else {
+        return same_subnet;
+    };
+    let expected = template.replace(POD_CIDR, &pod_cidr.to_string());
+    same_subnet && (expected.contains("{{") || rendered.digest == Digest::of(expected))
+}
+
+impl Comparison<'_> {
+    /// The host's zone; empty for hosts that aren't desired.
+    pub(super) fn zone_of(&self, host: &str) -> &str {
+        let host = self.desired.hosts.get(host);
+        host.map(|host| host.zone.as_str()).unwrap_or_default()
+    }
+
+    /// Whether the cluster says that the node isn't there or isn't ready.
+    pub(super) fn is_node_unready(&self, name: &str) -> bool {
+        let cluster = self.world.cluster.as_ref();
+        cluster.is_some_and(|cluster| !cluster.nodes.get(name).is_some_and(|node| node.ready))
+    }
+
+    /// Whether the master that was asked says that a condition of the cluster
+    /// does not hold.
+    pub(super) fn is_unmet_in_cluster(&self, condition: &Condition) -> bool {
+        if let Condition::NodeReady { name } = condition
+            && is_asked_on_a_master(condition)
+        {
+            return self.is_node_unready(name);
+        }
+        let mut masters = self.hosts.iter();
+        masters.any(|host| host.name == self.world.cluster_host && host.is_unmet(condition))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rendered_configuration_is_compared_with_template_and_addresses() {
+        let pod_cidr: IpNet = "10.244.1.0/24".parse().unwrap();
+        let facts = |text: &str, subnet: &str| CniFacts {
+            digest: Digest::of(text),
+            subnet: subnet.parse().ok(),
+        };
+        let plain = Content::Plain(b"subnet={{.PodCIDR}} mtu=1450".to_vec());
+        let elaborate = Content::Plain(b"{{range .PodCIDRRanges}}{{.}}{{end}}".to_vec());
+        for (rendered, template, expected) in [
+            (
+                facts("subnet=10.244.1.0/24 mtu=1450", "10.244.1.0/24"),
+                &plain,
+                true,
+            ),
+            (
+                facts("subnet=10.244.1.0/24 mtu=1400", "10.244.1.0/24"),
+                &plain,
+                false,
+            ),
+            (
+                facts("subnet=10.244.2.0/24 mtu=1450", "10.244.2.0/24"),
+                &plain,
+                false,
+            ),
+            (facts("10.244.1.0/24", "10.244.1.0/24"), &elaborate, true),
+            (facts("10.244.2.0/24", "10.244.2.0/24"), &elaborate, false),
+            (facts("", "10.244.1.0/24"), &Content::Pending, true),
+        ] {
+            assert_eq!(is_rendered_from(&rendered, template, pod_cidr), expected);
+        }
+    }
+}

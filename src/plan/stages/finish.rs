@@ -1,0 +1,56 @@
+//! The end of a run on each host.
+
+use super::super::diff::Comparison;
+use super::super::order::side_by_side;
+use super::super::{Action, StagePlan, title};
+use super::{lanes, step};
+use crate::desired::{FileKind, Stage};
+
+/// Units and files of an older generation that are desired no more.
+pub(in super::super) fn remove_what_is_no_longer_desired(
+    comparison: &Comparison,
+    stage: Stage,
+) -> Vec<StagePlan> {
+    let lanes = lanes(comparison, |host| {
+        let mut steps = Vec::new();
+        let units = host.units_to_stop();
+        if !units.is_empty() {
+            let title = format!("stop {}", title::names(units.iter().map(String::as_str)));
+            steps.push(step(stage, host.name, title, Action::StopUnits { units }));
+        }
+        for kind in [FileKind::Software, FileKind::Trust] {
+            let remove = host.files_to_remove(kind);
+            if remove.is_empty() {
+                continue;
+            }
+            let title = match &remove[..] {
+                [path] => format!("remove {path}"),
+                paths => format!("remove {} files", paths.len()),
+            };
+            let action = Action::WriteFiles {
+                files: Vec::new(),
+                remove,
+                kind,
+            };
+            steps.push(step(stage, host.name, title, action));
+        }
+        steps
+    });
+    side_by_side(stage, vec![lanes]).into_iter().collect()
+}
+
+/// A new generation on each host whose software changed.
+pub(in super::super) fn commit(comparison: &Comparison) -> Vec<StagePlan> {
+    let bundle = &comparison.desired.bundle;
+    let lanes = lanes(comparison, |host| {
+        let Some(generation) = host.generation_to_commit(bundle) else {
+            return Vec::new();
+        };
+        let title = format!("keep this as generation {generation}");
+        let action = Action::Commit { generation };
+        vec![step(Stage::Verify, host.name, title, action)]
+    });
+    side_by_side(Stage::Verify, vec![lanes])
+        .into_iter()
+        .collect()
+}

@@ -1,0 +1,93 @@
+//! One function for each line of the list in [`super::plan`].
+
+mod cluster;
+mod finish;
+mod hosts;
+mod units;
+
+use super::diff::{Comparison, HostDiff};
+use super::{Action, Disruption, Lane, StagePlan, Step, title};
+use crate::desired::{Condition, Stage};
+pub(super) use cluster::{apply_manifests, mint, reset_pod_networks, verify};
+pub(super) use finish::{commit, remove_what_is_no_longer_desired};
+pub(super) use hosts::{bring_up_registries, lay_down, make_hosts_fit};
+pub(super) use units::change_units;
+
+/// A line of the list: what has to be done in its stage.
+pub(super) type Part = fn(&Comparison, Stage) -> Vec<StagePlan>;
+
+/// A step that interrupts nothing.
+fn step(stage: Stage, host: &str, title: String, action: Action) -> Step {
+    Step {
+        stage,
+        host: host.to_owned(),
+        title,
+        disrupts: None,
+        action,
+    }
+}
+
+/// One lane for each host, empty ones left out.
+fn lanes(comparison: &Comparison, steps: impl Fn(&HostDiff) -> Vec<Step>) -> Vec<Lane> {
+    let lanes = comparison.hosts.iter().map(|host| Lane {
+        host: host.name.to_owned(),
+        steps: steps(host),
+    });
+    lanes.filter(|lane| !lane.steps.is_empty()).collect()
+}
+
+/// A wait on the given host, with the limit that fits the condition.
+fn wait(stage: Stage, host: &str, condition: &Condition) -> Step {
+    let action = Action::Wait {
+        condition: condition.clone(),
+        limit_seconds: wait_limit(condition),
+    };
+    step(stage, host, title::wait(condition), action)
+}
+
+/// How long a condition may take to come true, in seconds: several times what
+/// it takes on slow disks, so that only what is broken runs into it.
+fn wait_limit(condition: &Condition) -> u32 {
+    match condition {
+        // A process that does not start fails within seconds, but a unit may
+        // be restarted a few times while what it depends on comes up.
+        Condition::UnitActive { .. } | Condition::RegistryServing { .. } => 90,
+        // Kubernetes' components become healthy in well under a minute.
+        Condition::HealthEndpoint { .. } | Condition::DnsAnswers { .. } => 120,
+        // Members that were off for long catch up by a snapshot first.
+        Condition::EtcdHealthy { .. } => 300,
+        // The API server retries etcd, and starts its hooks one by one.
+        Condition::ApiReady { .. } => 300,
+        // A node is ready after its first status update, at most five
+        // minutes apart by default (nodeStatusReportFrequency).
+        Condition::NodeReady { .. } | Condition::OverlayUp => 330,
+        // Probes and back-off of pods that start before what they need.
+        Condition::DeploymentAvailable { .. } | Condition::ApiServiceAvailable { .. } => 600,
+    }
+}
+
+/// A step with what it interrupts, said in the title where nothing else
+/// serves meanwhile.
+fn disruptive(step: Step, what: Disruption, is_announced: IsAnnounced) -> Step {
+    let title = match (is_announced, what) {
+        (IsAnnounced::No, _) | (_, Disruption::Node) => step.title,
+        (IsAnnounced::Yes, _) => {
+            format!(
+                "{} (the only {what}: clients wait until it is back)",
+                step.title
+            )
+        }
+    };
+    Step {
+        title,
+        disrupts: Some(what),
+        ..step
+    }
+}
+
+/// Whether a disruption is to be told to people.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum IsAnnounced {
+    Yes,
+    No,
+}
