@@ -10,6 +10,7 @@ pub mod netlink;
 pub mod observe;
 pub mod root;
 pub mod route;
+pub mod serve;
 mod worker;
 
 pub use channel::{

@@ -2,6 +2,8 @@
 //! one response out. Implemented by the agent over SSH, by the agent's code in
 //! this process, and by the simulated host.
 
+pub mod frame;
+pub mod link;
 pub mod request;
 
 pub use request::*;

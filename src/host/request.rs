@@ -12,6 +12,12 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "request")]
 pub enum Request {
+    /// Takes the host's exclusive lock for as long as the agent lives, waiting
+    /// at most so long for another run's last step. Verbs that change the host
+    /// ask for it before they observe.
+    Acquire {
+        limit_seconds: u32,
+    },
     Observe(ObserveRequest),
     /// On a master: nodes, and a server-side dry-run diff of each set.
     ObserveCluster {

@@ -1,0 +1,290 @@
+//! The agent's end of the stream: reads frames from standard input, has the
+//! worker do them, and writes what comes of it to standard output.
+
+use super::channel::{BodyReceiver, BodySender, body_channel, notice_channel};
+use super::worker::Worker;
+use crate::digest::Digest;
+use crate::host::frame::{Frame, FrameCodec, Hello, MAGIC, PROTOCOL_VERSION};
+use crate::host::{Failure, Notice, Request, Response};
+use crate::layout;
+use crate::plan::Action;
+use anyhow::{Context, Result};
+use fs_err as fs;
+use futures_util::StreamExt;
+use rustix::fs::FlockOperation;
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::codec::FramedRead;
+
+/// Without a word from the jump host for this long, it is taken for dead. It
+/// sends a heartbeat every five seconds.
+const SILENCE_LIMIT: Duration = Duration::from_secs(30);
+/// How long an action in hand may take after the jump host is gone.
+const FINISH_LIMIT: Duration = Duration::from_secs(120);
+/// Pace of asking for the host's lock.
+const LOCK_EVERY: Duration = Duration::from_millis(500);
+/// Frames that may wait for standard output.
+const QUEUE: usize = 64;
+
+/// Serves one stream to its end, then lets an action in hand finish.
+///
+/// # Errors
+/// When the stream is garbled or the host's state directory can't be used.
+pub async fn serve(
+    worker: Worker,
+    hello: Hello,
+    input: impl AsyncRead + Unpin,
+    mut output: impl AsyncWrite + Send + Unpin + 'static,
+) -> Result<()> {
+    let first = format!("\n{MAGIC}{}\n", serde_json::to_string(&hello)?);
+    output
+        .write_all(first.as_bytes())
+        .await
+        .context("writing the first line")?;
+    output.flush().await.context("writing the first line")?;
+    let (answers, queue) = mpsc::channel(QUEUE);
+    let writer = tokio::spawn(write_frames(output, queue));
+    let mut session = Session {
+        worker: Arc::new(worker),
+        answers,
+        bodies: HashMap::new(),
+        lock: Arc::default(),
+        finishing: JoinSet::new(),
+        disposable: JoinSet::new(),
+    };
+    let result = session.read(FramedRead::new(input, FrameCodec)).await;
+    session.finish().await;
+    drop(session);
+    // The writer ends with the last answer; nobody may be there to read it.
+    let _ = timeout(Duration::from_secs(1), writer).await;
+    result
+}
+
+/// What this very binary says of itself.
+///
+/// # Errors
+/// When it can't read itself.
+pub fn hello() -> Result<Hello> {
+    let own = fs::read("/proc/self/exe").context("reading this program")?;
+    Ok(Hello {
+        protocol: PROTOCOL_VERSION,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        digest: Digest::of(own),
+    })
+}
+
+struct Session {
+    worker: Arc<Worker>,
+    answers: mpsc::Sender<Frame>,
+    bodies: HashMap<u64, BodySender>,
+    lock: Arc<Mutex<Option<fs::File>>>,
+    /// Requests that are brought to their end when the jump host goes.
+    finishing: JoinSet<()>,
+    /// Requests that just stop then.
+    disposable: JoinSet<()>,
+}
+
+impl Session {
+    async fn read<R>(&mut self, mut frames: FramedRead<R, FrameCodec>) -> Result<()>
+    where
+        R: AsyncRead + Unpin,
+    {
+        loop {
+            let frame = match timeout(SILENCE_LIMIT, frames.next()).await {
+                // Nobody is there any more: the end of the stream, or silence.
+                Ok(None) | Err(_) => return Ok(()),
+                Ok(Some(frame)) => frame.context("reading a frame")?,
+            };
+            match frame {
+                Frame::Request { id, request } => self.start(id, *request),
+                Frame::Body { id, bytes } => {
+                    if let Some(body) = self.bodies.get(&id)
+                        && body.send(bytes).await.is_err()
+                    {
+                        self.bodies.remove(&id);
+                    }
+                }
+                Frame::BodyEnd { id } => {
+                    if let Some(body) = self.bodies.remove(&id) {
+                        let _ = body.finish().await;
+                    }
+                }
+                Frame::BodyAbort { id } => drop(self.bodies.remove(&id)),
+                Frame::Heartbeat | Frame::Notice { .. } | Frame::Response { .. } => {}
+            }
+            while self.finishing.try_join_next().is_some() {}
+            while self.disposable.try_join_next().is_some() {}
+        }
+    }
+
+    fn start(&mut self, id: u64, request: Request) {
+        let body = if has_body(&request) {
+            let (sender, receiver) = body_channel();
+            self.bodies.insert(id, sender);
+            receiver
+        } else {
+            BodyReceiver::empty()
+        };
+        let finishing = is_brought_to_its_end(&request);
+        let task = handle(Handling {
+            worker: self.worker.clone(),
+            answers: self.answers.clone(),
+            lock: self.lock.clone(),
+            id,
+            request,
+            body,
+        });
+        let set = if finishing {
+            &mut self.finishing
+        } else {
+            &mut self.disposable
+        };
+        set.spawn(task);
+    }
+
+    /// Cuts off bodies, stops what may be stopped, waits for the rest.
+    async fn finish(&mut self) {
+        self.bodies.clear();
+        self.disposable.shutdown().await;
+        let all = async { while self.finishing.join_next().await.is_some() {} };
+        let _ = timeout(FINISH_LIMIT, all).await;
+    }
+}
+
+struct Handling {
+    worker: Arc<Worker>,
+    answers: mpsc::Sender<Frame>,
+    lock: Arc<Mutex<Option<fs::File>>>,
+    id: u64,
+    request: Request,
+    body: BodyReceiver,
+}
+
+async fn handle(handling: Handling) {
+    let Handling {
+        worker,
+        answers,
+        lock,
+        id,
+        request,
+        body,
+    } = handling;
+    let (notices, mut told) = notice_channel();
+    let forward = async {
+        while let Some(notice) = told.recv().await {
+            if answers.send(Frame::Notice { id, notice }).await.is_err() {
+                break;
+            }
+        }
+    };
+    let work = async {
+        match request {
+            Request::Acquire { limit_seconds } => {
+                acquire(&lock, Duration::from_secs(limit_seconds.into()), notices).await
+            }
+            request => worker.handle(request, body, notices).await,
+        }
+    };
+    let (result, ()) = tokio::join!(work, forward);
+    let _ = answers
+        .send(Frame::Response {
+            id,
+            result: Box::new(result),
+        })
+        .await;
+}
+
+/// Takes the host's exclusive lock for as long as the agent lives.
+async fn acquire(
+    held: &Mutex<Option<fs::File>>,
+    limit: Duration,
+    notices: super::channel::NoticeSender,
+) -> Result<Response, Failure> {
+    let failed = |message: String, hint: Option<&str>| Failure {
+        message,
+        lines: Vec::new(),
+        hint: hint.map(str::to_owned),
+    };
+    let mut held = held.lock().await;
+    if held.is_some() {
+        return Ok(Response::Done);
+    }
+    let open = || -> io::Result<fs::File> {
+        fs::create_dir_all(layout::RUN)?;
+        fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(layout::LOCK)
+    };
+    let file = open().map_err(|error| failed(error.to_string(), None))?;
+    let deadline = tokio::time::Instant::now() + limit;
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {
+                *held = Some(file);
+                return Ok(Response::Done);
+            }
+            Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(failed(format!("locking {}: {error}", layout::LOCK), None)),
+        }
+        if tokio::time::Instant::now() >= deadline {
+            return Err(failed(
+                "another run is changing this host".to_owned(),
+                Some("wait for it to end, or end it, then run the same command again"),
+            ));
+        }
+        let reason = "another run's step is still in hand on this host".to_owned();
+        notices.send_lossy(Notice::Waiting { reason });
+        sleep(LOCK_EVERY).await;
+    }
+}
+
+fn has_body(request: &Request) -> bool {
+    match request {
+        Request::PutBlob { .. } => true,
+        Request::Run(run) => run.input,
+        _ => false,
+    }
+}
+
+/// Whether a request is finished after the jump host went away: what stops,
+/// swaps or starts something, but not waits and transfers, which the next run
+/// does again.
+fn is_brought_to_its_end(request: &Request) -> bool {
+    match request {
+        Request::Apply(apply) => !matches!(
+            apply.action,
+            Action::Wait { .. } | Action::InstallBinaries { .. } | Action::PullImages { .. }
+        ),
+        _ => false,
+    }
+}
+
+async fn write_frames(
+    mut output: impl AsyncWrite + Send + Unpin,
+    mut queue: mpsc::Receiver<Frame>,
+) {
+    while let Some(frame) = queue.recv().await {
+        let Ok((header, payload)) = frame.encode() else {
+            continue;
+        };
+        let written = async {
+            output.write_all(&header).await?;
+            output.write_all(&payload).await?;
+            output.flush().await
+        };
+        if written.await.is_err() {
+            // The reader is gone. Keep emptying the queue, so that an action
+            // in hand isn't held up by answers that nobody reads.
+            while queue.recv().await.is_some() {}
+            return;
+        }
+    }
+}

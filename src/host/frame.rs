@@ -1,0 +1,229 @@
+//! Frames between the jump host and an agent: a header of thirteen bytes
+//! (payload length, kind, request id; big endian) and a payload. Requests,
+//! notices and responses are JSON; bodies are raw bytes.
+
+use super::{Failure, Notice, Request, Response};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+use std::io;
+use tokio_util::codec::{Decoder, Encoder};
+
+/// Raised when a frame's meaning changes; both sides must have the same.
+pub const PROTOCOL_VERSION: u32 = 1;
+/// Begins the line after which frames come. Shells print banners before it.
+pub const MAGIC: &str = "COFFERDAM-AGENT ";
+/// Bodies are cut into pieces of at most this size, in bytes.
+pub const BODY_PIECE: usize = 1 << 20;
+/// The largest payload, in bytes: rendered files and manifests of a large
+/// host fit many times over, and a garbled length is found at once.
+const LARGEST_PAYLOAD: usize = 64 << 20;
+const HEADER: usize = 13;
+
+/// What an agent says of itself in its first line, as JSON after [`MAGIC`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    pub protocol: u32,
+    /// Version of cofferdam.
+    pub version: String,
+    /// sha256 of the agent's own binary.
+    pub digest: crate::digest::Digest,
+}
+
+/// One frame.
+#[derive(Debug)]
+pub enum Frame {
+    /// To the agent.
+    Request {
+        id: u64,
+        request: Box<Request>,
+    },
+    Body {
+        id: u64,
+        bytes: Bytes,
+    },
+    BodyEnd {
+        id: u64,
+    },
+    /// The body can't be finished.
+    BodyAbort {
+        id: u64,
+    },
+    /// The jump host lives.
+    Heartbeat,
+    /// To the jump host.
+    Notice {
+        id: u64,
+        notice: Notice,
+    },
+    Response {
+        id: u64,
+        result: Box<Result<Response, Failure>>,
+    },
+}
+
+/// Encodes and decodes [`Frame`]s.
+#[derive(Debug, Default)]
+pub struct FrameCodec;
+
+const REQUEST: u8 = 1;
+const BODY: u8 = 2;
+const BODY_END: u8 = 3;
+const BODY_ABORT: u8 = 4;
+const HEARTBEAT: u8 = 5;
+const NOTICE: u8 = 16;
+const RESPONSE: u8 = 17;
+
+impl Frame {
+    fn parts(&self) -> io::Result<(u8, u64, Bytes)> {
+        fn json(value: &impl Serialize) -> io::Result<Bytes> {
+            Ok(serde_json::to_vec(value)?.into())
+        }
+        Ok(match self {
+            Self::Request { id, request } => (REQUEST, *id, json(request)?),
+            Self::Body { id, bytes } => (BODY, *id, bytes.clone()),
+            Self::BodyEnd { id } => (BODY_END, *id, Bytes::new()),
+            Self::BodyAbort { id } => (BODY_ABORT, *id, Bytes::new()),
+            Self::Heartbeat => (HEARTBEAT, 0, Bytes::new()),
+            Self::Notice { id, notice } => (NOTICE, *id, json(notice)?),
+            Self::Response { id, result } => (RESPONSE, *id, json(result)?),
+        })
+    }
+
+    /// Header and payload, apart so that a body need not be copied.
+    ///
+    /// # Errors
+    /// When a value can't be told in JSON or the payload is too large.
+    pub fn encode(&self) -> io::Result<(Bytes, Bytes)> {
+        let (kind, id, payload) = self.parts()?;
+        if payload.len() > LARGEST_PAYLOAD {
+            let message = format!("a frame of {} bytes is too large", payload.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+        let mut header = BytesMut::with_capacity(HEADER);
+        // Checked above to be far below 4 GiB.
+        header.put_u32(u32::try_from(payload.len()).unwrap_or(u32::MAX));
+        header.put_u8(kind);
+        header.put_u64(id);
+        Ok((header.freeze(), payload))
+    }
+}
+
+impl Encoder<Frame> for FrameCodec {
+    type Error = io::Error;
+
+    fn encode(&mut self, frame: Frame, buffer: &mut BytesMut) -> io::Result<()> {
+        let (header, payload) = frame.encode()?;
+        buffer.extend_from_slice(&header);
+        buffer.extend_from_slice(&payload);
+        Ok(())
+    }
+}
+
+impl Decoder for FrameCodec {
+    type Item = Frame;
+    type Error = io::Error;
+
+    fn decode(&mut self, buffer: &mut BytesMut) -> io::Result<Option<Frame>> {
+        let Some(mut header) = buffer.get(..HEADER) else {
+            return Ok(None);
+        };
+        let length = header.get_u32() as usize;
+        let kind = header.get_u8();
+        let id = header.get_u64();
+        if length > LARGEST_PAYLOAD {
+            let message = format!("a frame claims {length} bytes; the stream is garbled");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+        if buffer.len() < HEADER + length {
+            buffer.reserve(HEADER + length - buffer.len());
+            return Ok(None);
+        }
+        buffer.advance(HEADER);
+        let payload = buffer.split_to(length).freeze();
+        Ok(Some(match kind {
+            REQUEST => Frame::Request {
+                id,
+                request: serde_json::from_slice(&payload)?,
+            },
+            BODY => Frame::Body { id, bytes: payload },
+            BODY_END => Frame::BodyEnd { id },
+            BODY_ABORT => Frame::BodyAbort { id },
+            HEARTBEAT => Frame::Heartbeat,
+            NOTICE => Frame::Notice {
+                id,
+                notice: serde_json::from_slice(&payload)?,
+            },
+            RESPONSE => Frame::Response {
+                id,
+                result: serde_json::from_slice(&payload)?,
+            },
+            other => {
+                let message = format!("a frame has the unknown kind {other}");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+            }
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::OutputStream;
+
+    fn round_trip(frame: Frame) -> Frame {
+        let mut buffer = BytesMut::new();
+        FrameCodec.encode(frame, &mut buffer).unwrap();
+        let mut partial = BytesMut::new();
+        for byte in &buffer[..buffer.len() - 1] {
+            partial.put_u8(*byte);
+            assert!(FrameCodec.decode(&mut partial).unwrap().is_none());
+        }
+        partial.put_u8(buffer[buffer.len() - 1]);
+        FrameCodec.decode(&mut partial).unwrap().unwrap()
+    }
+
+    #[test]
+    fn frames_survive_arriving_byte_by_byte() {
+        let notice = Notice::Output {
+            stream: OutputStream::Stderr,
+            bytes: vec![0, 255, 10],
+        };
+        let Frame::Notice {
+            id: 7,
+            notice: found,
+        } = round_trip(Frame::Notice {
+            id: 7,
+            notice: notice.clone(),
+        })
+        else {
+            unreachable!()
+        };
+        assert_eq!(found, notice);
+        let failure = Failure {
+            message: "m".into(),
+            lines: vec!["l".into()],
+            hint: None,
+        };
+        let result = Box::new(Err(failure.clone()));
+        let Frame::Response { result, .. } = round_trip(Frame::Response { id: 1, result }) else {
+            unreachable!()
+        };
+        assert_eq!(result.unwrap_err(), failure);
+        let bytes = Bytes::from(vec![9; 1000]);
+        let Frame::Body { bytes: found, .. } = round_trip(Frame::Body {
+            id: 2,
+            bytes: bytes.clone(),
+        }) else {
+            unreachable!()
+        };
+        assert_eq!(found, bytes);
+    }
+
+    #[test]
+    fn a_garbled_stream_is_an_error() {
+        let mut buffer = BytesMut::from(&[0xff; 20][..]);
+        assert!(FrameCodec.decode(&mut buffer).is_err());
+        let mut buffer = BytesMut::from(&[0, 0, 0, 0, 99, 0, 0, 0, 0, 0, 0, 0, 0][..]);
+        assert!(FrameCodec.decode(&mut buffer).is_err());
+    }
+}

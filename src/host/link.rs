@@ -1,0 +1,482 @@
+//! The jump host's end of an agent's stream: many calls over one pair of
+//! pipes, whoever carries them.
+
+use super::frame::{BODY_PIECE, Frame, FrameCodec, Hello, MAGIC, PROTOCOL_VERSION};
+use super::{Body, Call, Failure, Host, HostError, Notice, Request, Response, Transferred};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::codec::FramedRead;
+
+/// An agent ends when it hears nothing for thirty seconds; this leaves room
+/// for five lost ones.
+const HEARTBEAT_EVERY: Duration = Duration::from_secs(5);
+/// How long a shell's banner and the agent's start may take.
+const HELLO_LIMIT: Duration = Duration::from_secs(30);
+/// Bytes of a shell's banner before the agent's first line.
+const BANNER_LIMIT: usize = 64 << 10;
+/// Frames that may wait for the link.
+const QUEUE: usize = 4;
+
+/// A host behind an agent's pipes.
+pub struct Link {
+    host: String,
+    hello: Hello,
+    outgoing: mpsc::Sender<Frame>,
+    state: Arc<Mutex<State>>,
+    next_id: AtomicU64,
+    traffic: Arc<Traffic>,
+    /// What carries the pipes, kept for as long as the link.
+    _carrier: Box<dyn Send + Sync>,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: HashMap<u64, mpsc::Sender<Incoming>>,
+    /// Why the link ended.
+    lost: Option<String>,
+}
+
+enum Incoming {
+    Notice(Notice),
+    Response(Box<Result<Response, Failure>>),
+}
+
+/// Bytes of frames both ways.
+#[derive(Default)]
+struct Traffic {
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+/// The agent's pipes and what they hang on.
+pub struct Pipes<R, W> {
+    pub output: R,
+    pub input: W,
+    /// Explains an end of the stream: exit status, last lines of stderr.
+    pub explain: Box<dyn Fn() -> String + Send + Sync>,
+    pub carrier: Box<dyn Send + Sync>,
+}
+
+/// Why an agent could not be spoken to.
+#[derive(Debug, thiserror::Error)]
+pub enum HelloError {
+    /// The stream ended or nothing that looks like an agent came.
+    #[error("{host}: the agent did not start: {reason}")]
+    NoAgent { host: String, reason: String },
+    /// Another version's agent.
+    #[error(
+        "{host}: its agent (cofferdam {version}) speaks protocol {found}, this one {PROTOCOL_VERSION}"
+    )]
+    Protocol {
+        host: String,
+        version: String,
+        found: u32,
+    },
+}
+
+impl Link {
+    /// Waits for the agent's first line and starts to carry frames.
+    ///
+    /// # Errors
+    /// When no agent answers within thirty seconds, or one of another
+    /// protocol.
+    pub async fn open<R, W>(host: &str, mut pipes: Pipes<R, W>) -> Result<Self, HelloError>
+    where
+        R: AsyncRead + Send + Unpin + 'static,
+        W: AsyncWrite + Send + Unpin + 'static,
+    {
+        let no_agent = |reason: String| HelloError::NoAgent {
+            host: host.to_owned(),
+            reason,
+        };
+        let hello = match timeout(HELLO_LIMIT, read_hello(&mut pipes.output)).await {
+            Ok(Ok(hello)) => hello,
+            Ok(Err(reason)) => {
+                let explained = (pipes.explain)();
+                let parts = [reason, explained];
+                let parts: Vec<String> =
+                    parts.into_iter().filter(|part| !part.is_empty()).collect();
+                return Err(no_agent(parts.join("; ")));
+            }
+            Err(_) => {
+                let seconds = HELLO_LIMIT.as_secs();
+                return Err(no_agent(format!("nothing came within {seconds} s")));
+            }
+        };
+        if hello.protocol != PROTOCOL_VERSION {
+            return Err(HelloError::Protocol {
+                host: host.to_owned(),
+                version: hello.version,
+                found: hello.protocol,
+            });
+        }
+        let (outgoing, queue) = mpsc::channel(QUEUE);
+        let state = Arc::new(Mutex::new(State::default()));
+        let traffic = Arc::new(Traffic::default());
+        tokio::spawn(write_frames(
+            pipes.input,
+            queue,
+            traffic.clone(),
+            state.clone(),
+        ));
+        let reader = Reader {
+            state: state.clone(),
+            traffic: traffic.clone(),
+        };
+        tokio::spawn(reader.run(pipes.output, pipes.explain));
+        Ok(Self {
+            host: host.to_owned(),
+            hello,
+            outgoing,
+            state,
+            next_id: AtomicU64::new(1),
+            traffic,
+            _carrier: pipes.carrier,
+        })
+    }
+
+    /// What the agent said of itself.
+    pub fn hello(&self) -> &Hello {
+        &self.hello
+    }
+
+    async fn exchange(&self, call: Call<'_>) -> Result<Response, HostError> {
+        let doing = describe(&call.request);
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let (sender, mut incoming) = mpsc::channel(256);
+        {
+            let mut state = lock(&self.state);
+            if let Some(reason) = &state.lost {
+                return Err(self.lost(doing, reason.clone()));
+            }
+            state.waiting.insert(id, sender);
+        }
+        let _registered = Registered {
+            state: &self.state,
+            id,
+        };
+        let deadline = Instant::now() + call.limit;
+        let request = Box::new(call.request);
+        if self
+            .outgoing
+            .send(Frame::Request { id, request })
+            .await
+            .is_err()
+        {
+            return Err(self.lost(doing, self.reason()));
+        }
+        let mut body = call.body;
+        let mut last = "no word from the host yet".to_owned();
+        loop {
+            let next = if let Some(reading) = &mut body {
+                match self.next_piece(id, reading.as_mut()).await {
+                    Ok(Some(permit_and_frame)) => {
+                        let (permit, frame, end) = permit_and_frame;
+                        permit.send(frame);
+                        if end {
+                            body = None;
+                        }
+                        match incoming.try_recv() {
+                            Ok(next) => Some(next),
+                            Err(mpsc::error::TryRecvError::Empty) if Instant::now() < deadline => {
+                                continue;
+                            }
+                            Err(mpsc::error::TryRecvError::Empty) => None,
+                            Err(mpsc::error::TryRecvError::Disconnected) => {
+                                return Err(self.lost(doing, self.reason()));
+                            }
+                        }
+                    }
+                    Ok(None) => return Err(self.lost(doing, self.reason())),
+                    Err(source) => {
+                        return Err(HostError::Body {
+                            host: self.host.clone(),
+                            source,
+                        });
+                    }
+                }
+            } else {
+                tokio::select! {
+                    next = incoming.recv() => match next {
+                        Some(next) => Some(next),
+                        None => return Err(self.lost(doing, self.reason())),
+                    },
+                    () = sleep_until(deadline) => None,
+                }
+            };
+            match next {
+                Some(Incoming::Notice(notice)) => {
+                    if let Notice::Waiting { reason } = &notice {
+                        last.clone_from(reason);
+                    }
+                    (call.notices)(notice);
+                }
+                Some(Incoming::Response(result)) => {
+                    if body.is_some() {
+                        // It has no use for the rest.
+                        let _ = self.outgoing.send(Frame::BodyAbort { id }).await;
+                    }
+                    return result.map_err(|failure| HostError::Failed {
+                        host: self.host.clone(),
+                        failure,
+                    });
+                }
+                None => {
+                    return Err(HostError::Timeout {
+                        host: self.host.clone(),
+                        doing,
+                        seconds: call.limit.as_secs(),
+                        last,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Reads the next piece of a body once the link has room for it. None if
+    /// the link is gone.
+    async fn next_piece<'a>(
+        &'a self,
+        id: u64,
+        body: &mut (dyn Body + '_),
+    ) -> io::Result<Option<(mpsc::Permit<'a, Frame>, Frame, bool)>> {
+        let Ok(permit) = self.outgoing.reserve().await else {
+            return Ok(None);
+        };
+        match body.next() {
+            Ok(Some(bytes)) => {
+                debug_assert!(bytes.len() <= BODY_PIECE);
+                Ok(Some((permit, Frame::Body { id, bytes }, false)))
+            }
+            Ok(None) => Ok(Some((permit, Frame::BodyEnd { id }, true))),
+            Err(error) => {
+                permit.send(Frame::BodyAbort { id });
+                Err(error)
+            }
+        }
+    }
+
+    fn reason(&self) -> String {
+        let reason = lock(&self.state).lost.clone();
+        reason.unwrap_or_else(|| "the connection ended".to_owned())
+    }
+
+    fn lost(&self, doing: String, reason: String) -> HostError {
+        HostError::Lost {
+            host: self.host.clone(),
+            doing,
+            reason,
+        }
+    }
+}
+
+impl Host for Link {
+    fn name(&self) -> &str {
+        &self.host
+    }
+
+    fn call<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, Result<Response, HostError>> {
+        Box::pin(self.exchange(call))
+    }
+
+    fn transferred(&self) -> Transferred {
+        Transferred {
+            sent: self.traffic.sent.load(Ordering::Relaxed),
+            received: self.traffic.received.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Takes a call out of the table when it ends, however it ends.
+struct Registered<'a> {
+    state: &'a Mutex<State>,
+    id: u64,
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        lock(self.state).waiting.remove(&self.id);
+    }
+}
+
+/// A panic in another task leaves the table itself whole.
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads up to the agent's first line, over whatever a shell prints before.
+async fn read_hello(output: &mut (impl AsyncRead + Unpin)) -> Result<Hello, String> {
+    let mut line = Vec::new();
+    let mut read = 0;
+    loop {
+        let byte = match output.read_u8().await {
+            Ok(byte) => byte,
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err("the stream ended before its first line".to_owned());
+            }
+            Err(error) => return Err(error.to_string()),
+        };
+        read += 1;
+        if read > BANNER_LIMIT {
+            return Err(format!("{BANNER_LIMIT} bytes came that are not an agent's"));
+        }
+        if byte != b'\n' {
+            line.push(byte);
+            continue;
+        }
+        let text = String::from_utf8_lossy(&line);
+        if let Some(at) = text.find(MAGIC) {
+            let json = &text[at + MAGIC.len()..];
+            return serde_json::from_str(json)
+                .map_err(|error| format!("its first line can't be read: {error}"));
+        }
+        line.clear();
+    }
+}
+
+async fn write_frames(
+    mut input: impl AsyncWrite + Send + Unpin,
+    mut queue: mpsc::Receiver<Frame>,
+    traffic: Arc<Traffic>,
+    state: Arc<Mutex<State>>,
+) {
+    loop {
+        let frame = match timeout(HEARTBEAT_EVERY, queue.recv()).await {
+            Ok(Some(frame)) => frame,
+            Ok(None) => break,
+            Err(_) => Frame::Heartbeat,
+        };
+        let written = match frame.encode() {
+            Ok((header, payload)) => write_one(&mut input, header, payload, &traffic).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = written {
+            end(&state, &format!("writing to the host: {error}"));
+            break;
+        }
+    }
+    let _ = input.shutdown().await;
+}
+
+async fn write_one(
+    input: &mut (impl AsyncWrite + Unpin),
+    header: Bytes,
+    payload: Bytes,
+    traffic: &Traffic,
+) -> io::Result<()> {
+    input.write_all(&header).await?;
+    input.write_all(&payload).await?;
+    input.flush().await?;
+    traffic
+        .sent
+        .fetch_add((header.len() + payload.len()) as u64, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Marks the link as gone and wakes everybody who waits.
+fn end(state: &Mutex<State>, reason: &str) {
+    let mut state = lock(state);
+    if state.lost.is_none() {
+        state.lost = Some(reason.to_owned());
+    }
+    state.waiting.clear();
+}
+
+struct Reader {
+    state: Arc<Mutex<State>>,
+    traffic: Arc<Traffic>,
+}
+
+impl Reader {
+    async fn run(
+        self,
+        output: impl AsyncRead + Send + Unpin,
+        explain: Box<dyn Fn() -> String + Send + Sync>,
+    ) {
+        let counted = Counted {
+            inner: output,
+            traffic: self.traffic.clone(),
+        };
+        let mut frames = FramedRead::new(counted, FrameCodec);
+        let reason = loop {
+            match frames.next().await {
+                Some(Ok(frame)) => self.deliver(frame).await,
+                Some(Err(error)) => break format!("reading from the host: {error}"),
+                None => {
+                    let explained = explain();
+                    break if explained.is_empty() {
+                        "its agent ended".to_owned()
+                    } else {
+                        format!("its agent ended: {explained}")
+                    };
+                }
+            }
+        };
+        end(&self.state, &reason);
+    }
+
+    async fn deliver(&self, frame: Frame) {
+        let (id, incoming) = match frame {
+            Frame::Notice { id, notice } => (id, Incoming::Notice(notice)),
+            Frame::Response { id, result } => (id, Incoming::Response(result)),
+            // An agent sends nothing else.
+            _ => return,
+        };
+        let sender = lock(&self.state).waiting.get(&id).cloned();
+        if let Some(sender) = sender {
+            // A call that was given up has no receiver; that is its matter.
+            let _ = sender.send(incoming).await;
+        }
+    }
+}
+
+/// Counts what is read.
+struct Counted<R> {
+    inner: R,
+    traffic: Arc<Traffic>,
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Counted<R> {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let result = std::pin::Pin::new(&mut self.inner).poll_read(context, buffer);
+        let read = buffer.filled().len() - before;
+        self.traffic
+            .received
+            .fetch_add(read as u64, Ordering::Relaxed);
+        result
+    }
+}
+
+/// What a request does, for messages.
+pub fn describe(request: &Request) -> String {
+    match request {
+        Request::Acquire { .. } => "taking the host for this run".to_owned(),
+        Request::Observe(_) => "observing".to_owned(),
+        Request::ObserveCluster { .. } => "observing the cluster".to_owned(),
+        Request::Apply(apply) => {
+            let value = serde_json::to_value(&apply.action).unwrap_or_default();
+            let name = value
+                .get("action")
+                .and_then(|name| name.as_str())
+                .unwrap_or("a step");
+            name.replace('-', " ")
+        }
+        Request::PutBlob { digest, .. } => format!("sending blob {}", digest.short()),
+        Request::SeedStart | Request::SeedStop => "filling the registry".to_owned(),
+        Request::Run(run) => format!("running {}", run.program),
+    }
+}
