@@ -3,6 +3,7 @@
 //! the edges (site, hosts, bundle reader) are thin.
 
 pub mod agent;
+pub mod bundle;
 pub mod desired;
 pub mod digest;
 pub mod event;

@@ -1,0 +1,27 @@
+//! The bundle: one signed file that carries everything an air-gapped site needs.
+//!
+//! A bundle is an OCI image layout in an uncompressed tar. Its `index.json` is
+//! the root of all digests, and the signature beside it covers them all, so
+//! nothing that the index does not reach is ever read.
+//!
+//! [`reader`], [`verify`] and [`inspect`] read bundles and need no network;
+//! [`write`] puts them together.
+
+pub mod hash;
+pub mod inspect;
+pub mod names;
+pub mod oci;
+pub mod platform;
+pub mod progress;
+pub mod reader;
+pub mod sign;
+pub mod tar_format;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod verify;
+pub mod write;
+
+pub use platform::Platform;
+pub use progress::{NoProgress, Progress};
+pub use reader::{Bundle, BundleError, FileArtifact, ImageArtifact, Verified};
+pub use sign::{SigningKey, TrustedKey};
