@@ -6,6 +6,7 @@ pub mod channel;
 pub mod command;
 pub mod etcdctl;
 pub mod failure;
+pub mod install;
 pub mod netlink;
 pub mod observe;
 pub mod root;

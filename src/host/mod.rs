@@ -4,6 +4,7 @@
 
 pub mod frame;
 pub mod link;
+pub mod remote;
 pub mod request;
 
 pub use request::*;

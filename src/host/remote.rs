@@ -1,0 +1,322 @@
+//! A host over SSH: brings the agent to its path if it isn't there, starts
+//! it, and speaks to it.
+
+use super::link::{HelloError, Link, Pipes};
+use super::{Call, Host, HostError, Response, Transferred};
+use crate::agent::install::NEW_AGENT;
+use crate::digest::Digest;
+use crate::layout::AGENT;
+use crate::ssh::{self, ConnectError, HostKeys, Session, Target, Timeouts};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Small commands before there is an agent.
+const COMMAND_LIMIT: Duration = Duration::from_secs(30);
+/// An agent of 25 MB over a link of 1 Mbit/s.
+const UPLOAD_LIMIT: Duration = Duration::from_secs(300);
+/// The agent is cut into pieces of this size, in bytes, on its way.
+const UPLOAD_PIECE: usize = 256 << 10;
+
+/// A host whose agent runs at the other end of an SSH session.
+pub struct RemoteHost {
+    link: Link,
+    session: Arc<Session>,
+    /// `linux/amd64`.
+    pub platform: String,
+    /// Whether the agent was brought by this run.
+    pub brought: bool,
+}
+
+/// Where agents for hosts come from: the verified bundle.
+pub trait AgentSource: Send + Sync {
+    /// Digest and bytes of the agent for a platform; none if the bundle has
+    /// none.
+    ///
+    /// # Errors
+    /// When the bundle can't be read.
+    fn agent(&self, platform: &str) -> std::io::Result<Option<(Digest, Bytes)>>;
+}
+
+/// Why a host could not be made to listen.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Ssh(#[from] ssh::Error),
+    #[error(transparent)]
+    Hello(#[from] HelloError),
+    #[error("{host}: `{said}` is no platform that cofferdam knows")]
+    Platform { host: String, said: String },
+    #[error("{host}: the bundle has no cofferdam for {platform}")]
+    NoAgent { host: String, platform: String },
+    #[error("{host}: user {user} can't become root: {reason}")]
+    NotRoot {
+        host: String,
+        user: String,
+        reason: String,
+    },
+    #[error("{host}: bringing the agent to {AGENT}: {reason}")]
+    Upload { host: String, reason: String },
+    #[error("{host}: reading the agent from the bundle: {source}")]
+    Bundle {
+        host: String,
+        source: std::io::Error,
+    },
+}
+
+impl RemoteError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Connect(error) => error.hint(),
+            Self::Hello(HelloError::NoAgent { .. }) => {
+                format!(
+                    "is {AGENT} there, and its file system mounted with exec? `install` brings it"
+                )
+            }
+            Self::Hello(HelloError::Protocol { .. }) => {
+                "run `install` or `upgrade` with a bundle of this cofferdam's version".to_owned()
+            }
+            Self::NotRoot { user, .. } => format!(
+                "allow {user} to run /opt/cofferdam/agent and sh as root without a password (sudoers: NOPASSWD), or set ssh.user = \"root\""
+            ),
+            Self::NoAgent { .. } => {
+                "build a bundle that lists the platform in `platforms`".to_owned()
+            }
+            Self::Upload { .. } => {
+                "is there space below /opt, and is it mounted with exec?".to_owned()
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// Connects to a host and starts its agent, which it brings there first if
+/// another one, or none, is in place. Without a source whatever is there is
+/// used.
+///
+/// # Errors
+/// When the host can't be reached or trusted, its user can't become root, or
+/// the bundle lacks its platform.
+pub async fn connect(
+    target: &Target,
+    host_keys: &HostKeys,
+    source: Option<&dyn AgentSource>,
+) -> Result<RemoteHost, RemoteError> {
+    let session = Arc::new(ssh::connect(target, host_keys, &Timeouts::default()).await?);
+    let host = target.host.clone();
+    let said = session
+        .run("uname -sm", Bytes::new(), COMMAND_LIMIT)
+        .await?;
+    let platform =
+        platform(&String::from_utf8_lossy(&said)).map_err(|said| RemoteError::Platform {
+            host: host.clone(),
+            said,
+        })?;
+    let sudo = prefix(&target.user);
+    let Some(source) = source else {
+        let link = start(&session, &host, sudo).await?;
+        return Ok(RemoteHost {
+            link,
+            session,
+            platform,
+            brought: false,
+        });
+    };
+    let agent = source
+        .agent(&platform)
+        .map_err(|source| RemoteError::Bundle {
+            host: host.clone(),
+            source,
+        })?;
+    let Some((digest, bytes)) = agent else {
+        return Err(RemoteError::NoAgent { host, platform });
+    };
+    let there = match start(&session, &host, sudo).await {
+        Ok(link) if link.hello().digest == digest => {
+            return Ok(RemoteHost {
+                link,
+                session,
+                platform,
+                brought: false,
+            });
+        }
+        Ok(_) | Err(RemoteError::Hello(HelloError::Protocol { .. })) => true,
+        Err(RemoteError::Hello(HelloError::NoAgent { .. })) => false,
+        Err(error) => return Err(error),
+    };
+    upload(
+        &session,
+        target,
+        Upload {
+            digest,
+            bytes,
+            replace: there,
+        },
+    )
+    .await?;
+    let link = start(&session, &host, sudo).await?;
+    if link.hello().digest != digest {
+        let reason = format!("{} runs there instead", link.hello().digest);
+        return Err(RemoteError::Upload { host, reason });
+    }
+    Ok(RemoteHost {
+        link,
+        session,
+        platform,
+        brought: true,
+    })
+}
+
+struct Upload {
+    digest: Digest,
+    bytes: Bytes,
+    /// Whether an agent is in place that takes its successor itself.
+    replace: bool,
+}
+
+async fn upload(session: &Session, target: &Target, upload: Upload) -> Result<(), RemoteError> {
+    let sudo = prefix(&target.user);
+    let host = target.host.clone();
+    let probe = format!(
+        "{sudo}{}",
+        if upload.replace { AGENT } else { "sh -c true" }
+    );
+    let probe = if upload.replace {
+        format!("{probe} --version")
+    } else {
+        probe
+    };
+    let output = session.output(&probe, Bytes::new(), COMMAND_LIMIT).await?;
+    if !output.exit.is_success() {
+        let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(RemoteError::NotRoot {
+            host,
+            user: target.user.clone(),
+            reason,
+        });
+    }
+    let command = upload_command(sudo, &upload.digest, upload.replace);
+    let failed = |reason: String| RemoteError::Upload {
+        host: host.clone(),
+        reason,
+    };
+    let work = async {
+        let mut process = session.exec(&command).await?;
+        let mut rest = upload.bytes.clone();
+        while !rest.is_empty() {
+            let piece = rest.split_to(rest.len().min(UPLOAD_PIECE));
+            if process.stdin.write_bytes(piece).await.is_err() {
+                break;
+            }
+        }
+        let ssh::Process {
+            stdin,
+            stdout,
+            mut exit,
+            ..
+        } = process;
+        drop(stdin);
+        drop(stdout);
+        let ended = exit.wait().await?;
+        if ended.is_success() {
+            return Ok(());
+        }
+        Err(failed(format!(
+            "{ended}: {}",
+            exit.last_stderr_lines().join("; ")
+        )))
+    };
+    match tokio::time::timeout(UPLOAD_LIMIT, work).await {
+        Ok(result) => result,
+        Err(_) => Err(failed(format!(
+            "it took longer than {} s",
+            UPLOAD_LIMIT.as_secs()
+        ))),
+    }
+}
+
+async fn start(session: &Session, host: &str, sudo: &str) -> Result<Link, RemoteError> {
+    let process = session.exec(&format!("{sudo}{AGENT} agent")).await?;
+    let ssh::Process {
+        stdin,
+        stdout,
+        stderr,
+        exit,
+    } = process;
+    let explain = move || stderr.last_lines().join("; ");
+    let pipes = Pipes {
+        output: stdout,
+        input: stdin,
+        explain: Box::new(explain),
+        carrier: Box::new(exit),
+    };
+    Ok(Link::open(host, pipes).await?)
+}
+
+/// What goes before a command that must run as root.
+fn prefix(user: &str) -> &'static str {
+    if user == "root" { "" } else { "sudo -n " }
+}
+
+/// The command that takes the agent on its standard input.
+fn upload_command(sudo: &str, digest: &Digest, replace: bool) -> String {
+    if replace {
+        return format!("{sudo}{AGENT} agent-replace {digest}");
+    }
+    let script = format!(
+        "umask 077 && mkdir -p -m 0755 /opt/cofferdam && cat > {NEW_AGENT} && chmod 0700 {NEW_AGENT} && exec {NEW_AGENT} agent-install {digest}"
+    );
+    format!("{sudo}sh -c {}", ssh::sh_quote(&script))
+}
+
+/// The OCI platform of `uname -sm`.
+fn platform(said: &str) -> Result<String, String> {
+    match said.trim() {
+        "Linux x86_64" => Ok("linux/amd64".to_owned()),
+        "Linux aarch64" => Ok("linux/arm64".to_owned()),
+        other => Err(other.to_owned()),
+    }
+}
+
+impl Host for RemoteHost {
+    fn name(&self) -> &str {
+        self.link.name()
+    }
+
+    fn call<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, Result<Response, HostError>> {
+        self.link.call(call)
+    }
+
+    fn transferred(&self) -> Transferred {
+        let ssh::Transferred { sent, received } = self.session.transferred();
+        Transferred { sent, received }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_exactly_these() {
+        let digest = Digest::of("agent");
+        assert_eq!(
+            upload_command("sudo -n ", &digest, true),
+            format!("sudo -n /opt/cofferdam/agent agent-replace {digest}")
+        );
+        let first = upload_command("", &digest, false);
+        assert!(first.starts_with("sh -c 'umask 077 && mkdir -p -m 0755 /opt/cofferdam && "));
+        assert!(first.ends_with(&format!("agent-install {digest}'")));
+    }
+
+    #[test]
+    fn knows_two_platforms_and_names_others() {
+        assert_eq!(platform("Linux x86_64\n").unwrap(), "linux/amd64");
+        assert_eq!(platform("Linux aarch64\n").unwrap(), "linux/arm64");
+        assert_eq!(platform("Linux riscv64\n").unwrap_err(), "Linux riscv64");
+    }
+}
