@@ -150,7 +150,7 @@ fn descriptor(media_type: &str, content: &[u8]) -> Value {
     json!({ "mediaType": media_type, "digest": digest(content), "size": content.len() })
 }
 
-/// The version of a busybox, for the key of what is made from it.
+/// The digest of a busybox, for the key of what is made from it.
 pub fn busybox_digest(busybox: &Busybox) -> Result<String> {
     super::cache::sha256_of_file(Utf8Path::new(&busybox.binary))
 }

@@ -10,7 +10,8 @@ use super::cache::{Cache, KeyBuilder, sha256_of_file};
 use super::components::{Archive, Checksum, ChecksumForm, Components, Module, Platform};
 use super::image::{self, Binaries};
 use super::progress::Item;
-use super::registry::{Access, Server, start, start_file_server};
+use super::registry::{Access, Pusher, start};
+use super::server::{Server, serve_files};
 use super::tarball::{Entry, gzip, write_tar};
 
 /// Changes when this code lays out the same inputs in another way.
@@ -52,7 +53,7 @@ impl Mirror {
     /// Serves files and images on free ports of 127.0.0.1.
     pub fn serve(&self) -> Result<Served> {
         Ok(Served {
-            files: start_file_server(&self.files)?,
+            files: serve_files(&self.files)?,
             registry: start(&self.binary("registry")?, &self.registry, Access::ReadOnly)?,
         })
     }
@@ -154,10 +155,12 @@ impl Built<'_> {
     /// form that it serves them from.
     fn push_images(&self, registry: &Utf8Path, store: &Utf8Path) -> Result<()> {
         fs_err::create_dir_all(store)?;
-        let server = start(registry, store, Access::Writable)?;
+        let pusher = Pusher {
+            registry: start(registry, store, Access::Writable)?,
+        };
         for image in &self.components.images {
             let (repository, tag) = image.repository_and_tag()?;
-            server
+            pusher
                 .push(repository, tag, &image::build(image, self)?)
                 .with_context(|| format!("pushing {}", image.reference))?;
         }

@@ -12,7 +12,10 @@ mod image;
 pub mod mirror;
 mod progress;
 mod registry;
+mod server;
 mod tarball;
+#[cfg(test)]
+mod tests;
 
 use anyhow::{Result, bail};
 use camino::Utf8Path;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use camino::Utf8Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::shell::say;
@@ -78,7 +78,7 @@ impl Item {
             }
             if told.elapsed() >= HEARTBEAT {
                 let elapsed = seconds(self.started.elapsed());
-                let said = last_lines(log, 1)?;
+                let said = last_lines(&fs_err::read(log)?, 1);
                 say(format!("{} … {elapsed} {said}", self.label).trim_end());
                 told = Instant::now();
             }
@@ -87,7 +87,7 @@ impl Item {
         if !status.success() {
             bail!(
                 "{line}: {status}; its last lines:\n{}",
-                last_lines(log, SHOWN_LINES)?
+                last_lines(&fs_err::read(log)?, SHOWN_LINES)
             );
         }
         Ok(())
@@ -95,11 +95,10 @@ impl Item {
 }
 
 /// The last lines of a log, trimmed.
-pub fn last_lines(log: &Utf8Path, count: usize) -> Result<String> {
-    let bytes = fs_err::read(log)?;
-    let text = String::from_utf8_lossy(&bytes);
+pub fn last_lines(log: &[u8], count: usize) -> String {
+    let text = String::from_utf8_lossy(log);
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
-    Ok(lines[lines.len().saturating_sub(count)..].join("\n"))
+    lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
 /// A program that the kernel kills when the thread that started it ends, so
@@ -108,17 +107,6 @@ pub fn tied_to_this_process(program: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--", program]);
     command
-}
-
-/// A child that is killed when dropped.
-pub struct KilledOnDrop(pub Child);
-
-impl Drop for KilledOnDrop {
-    fn drop(&mut self) {
-        // Both fail only when the child has already ended.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// A duration as people read it: `48s`, `2m05s`.

@@ -1,24 +1,15 @@
 //! The real registry on loopback over a store, and pushing images to it.
 
 use anyhow::{Context, Result, bail};
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8Path;
 use serde_json::json;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::process::Stdio;
-use std::time::{Duration, Instant};
-use tempfile::TempDir;
+use std::io::{Seek, Write};
+use std::net::SocketAddr;
 
 use super::http::{self, Request, Response};
 use super::image::{BuiltImage, INDEX, MANIFEST, digest};
-use super::progress::{KilledOnDrop, last_lines, tied_to_this_process};
-
-/// A server on loopback starts in well under a second; a busy machine may
-/// need several.
-const START_LIMIT: Duration = Duration::from_secs(30);
-const START_INTERVAL: Duration = Duration::from_millis(50);
-
-/// How many of the last lines of a server that did not start are shown.
-const SHOWN_LINES: usize = 20;
+use super::progress::tied_to_this_process;
+use super::server::{Server, Start, free_address};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -27,67 +18,31 @@ pub enum Access {
     Writable,
 }
 
-/// A server on loopback that is killed when dropped.
-pub struct Server {
-    pub address: SocketAddr,
-    // In this order, so that the server ends before its folder goes.
-    _child: KilledOnDrop,
-    _folder: TempDir,
-}
-
 /// Starts the registry over a store and waits until it answers.
 pub fn start(binary: &Utf8Path, store: &Utf8Path, access: Access) -> Result<Server> {
     let address = free_address()?;
-    let folder = tempfile::tempdir()?;
-    let config = utf8(&folder)?.join("config.yml");
+    let mut config = tempfile::tempfile()?;
     // JSON is YAML.
-    fs_err::write(&config, configuration(address, store, access).to_string())?;
-    start_server("registry", folder, address, |log| {
-        let child = tied_to_this_process(binary.as_str())
-            .args(["serve", config.as_str()])
+    write!(config, "{}", configuration(address, store, access))?;
+    config.rewind()?;
+    Server::start(Start {
+        name: "registry",
+        command: tied_to_this_process(binary.as_str())
+            .args(["serve", "/dev/stdin"])
             // The registry would send traces to a collector on this machine.
-            .env("OTEL_TRACES_EXPORTER", "none")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
-        Ok((child, "/v2/"))
+            .env("OTEL_TRACES_EXPORTER", "none"),
+        address,
+        page: "/v2/",
+        input: config.into(),
     })
 }
 
-/// Serves a folder's files with busybox and waits until it answers.
-pub fn start_file_server(files: &Utf8Path) -> Result<Server> {
-    let address = free_address()?;
-    let folder = tempfile::tempdir()?;
-    start_server("busybox httpd", folder, address, |log| {
-        let child = tied_to_this_process("busybox")
-            .args([
-                "httpd",
-                "-f",
-                "-p",
-                &address.to_string(),
-                "-h",
-                files.as_str(),
-            ])
-            // Without this it would read the machine's own /etc/httpd.conf.
-            .args(["-c", "/dev/null"])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
-        Ok((child, "/"))
-    })
+/// Takes images into a writable registry.
+pub struct Pusher {
+    pub registry: Server,
 }
 
-impl Server {
-    /// Fails when the server has ended.
-    pub fn check(&mut self) -> Result<()> {
-        if let Some(status) = self._child.0.try_wait()? {
-            bail!("the server on {} has ended: {status}", self.address);
-        }
-        Ok(())
-    }
-
+impl Pusher {
     /// Pushes an image, blobs first, and names its index with a tag.
     pub fn push(&self, repository: &str, tag: &str, image: &BuiltImage) -> Result<()> {
         for blob in &image.blobs {
@@ -143,7 +98,7 @@ impl Server {
     }
 
     fn send(&self, request: &Request<'_>, expected_status: u16) -> Result<Response> {
-        let response = http::send(self.address, request)?;
+        let response = http::send(self.registry.address, request)?;
         if response.status != expected_status {
             bail!(
                 "{} {}: status {}: {}",
@@ -155,52 +110,6 @@ impl Server {
         }
         Ok(response)
     }
-}
-
-/// Starts a server with its output in a log, and waits until it answers a
-/// request for the page that `start` names.
-fn start_server(
-    name: &str,
-    folder: TempDir,
-    address: SocketAddr,
-    start: impl FnOnce(std::fs::File) -> Result<(std::process::Child, &'static str)>,
-) -> Result<Server> {
-    let log = utf8(&folder)?.join("log");
-    let output = fs_err::File::create(&log)?.into_parts().0;
-    let (child, page) = start(output).with_context(|| format!("starting {name}"))?;
-    let mut server = Server {
-        address,
-        _child: KilledOnDrop(child),
-        _folder: folder,
-    };
-    let started = Instant::now();
-    loop {
-        let reason = match http::get(address, page) {
-            Ok(_) => return Ok(server),
-            Err(error) => error,
-        };
-        let given_up = started.elapsed() > START_LIMIT;
-        if let Err(reason) = server
-            .check()
-            .and(if given_up { Err(reason) } else { Ok(()) })
-        {
-            let lines = last_lines(&log, SHOWN_LINES)?;
-            return Err(reason.context(format!("waiting for {name}; its last lines:\n{lines}")));
-        }
-        std::thread::sleep(START_INTERVAL);
-    }
-}
-
-/// An address on loopback that nothing listens on. Another process may take
-/// it before the server does; then the server ends, and says so.
-fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
-}
-
-fn utf8(folder: &TempDir) -> Result<Utf8PathBuf> {
-    Utf8PathBuf::from_path_buf(folder.path().to_owned())
-        .ok()
-        .context("the folder for temporary files has a name that is not UTF-8")
 }
 
 fn configuration(address: SocketAddr, store: &Utf8Path, access: Access) -> serde_json::Value {
@@ -221,41 +130,6 @@ fn configuration(address: SocketAddr, store: &Utf8Path, access: Access) -> serde
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_server_that_ends_is_reported_with_its_words() {
-        let error = start_server(
-            "test server",
-            tempfile::tempdir().unwrap(),
-            free_address().unwrap(),
-            |log| {
-                let child = std::process::Command::new("sh")
-                    .args(["-c", "echo address in use >&2; exit 1"])
-                    .stderr(log)
-                    .spawn()?;
-                Ok((child, "/"))
-            },
-        )
-        .err()
-        .unwrap();
-        let text = format!("{error:#}");
-        assert!(
-            text.contains("test server") && text.contains("address in use"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn a_folder_is_served_until_the_server_is_dropped() {
-        crate::shell::debian_packages(&["busybox-static"]).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        fs_err::write(folder.path().join("file"), "content").unwrap();
-        let server = start_file_server(&utf8(&folder).unwrap()).unwrap();
-        let address = server.address;
-        assert_eq!(http::get(address, "/file").unwrap().body, b"content");
-        drop(server);
-        assert!(http::get(address, "/file").is_err());
-    }
 
     #[test]
     fn only_a_read_only_registry_refuses_uploads() {
