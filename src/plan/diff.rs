@@ -12,7 +12,7 @@ use crate::facts::{
     Entry, FileFacts, Generation, HostFacts, RegistryFacts, UnitFacts, owned_paths,
 };
 use crate::layout;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 /// A host of which nothing is known.
@@ -167,16 +167,24 @@ impl<'a> HostDiff<'a> {
     }
 
     /// Units of the newest generation that are no longer desired and that
-    /// systemd still knows.
+    /// systemd still knows. Units of the system's own, to which we only added
+    /// a drop-in, stay.
     pub fn units_to_stop(&self) -> Vec<String> {
-        let desired: BTreeSet<&str> = self.desired.units.iter().map(|u| u.name.as_str()).collect();
-        let known = self.facts.generation.iter().flat_map(|g| &g.units);
-        known
-            .filter(|name| !desired.contains(name.as_str()))
-            .filter(|name| {
-                let facts = self.facts.units.get(*name);
-                facts.is_some_and(|facts| is_running(facts) || facts.enabled || facts.main_pid != 0)
-            })
+        let Some(generation) = &self.facts.generation else {
+            return Vec::new();
+        };
+        let is_ours = |name: &str| {
+            let mut paths = unit_paths(name);
+            paths.any(|path| generation.files.contains_key(&path))
+        };
+        let is_desired = |name: &str| self.desired.units.iter().any(|unit| unit.name == name);
+        let is_known = |name: &str| {
+            let facts = self.facts.units.get(name);
+            facts.is_some_and(|facts| is_running(facts) || facts.enabled || facts.main_pid != 0)
+        };
+        let units = generation.units.iter();
+        units
+            .filter(|name| is_ours(name) && !is_desired(name) && is_known(name))
             .cloned()
             .collect()
     }

@@ -95,10 +95,9 @@ pub fn plan(desired: &Desired, world: &World, key: Option<&DigestKey>) -> Plan {
     ] {
         plan.stages.extend(parts(&comparison, stage));
     }
-    // These two depend on whether there was anything before them.
-    if !plan.is_empty() {
-        plan.stages.extend(stages::verify(&comparison, &plan));
-    }
+    // What is waited for at the end depends on what came before.
+    let verification = stages::verify(&comparison, &plan);
+    plan.stages.extend(verification);
     plan.stages.extend(stages::commit(&comparison));
     plan
 }

@@ -2,7 +2,6 @@
 
 use super::super::diff::Comparison;
 use super::super::order::side_by_side;
-use super::super::world::is_asked_on_a_master;
 use super::super::{Action, Disruption, Lane, Plan, SITE, StagePlan, Step, title};
 use super::units::asked_host;
 use super::{IsAnnounced, disruptive, step, wait};
@@ -95,10 +94,11 @@ pub(in super::super) fn reset_pod_networks(
         .collect()
 }
 
-/// What a run ends with, if it did anything: every node ready, and everything
-/// applied at work, as far as the plan didn't wait for it already.
+/// What a run ends with: every node ready, and everything applied at work, as
+/// far as the plan didn't wait for it already. A plan that is empty so far
+/// gets only what is known not to hold.
 pub(in super::super) fn verify(comparison: &Comparison, plan: &Plan) -> Vec<StagePlan> {
-    let waited = |condition: &Condition| {
+    let is_waited_for = |condition: &Condition| {
         plan.steps().any(|step| {
             matches!(&step.action, Action::Wait { condition: known, .. } if known == condition)
         })
@@ -110,7 +110,8 @@ pub(in super::super) fn verify(comparison: &Comparison, plan: &Plan) -> Vec<Stag
     let sets = comparison.desired.manifests.iter();
     let mut conditions: Vec<Condition> = Vec::new();
     for condition in nodes.chain(sets.flat_map(|set| set.ready.clone())) {
-        if !waited(&condition) && !conditions.contains(&condition) {
+        let is_due = !plan.is_empty() || comparison.is_unmet_in_cluster(&condition);
+        if is_due && !is_waited_for(&condition) && !conditions.contains(&condition) {
             conditions.push(condition);
         }
     }
@@ -138,16 +139,30 @@ fn is_set_changed(comparison: &Comparison, set: &ManifestSet) -> bool {
 /// Whether the rendered file is what the template gives for these addresses.
 /// A template that does more than put them in is compared by its subnet only.
 fn is_rendered_from(rendered: &CniFacts, template: &Content, pod_cidr: IpNet) -> bool {
-    const POD_CIDR: &str = "{{.PodCIDR}}";
-    let same_subnet = rendered.subnet == Some(pod_cidr);
+    if rendered.subnet != Some(pod_cidr) {
+        return false;
+    }
     let Content::Plain(template) = template else {
-        return same_subnet;
+        return true;
     };
-    let Ok(template) = std::str::from_utf8(template) else {
-        return same_subnet;
-    };
-    let expected = template.replace(POD_CIDR, &pod_cidr.to_string());
-    same_subnet && (expected.contains("{{") || rendered.digest == Digest::of(expected))
+    let expected = std::str::from_utf8(template)
+        .ok()
+        .and_then(|template| render_for_one_range(template, pod_cidr));
+    expected.is_none_or(|expected| rendered.digest == Digest::of(expected))
+}
+
+/// What containerd makes of a template for a node with one range of pod
+/// addresses; none if the template has directives other than these. See
+/// `cniConfigTemplate` in containerd's `internal/cri/server/update_runtime_config.go`.
+fn render_for_one_range(template: &str, pod_cidr: IpNet) -> Option<String> {
+    let range = pod_cidr.to_string();
+    let rendered = template
+        .replace("{{.PodCIDR}}", &range)
+        .replace("{{range $i, $range := .PodCIDRRanges}}", "")
+        .replace("{{if $i}}, {{end}}", "")
+        .replace("{{$range}}", &range)
+        .replace("{{end}}", "");
+    (!rendered.contains("{{")).then_some(rendered)
 }
 
 impl Comparison<'_> {
@@ -155,6 +170,12 @@ impl Comparison<'_> {
     pub(super) fn zone_of(&self, host: &str) -> &str {
         let host = self.desired.hosts.get(host);
         host.map(|host| host.zone.as_str()).unwrap_or_default()
+    }
+
+    /// Whether the cluster has the node.
+    pub(super) fn is_node_known(&self, name: &str) -> bool {
+        let cluster = self.world.cluster.as_ref();
+        cluster.is_some_and(|cluster| cluster.nodes.contains_key(name))
     }
 
     /// Whether the cluster says that the node isn't there or isn't ready.
@@ -166,9 +187,7 @@ impl Comparison<'_> {
     /// Whether the master that was asked says that a condition of the cluster
     /// does not hold.
     pub(super) fn is_unmet_in_cluster(&self, condition: &Condition) -> bool {
-        if let Condition::NodeReady { name } = condition
-            && is_asked_on_a_master(condition)
-        {
+        if let Condition::NodeReady { name } = condition {
             return self.is_node_unready(name);
         }
         let mut masters = self.hosts.iter();
@@ -188,6 +207,8 @@ mod tests {
             subnet: subnet.parse().ok(),
         };
         let plain = Content::Plain(b"subnet={{.PodCIDR}} mtu=1450".to_vec());
+        let ranges = "{{range $i, $range := .PodCIDRRanges}}{{if $i}}, {{end}}<{{$range}}>{{end}}";
+        let ranges = Content::Plain(ranges.as_bytes().to_vec());
         let elaborate = Content::Plain(b"{{range .PodCIDRRanges}}{{.}}{{end}}".to_vec());
         for (rendered, template, expected) in [
             (
@@ -205,6 +226,8 @@ mod tests {
                 &plain,
                 false,
             ),
+            (facts("<10.244.1.0/24>", "10.244.1.0/24"), &ranges, true),
+            (facts("[10.244.1.0/24]", "10.244.1.0/24"), &ranges, false),
             (facts("10.244.1.0/24", "10.244.1.0/24"), &elaborate, true),
             (facts("10.244.2.0/24", "10.244.2.0/24"), &elaborate, false),
             (facts("", "10.244.1.0/24"), &Content::Pending, true),

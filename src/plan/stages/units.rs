@@ -5,7 +5,7 @@ use super::super::diff::{ChangedUnit, Comparison, HostDiff};
 use super::super::order::one_by_one;
 use super::super::safety::{Consent, disruption_of, may_disrupt, predicted};
 use super::super::world::is_asked_on_a_master;
-use super::super::{Action, StagePlan, Step, UnitChange, title};
+use super::super::{Action, Disruption, StagePlan, Step, UnitChange, title};
 use super::hosts::write_files;
 use super::{IsAnnounced, disruptive, lanes, step, wait};
 use crate::desired::{Condition, Stage};
@@ -58,22 +58,34 @@ pub(super) fn unit_steps(comparison: &Comparison, host: &HostDiff, stage: Stage)
             None => start,
         });
     }
-    let mut waited: Vec<&Condition> = Vec::new();
+    let mut waited: Vec<Condition> = Vec::new();
     for unit in host.desired.units.iter().filter(|unit| unit.stage == stage) {
         let Some(condition) = &unit.ready else {
             continue;
         };
         let is_changed = changed.iter().any(|changed| changed.unit.name == unit.name);
         let is_due = is_changed || is_unmet(comparison, host, condition);
-        if is_due && !waited.contains(&condition) {
-            waited.push(condition);
-            steps.push(wait(
-                stage,
-                asked_host(comparison, host.name, condition),
-                condition,
-            ));
+        if is_due && !waited.contains(condition) {
+            waited.push(condition.clone());
         }
     }
+    // The next node's turn comes when this one's pods are served again.
+    let interrupts_node = |step: &Step| step.disrupts == Some(Disruption::Node);
+    if let Some(node) = &host.desired.node
+        && steps.iter().any(interrupts_node)
+        && comparison.is_node_known(&node.name)
+    {
+        let name = node.name.clone();
+        waited.push(Condition::NodeReady { name });
+    }
+    let waits = waited.iter().map(|condition| {
+        wait(
+            stage,
+            asked_host(comparison, host.name, condition),
+            condition,
+        )
+    });
+    steps.extend(waits);
     steps
 }
 
