@@ -7,6 +7,12 @@ use serde::{Deserialize, Serialize};
 /// Version of the event stream's shape; readers refuse a newer major.
 pub const EVENT_VERSION: u32 = 1;
 
+/// Takes events as they happen. Must not block for long: lanes emit from
+/// within their work.
+pub trait EventSink: Send + Sync {
+    fn emit(&self, event: Event);
+}
+
 /// An event with the time since the run began.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TimedEvent {

@@ -7,6 +7,7 @@ pub mod bundle;
 pub mod desired;
 pub mod digest;
 pub mod event;
+pub mod execute;
 pub mod facts;
 pub mod host;
 pub mod inventory;

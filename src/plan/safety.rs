@@ -248,6 +248,18 @@ impl fmt::Display for Disruption {
     }
 }
 
+impl Refusal {
+    /// The host that it is about.
+    pub fn host(&self) -> &str {
+        match self {
+            Self::EtcdQuorum { host, .. }
+            | Self::EtcdUnhealthy { host, .. }
+            | Self::OtherZone { host, .. }
+            | Self::LastServing { host, .. } => host,
+        }
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |down: &BTreeMap<String, String>| {

@@ -1,0 +1,195 @@
+//! The steps of one lane.
+
+use super::failure::{StepError, StepFailure, Stopped};
+use super::limits::limit;
+use super::recheck::recheck;
+use super::requests::apply_request;
+use super::send::{put_blobs, seed};
+use super::{Host, Run};
+use crate::desired::Desired;
+use crate::event::Event;
+use crate::host::{Call, HostError, Notice, Request, Response};
+use crate::plan::{Action, Lane, Step};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+/// What the lanes of a part share.
+pub(super) struct Stage<'a> {
+    pub run: &'a Run<'a>,
+    pub desired: &'a Desired,
+    /// Cancelled when a lane failed or the run is to stop.
+    pub halt: CancellationToken,
+    failures: Mutex<Vec<StepFailure>>,
+}
+
+impl<'a> Stage<'a> {
+    pub(super) fn new(run: &'a Run<'a>, desired: &'a Desired) -> Self {
+        Self {
+            run,
+            desired,
+            halt: run.stop.child_token(),
+            failures: Mutex::default(),
+        }
+    }
+
+    /// Whether the next part may begin.
+    pub(super) fn finish(self) -> Result<(), Stopped> {
+        let failures = self.failures.into_inner();
+        let failures = failures.unwrap_or_else(PoisonError::into_inner);
+        if failures.is_empty() && !self.halt.is_cancelled() {
+            return Ok(());
+        }
+        Err(Stopped::by(failures))
+    }
+
+    /// One request to the step's host, its notices told as events.
+    pub(super) async fn call(
+        &self,
+        step: &Step,
+        request: Request,
+        body: Option<Box<dyn super::Body + '_>>,
+        limit: Duration,
+    ) -> Result<Response, StepError> {
+        let host = self.host(&step.host)?;
+        let notices = |notice| self.tell(step, notice);
+        let call = Call {
+            request,
+            body,
+            notices: &notices,
+            limit,
+        };
+        Ok(host.call(call).await?)
+    }
+
+    pub(super) fn host(&self, name: &str) -> Result<&dyn Host, StepError> {
+        let host = self.run.hosts.get(name);
+        host.map(AsRef::as_ref).ok_or_else(|| {
+            StepError::Host(HostError::Lost {
+                host: name.to_owned(),
+                doing: "looking for its connection".to_owned(),
+                reason: "it was never reached in this run".to_owned(),
+            })
+        })
+    }
+
+    pub(super) fn tell(&self, step: &Step, notice: Notice) {
+        let (stage, host) = (step.stage, step.host.clone());
+        self.run.events.emit(match notice {
+            Notice::Waiting { reason } => Event::StepWaiting {
+                stage,
+                host,
+                reason,
+            },
+            Notice::Progress { item, done, total } => Event::StepProgress {
+                stage,
+                host,
+                item,
+                done,
+                total,
+            },
+            Notice::Log { line } => Event::HostLog { host, line },
+            // Only requests to run a program have output.
+            Notice::Output { .. } => return,
+        });
+    }
+
+    fn fail(&self, step: &Step, error: StepError) {
+        let failure = StepFailure::new(step, error);
+        self.run.events.emit(failure.event());
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.push(failure);
+        self.halt.cancel();
+    }
+}
+
+/// Runs the lane's steps until one fails or the run is to stop. Returns the
+/// number of steps done.
+pub(super) async fn run_lane(stage: &Stage<'_>, lane: &Lane) -> usize {
+    for (done, step) in lane.steps.iter().enumerate() {
+        if stage.halt.is_cancelled() {
+            return done;
+        }
+        stage.run.events.emit(step_started(step));
+        let started = Instant::now();
+        match run_step(stage, step).await {
+            Ok(()) => stage.run.events.emit(step_done(step, started)),
+            Err(StepError::Abandoned { .. }) => return done,
+            Err(error) => {
+                stage.fail(step, error);
+                return done;
+            }
+        }
+    }
+    lane.steps.len()
+}
+
+async fn run_step(stage: &Stage<'_>, step: &Step) -> Result<(), StepError> {
+    if let Some(what) = step.disrupts {
+        recheck(stage, step, what).await?;
+    }
+    match &step.action {
+        Action::PutBlobs { blobs } => put_blobs(stage, step, blobs).await,
+        Action::Seed { artifacts } => seed(stage, step, artifacts).await,
+        // Nothing is in hand while a host only waits.
+        Action::Wait { .. } => tokio::select! {
+            result = apply(stage, step) => result,
+            () = stage.halt.cancelled() => Err(abandoned(step)),
+        },
+        _ => apply(stage, step).await,
+    }
+}
+
+async fn apply(stage: &Stage<'_>, step: &Step) -> Result<(), StepError> {
+    let request = apply_request(step, stage.desired)?;
+    let request = Request::Apply(Box::new(request));
+    let limit = limit(&step.action);
+    expect_done(step, stage.call(step, request, None, limit).await?)
+}
+
+pub(super) fn expect_done(step: &Step, response: Response) -> Result<(), StepError> {
+    match response {
+        Response::Done => Ok(()),
+        other => Err(unexpected(step, &other)),
+    }
+}
+
+/// An answer of the wrong kind. Names its kind only, since answers can be
+/// long.
+pub(super) fn unexpected(step: &Step, response: &Response) -> StepError {
+    let answer = match response {
+        Response::Facts(_) => "facts",
+        Response::Cluster(_) => "facts of the cluster",
+        Response::Done => "done",
+        Response::Stored { .. } => "stored",
+        Response::Exited { .. } => "exited",
+    };
+    StepError::Answer {
+        host: step.host.clone(),
+        what: format!("`{}`", step.title),
+        answer: answer.to_owned(),
+    }
+}
+
+pub(super) fn abandoned(step: &Step) -> StepError {
+    StepError::Abandoned {
+        host: step.host.clone(),
+    }
+}
+
+pub(super) fn step_started(step: &Step) -> Event {
+    Event::StepStarted {
+        stage: step.stage,
+        host: step.host.clone(),
+        title: step.title.clone(),
+    }
+}
+
+pub(super) fn step_done(step: &Step, started: Instant) -> Event {
+    Event::StepDone {
+        stage: step.stage,
+        host: step.host.clone(),
+        title: step.title.clone(),
+        seconds: started.elapsed().as_secs_f64(),
+    }
+}

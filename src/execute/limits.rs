@@ -1,0 +1,60 @@
+//! How long a host may take for an action, in all. These are far above what
+//! slow disks and links need: they only turn a hang into an error.
+
+use crate::plan::Action;
+use std::time::Duration;
+
+/// Small writes, each synced, on a disk that is busy.
+const FILES: Duration = Duration::from_secs(180);
+/// One call of a system tool such as `systemd-sysusers` or `modprobe`.
+const SYSTEM_TOOL: Duration = Duration::from_secs(60);
+/// Turning swap off reads all of it back into memory.
+const SWAP_OFF: Duration = Duration::from_secs(900);
+/// Hundreds of megabytes over a link of some Mbit/s between zones.
+const TRANSFER: Duration = Duration::from_secs(3600);
+/// One unit: an API server that drains stops in up to two minutes, and the
+/// agent waits for 90 s until it runs again.
+const UNIT: Duration = Duration::from_secs(240);
+/// kubectl, several documents, an API server that has just started.
+const APPLY: Duration = Duration::from_secs(300);
+/// A drain waits for pods to end, and for disruption budgets.
+const DRAIN: Duration = Duration::from_secs(1200);
+/// What the agent may take beyond a wait's own limit before it says so.
+const WAIT_GRACE: Duration = Duration::from_secs(30);
+/// Any answer to a request without work, such as an observation.
+pub(super) const ANSWER: Duration = Duration::from_secs(60);
+/// The slowest link that a blob is sent over, in bytes per second (0.5
+/// Mbit/s); slower ones would take days for a bundle.
+const SLOWEST_LINK: u64 = 64 * 1024;
+
+/// How long the action may take.
+pub(super) fn limit(action: &Action) -> Duration {
+    match action {
+        Action::WriteFiles { .. } | Action::Commit { .. } => FILES,
+        Action::Mint { .. }
+        | Action::CreateUsers { .. }
+        | Action::LoadModules { .. }
+        | Action::SetSysctls { .. } => SYSTEM_TOOL,
+        Action::SwapOff => SWAP_OFF,
+        Action::PutBlobs { .. }
+        | Action::Seed { .. }
+        | Action::InstallBinaries { .. }
+        | Action::PullImages { .. } => TRANSFER,
+        Action::StartUnits { units, .. } => UNIT * count(units.len()),
+        Action::StopUnits { units } => UNIT * count(units.len()),
+        Action::Wait { limit_seconds, .. } => {
+            Duration::from_secs(u64::from(*limit_seconds)) + WAIT_GRACE
+        }
+        Action::Apply { .. } => APPLY,
+        Action::ResetCni { .. } => DRAIN,
+    }
+}
+
+/// How long a blob of this size may take to arrive.
+pub(super) fn blob_limit(size: u64) -> Duration {
+    ANSWER + Duration::from_secs(size / SLOWEST_LINK)
+}
+
+fn count(units: usize) -> u32 {
+    u32::try_from(units.max(1)).unwrap_or(u32::MAX)
+}
