@@ -9,6 +9,7 @@ use super::identity::{Identity, UnlockedKey};
 use super::link::{Link, LinkStream};
 use super::session::Session;
 use super::{Target, Timeouts};
+use camino::{Utf8Path, Utf8PathBuf};
 use russh::client::{AuthResult, DisconnectReason, Handle, Handler};
 use russh::keys::agent::AgentIdentity;
 use russh::keys::agent::client::AgentClient;
@@ -16,7 +17,7 @@ use russh::keys::{HashAlg, PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertific
 use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// A host's key as `scan` found it.
@@ -62,43 +63,35 @@ pub async fn connect(
     host_keys: &HostKeys,
     timeouts: &Timeouts,
 ) -> Result<Session, ConnectError> {
-    let pinned = host_keys
-        .lookup(&target.host)
-        .map(|pinned| pinned.key.clone());
-    let attempt = Attempt::new(target, *timeouts, HostKeyPolicy::Pinned(pinned));
-    let key = match &target.identity {
-        Identity::KeyFile(path) => {
-            let key = UnlockedKey::load(path, None);
-            Some(key.map_err(|source| attempt.identity_error(source))?)
-        }
-        Identity::Unlocked(key) => Some(key.clone()),
-        Identity::Agent => None,
-    };
-    let mut handle = attempt.shake_hands().await?;
-    let authenticate = async {
-        match key {
-            Some(key) => {
-                attempt
-                    .authenticate_with_key(&mut handle, &target.user, &key)
-                    .await
-            }
-            None => {
-                attempt
-                    .authenticate_with_agent(&mut handle, &target.user)
-                    .await
-            }
-        }
-    };
-    let limit = timeouts.authenticate;
-    match timeout(limit, authenticate).await {
-        Ok(Ok(())) => Ok(Session::new(
-            handle,
-            attempt.link.clone(),
-            Arc::new(attempt.peer.clone()),
-            *timeouts,
-        )),
-        Ok(Err(error)) => Err(attempt.give_up(error)),
-        Err(_) => Err(attempt.give_up(attempt.timeout_error(Stage::Authenticating, limit))),
+    let attempt = Attempt::pinned(target, host_keys, *timeouts);
+    let credentials = Credentials::of(&target.identity);
+    let credentials = credentials.map_err(|source| attempt.identity_error(source))?;
+    attempt.log_in(&target.user, &credentials).await
+}
+
+/// An identity, looked up: what is missing here fails before anything is sent.
+pub(super) enum Credentials {
+    Key(UnlockedKey),
+    /// The agent's socket.
+    Agent(Utf8PathBuf),
+}
+
+impl Credentials {
+    fn of(identity: &Identity) -> Result<Self, IdentityError> {
+        Ok(match identity {
+            Identity::KeyFile(path) => Self::Key(UnlockedKey::load(path, None)?),
+            Identity::Unlocked(key) => Self::Key(key.clone()),
+            Identity::Agent => Self::Agent(agent_socket()?),
+        })
+    }
+}
+
+fn agent_socket() -> Result<Utf8PathBuf, IdentityError> {
+    match std::env::var("SSH_AUTH_SOCK") {
+        Ok(path) if !path.is_empty() => Ok(path.into()),
+        _ => Err(IdentityError::Agent {
+            problem: "the environment variable SSH_AUTH_SOCK is not set".to_owned(),
+        }),
     }
 }
 
@@ -111,7 +104,7 @@ enum HostKeyPolicy {
 }
 
 /// One connection in the making.
-struct Attempt {
+pub(super) struct Attempt {
     peer: Peer,
     timeouts: Timeouts,
     policy: HostKeyPolicy,
@@ -127,6 +120,38 @@ impl Attempt {
             policy,
             link: Link::new(),
             seen: Arc::default(),
+        }
+    }
+
+    pub(super) fn pinned(target: &Target, host_keys: &HostKeys, timeouts: Timeouts) -> Self {
+        let pinned = host_keys.lookup(&target.host);
+        let key = pinned.map(|pinned| pinned.key.clone());
+        Self::new(target, timeouts, HostKeyPolicy::Pinned(key))
+    }
+
+    pub(super) async fn log_in(
+        self,
+        user: &str,
+        credentials: &Credentials,
+    ) -> Result<Session, ConnectError> {
+        let mut handle = self.shake_hands().await?;
+        let authenticate = async {
+            match credentials {
+                Credentials::Key(key) => self.authenticate_with_key(&mut handle, user, key).await,
+                Credentials::Agent(socket) => {
+                    self.authenticate_with_agent(&mut handle, user, socket)
+                        .await
+                }
+            }
+        };
+        let limit = self.timeouts.authenticate;
+        match timeout(limit, authenticate).await {
+            Ok(Ok(())) => {
+                let peer = Arc::new(self.peer);
+                Ok(Session::new(handle, self.link, peer, self.timeouts))
+            }
+            Ok(Err(error)) => Err(self.give_up(error)),
+            Err(_) => Err(self.give_up(self.timeout_error(Stage::Authenticating, limit))),
         }
     }
 
@@ -211,11 +236,12 @@ impl Attempt {
         &self,
         handle: &mut Handle<ClientHandler>,
         user: &str,
+        socket: &Utf8Path,
     ) -> Result<(), ConnectError> {
         let agent_error = |problem: String| self.identity_error(IdentityError::Agent { problem });
-        let mut agent: AgentClient<UnixStream> = AgentClient::connect_env()
+        let mut agent = AgentClient::connect_uds(socket)
             .await
-            .map_err(|error| agent_error(error.to_string()))?;
+            .map_err(|error| agent_error(format!("{socket}: {error}")))?;
         let identities = agent
             .request_identities()
             .await

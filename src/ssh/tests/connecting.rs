@@ -190,6 +190,91 @@ async fn nothing_listens() {
     assert!(hint.contains(&format!("TCP {}", target.port)), "{hint}");
 }
 
+/// An ssh-agent of the test's own.
+struct Agent {
+    process: std::process::Child,
+    directory: tempfile::TempDir,
+}
+
+impl Agent {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let process = std::process::Command::new("ssh-agent")
+            .arg("-D")
+            .arg("-a")
+            .arg(directory.path().join("socket"))
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("starting ssh-agent, of the package openssh-client");
+        let agent = Self { process, directory };
+        for _ in 0..500 {
+            if std::os::unix::net::UnixStream::connect(agent.socket()).is_ok() {
+                return agent;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("ssh-agent doesn't listen");
+    }
+
+    fn socket(&self) -> camino::Utf8PathBuf {
+        let path = self.directory.path().join("socket");
+        camino::Utf8PathBuf::from_path_buf(path).unwrap()
+    }
+
+    fn add(&self, key: &PrivateKey) {
+        let path = self.directory.path().join("key");
+        let text = key.to_openssh(LineEnding::LF).unwrap();
+        fs_err::write(&path, text.as_bytes()).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        fs_err::set_permissions(&path, mode).unwrap();
+        let output = std::process::Command::new("ssh-add")
+            .arg(&path)
+            .env("SSH_AUTH_SOCK", self.socket())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+#[tokio::test]
+async fn the_agent_s_keys_are_tried_in_turn() {
+    use crate::ssh::connect::{Attempt, Credentials};
+    let right = rsa_key();
+    let world = World::new(|options| options.authorized = Some(vec![right.public_key().clone()]));
+    let world = within_limit(world).await;
+    let agent = Agent::start();
+    let log_in = async |socket| {
+        let attempt = Attempt::pinned(&world.target, &world.host_keys, patient());
+        within_limit(attempt.log_in("root", &Credentials::Agent(socket))).await
+    };
+
+    let error = log_in("/nowhere/socket".into()).await.err().unwrap();
+    assert!(error.to_string().contains("/nowhere/socket"), "{error}");
+    let error = log_in(agent.socket()).await.err().unwrap();
+    assert!(error.to_string().contains("it holds no keys"), "{error}");
+    assert!(error.hint().contains("ssh-add"), "{}", error.hint());
+
+    agent.add(&random_key(Algorithm::Ed25519));
+    let error = log_in(agent.socket()).await.err().unwrap();
+    let text = error.to_string();
+    assert!(
+        text.contains("from the agent (ssh-ed25519 SHA256:"),
+        "{text}"
+    );
+
+    agent.add(&right);
+    let session = log_in(agent.socket()).await.unwrap();
+    let output = session.run("echo hello", bytes::Bytes::new(), TEST_LIMIT);
+    assert_eq!(within_limit(output).await.unwrap(), b"hello");
+}
+
 /// An RSA key by ssh-keygen: without optimization, making one here takes long.
 fn rsa_key() -> PrivateKey {
     let directory = tempfile::tempdir().unwrap();

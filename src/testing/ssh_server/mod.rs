@@ -206,6 +206,9 @@ async fn accept(
     // Dropping the set aborts the connections' tasks.
     let mut running = tokio::task::JoinSet::new();
     while let Ok((socket, _)) = listener.accept().await {
+        // Small packets must not wait for each other, least of all window
+        // adjustments.
+        socket.set_nodelay(true).ok();
         let stream = FaultyStream {
             socket,
             stalled: stalled.clone(),
@@ -239,7 +242,6 @@ async fn serve(mut stream: FaultyStream, options: Arc<ServerOptions>) {
         inactivity_timeout: None,
         window_size: options.window,
         limits: Limits::new(limit, limit, Duration::from_secs(3600)),
-        nodelay: true,
         ..server::Config::default()
     };
     let handler = Connection {
