@@ -1,5 +1,10 @@
 //! The SSH transport against OpenSSH's own server, which each test starts as
 //! an ordinary process with its own keys and configuration.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "in tests a panic is the report"
+)]
 
 use bytes::Bytes;
 use camino::{Utf8Path, Utf8PathBuf};
@@ -237,6 +242,27 @@ async fn half_a_gigabyte_up_and_a_quarter_down() {
     });
     assert_eq!(received.await, down);
     assert_eq!(process.wait().await.unwrap(), Exit::Status(0));
+}
+
+#[tokio::test]
+async fn a_process_that_reads_nothing_holds_up_its_writer() {
+    let sshd = Sshd::start();
+    let session = within_limit(sshd.connect()).await;
+    let mut process = session.exec("sleep 5").await.unwrap();
+    let chunk = Bytes::from(vec![1; 1 << 20]);
+    let write = async {
+        for _ in 0..64 {
+            process.stdin.write_bytes(chunk.clone()).await.unwrap();
+        }
+    };
+    let limit = Duration::from_secs(1);
+    assert!(tokio::time::timeout(limit, write).await.is_err());
+    // sshd's window is 2 MiB, a pipe and a socket hold a little more.
+    let sent = session.transferred().sent;
+    assert!(sent < 16 << 20, "{sent} bytes went out");
+    // Others get through meanwhile.
+    let output = session.run("echo on", Bytes::new(), TEST_LIMIT);
+    assert_eq!(within_limit(output).await.unwrap(), b"on\n");
 }
 
 #[tokio::test]

@@ -225,6 +225,45 @@ async fn output_that_nobody_wants_is_thrown_away() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn output_that_nobody_takes_is_held_back() {
+    let world = World::new(|_| {}).await;
+    let session = world.connect(patient()).await;
+    let total = 256 << 20;
+    let process = session.exec(&format!("zeros {total}")).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let received = session.transferred().received;
+    assert!(received < 32 << 20, "{received} bytes came");
+    let mut stdout = process.stdout;
+    let mut sum = 0;
+    while let Some(chunk) = within_limit(stdout.next_chunk()).await.unwrap() {
+        sum += chunk.len();
+    }
+    assert_eq!(sum, total);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_and_processes_go_between_tasks() {
+    let world = World::new(|_| {}).await;
+    let (target, host_keys) = (world.target.clone(), world.host_keys.clone());
+    let connecting =
+        tokio::spawn(async move { connect(&target, &host_keys, &patient()).await.unwrap() });
+    let session = std::sync::Arc::new(within_limit(connecting).await.unwrap());
+    let tasks = (0..4).map(|_| {
+        let session = session.clone();
+        tokio::spawn(async move { session.run("echo on", Bytes::new(), TEST_LIMIT).await })
+    });
+    for output in within_limit(futures_util::future::join_all(tasks)).await {
+        assert_eq!(output.unwrap().unwrap(), b"on");
+    }
+    let process = session.exec("cat").await.unwrap();
+    let waiting = tokio::spawn(process.wait());
+    assert_eq!(
+        within_limit(waiting).await.unwrap().unwrap(),
+        Exit::Status(0)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dropped_process_leaves_the_session_alone() {
     let world = World::new(|_| {}).await;
     let session = world.connect(patient()).await;
