@@ -14,6 +14,8 @@ pub mod materials;
 mod node;
 mod prepare;
 pub mod registry;
+#[cfg(test)]
+pub(crate) mod tests;
 pub mod types;
 
 pub use bundle::{BundleImage, BundleView};
