@@ -136,7 +136,7 @@ fn cni_template(builder: &HostBuilder<'_>) -> String {
       "hairpinMode": true,{mtu}
       "ipam": {{
         "type": "host-local",
-        "ranges": [{{{{range $i, $range := .PodCIDRRanges}}}}{{{{if $i}}}}, {{{{end}}}}[{{"subnet": "{{{{$range}}}}"}}]{{{{end}}}}],
+        "ranges": [[{{"subnet": "{{{{.PodCIDR}}}}"}}]],
         "routes": [{{"dst": "0.0.0.0/0"}}]
       }}
     }},
