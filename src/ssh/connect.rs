@@ -4,17 +4,17 @@
 use super::config::client_config;
 use super::connect_error::{ConnectError, IdentityError, Stage};
 use super::error::Peer;
+use super::handler::{ClientHandler, plain};
 use super::host_keys::{HostKey, HostKeys, PinnedKey};
 use super::identity::{Identity, UnlockedKey};
 use super::link::{Link, LinkStream};
 use super::session::Session;
 use super::{Target, Timeouts};
 use camino::{Utf8Path, Utf8PathBuf};
-use russh::client::{AuthResult, DisconnectReason, Handle, Handler};
+use russh::client::{AuthResult, Handle};
 use russh::keys::agent::AgentIdentity;
 use russh::keys::agent::client::AgentClient;
-use russh::keys::{HashAlg, PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate};
-use std::io::ErrorKind;
+use russh::keys::{HashAlg, PrivateKeyWithHashAlg, PublicKey};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -43,6 +43,7 @@ impl ScannedKey {
 /// nothing: a person has to compare the fingerprint.
 pub async fn scan(target: &Target, timeouts: &Timeouts) -> Result<ScannedKey, ConnectError> {
     let attempt = Attempt::new(target, *timeouts, HostKeyPolicy::Learn);
+    let _guard = attempt.link.cut_on_drop();
     match attempt.shake_hands().await {
         // Not reached: the handler refuses every key when it only learns.
         Ok(_) => Err(attempt.handshake_error("the server showed no host key".to_owned())),
@@ -134,6 +135,9 @@ impl Attempt {
         user: &str,
         credentials: &Credentials,
     ) -> Result<Session, ConnectError> {
+        // The library goes on in a task of its own; it must end with us, be it
+        // by an error or because the caller no longer waits.
+        let guard = self.link.cut_on_drop();
         let mut handle = self.shake_hands().await?;
         let authenticate = async {
             match credentials {
@@ -147,11 +151,12 @@ impl Attempt {
         let limit = self.timeouts.authenticate;
         match timeout(limit, authenticate).await {
             Ok(Ok(())) => {
+                guard.disarm();
                 let peer = Arc::new(self.peer);
                 Ok(Session::new(handle, self.link, peer, self.timeouts))
             }
-            Ok(Err(error)) => Err(self.give_up(error)),
-            Err(_) => Err(self.give_up(self.timeout_error(Stage::Authenticating, limit))),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(self.timeout_error(Stage::Authenticating, limit)),
         }
     }
 
@@ -187,8 +192,8 @@ impl Attempt {
         let handshake = russh::client::connect_stream(config, stream, handler);
         match timeout(limit, handshake).await {
             Ok(Ok(handle)) => Ok(handle),
-            Ok(Err(error)) => Err(self.give_up(self.explain(&error))),
-            Err(_) => Err(self.give_up(self.timeout_error(Stage::Handshake, limit))),
+            Ok(Err(error)) => Err(self.explain(&error)),
+            Err(_) => Err(self.timeout_error(Stage::Handshake, limit)),
         }
     }
 
@@ -298,12 +303,6 @@ impl Attempt {
             .clone()
     }
 
-    /// Ends what the library may still be doing for this attempt.
-    fn give_up(&self, error: ConnectError) -> ConnectError {
-        self.link.abort("connecting was given up");
-        error
-    }
-
     fn refused(&self, user: &str, tried: Vec<String>) -> ConnectError {
         ConnectError::Authentication {
             peer: self.peer.clone(),
@@ -342,72 +341,5 @@ impl Attempt {
             stage,
             limit,
         }
-    }
-}
-
-/// Our side of the library's callbacks.
-pub(super) struct ClientHandler {
-    /// The only key to accept; none means that no key is accepted.
-    expected: Option<HostKey>,
-    seen: Arc<Mutex<Option<HostKey>>>,
-    link: Arc<Link>,
-}
-
-impl Handler for ClientHandler {
-    type Error = russh::Error;
-
-    async fn check_server_key(
-        &mut self,
-        shown: &PublicKeyOrCertificate,
-    ) -> Result<bool, Self::Error> {
-        // We ask for plain keys only, so a certificate here is a trick.
-        let PublicKeyOrCertificate::PublicKey { key, .. } = shown else {
-            return Ok(false);
-        };
-        let shown = HostKey(key.clone());
-        let accepted = self.expected.as_ref() == Some(&shown);
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(shown);
-        Ok(accepted)
-    }
-
-    async fn disconnected(
-        &mut self,
-        reason: DisconnectReason<Self::Error>,
-    ) -> Result<(), Self::Error> {
-        match reason {
-            DisconnectReason::ReceivedDisconnect(info) => {
-                self.link
-                    .fail(format!("the server ended it: {}", info.message.trim()));
-                Ok(())
-            }
-            DisconnectReason::Error(error) => {
-                self.link.fail(plain(&error));
-                Err(error)
-            }
-        }
-    }
-}
-
-/// The library's errors in words that help an operator.
-fn plain(error: &russh::Error) -> String {
-    match error {
-        russh::Error::Disconnect | russh::Error::HUP => "the server hung up".to_owned(),
-        russh::Error::KeepaliveTimeout => {
-            "nothing came from the host, though it was asked several times".to_owned()
-        }
-        russh::Error::Version => "what answers there is not an SSH server".to_owned(),
-        russh::Error::IO(error) => match error.kind() {
-            ErrorKind::UnexpectedEof => "the server hung up".to_owned(),
-            ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
-                "the server hung up (connection reset)".to_owned()
-            }
-            _ => error.to_string(),
-        },
-        russh::Error::NoCommonAlgo { kind, ours, theirs } => format!(
-            "no {kind:?} algorithm in common: here {}; there {}",
-            ours.join(", "),
-            theirs.join(", ")
-        ),
-        other => other.to_string(),
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 
 /// What is read ahead while a write waits. A peer may have one window (2 MiB)
 /// in flight for each channel, and a session has a few dozen of them at most.
@@ -85,6 +85,11 @@ impl Link {
     pub(super) fn abort(&self, reason: impl Into<String>) {
         self.fail(reason);
         self.abort.cancel();
+    }
+
+    /// Cuts the connection when it is dropped, unless it is disarmed.
+    pub(super) fn cut_on_drop(&self) -> DropGuard {
+        self.abort.clone().drop_guard()
     }
 
     /// Called when the session has ended for whatever reason.

@@ -11,6 +11,7 @@ mod config;
 mod connect;
 mod connect_error;
 mod error;
+mod handler;
 mod host_keys;
 mod identity;
 mod link;

@@ -1,8 +1,8 @@
 //! One SSH connection to one host, on which commands run side by side.
 
 use super::Timeouts;
-use super::connect::ClientHandler;
 use super::error::{Error, Peer};
+use super::handler::ClientHandler;
 use super::link::{Link, Transferred};
 use super::process::{Exit, Process, Shared, lost};
 use super::pump;

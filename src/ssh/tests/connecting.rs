@@ -149,9 +149,13 @@ async fn noise_before_the_first_line_does_no_harm() {
 #[tokio::test]
 async fn servers_that_are_no_ssh_servers() {
     type Change = fn(&mut ServerOptions);
-    let cases: [(Change, &str); 3] = [
+    let cases: [(Change, &str); 4] = [
         (
-            |options| options.mute = true,
+            |options| options.mute_after = Some(""),
+            "no end of shaking hands over SSH after 1 s",
+        ),
+        (
+            |options| options.mute_after = Some("SSH-2.0-Mute_1.0\r\n"),
             "no end of shaking hands over SSH after 1 s",
         ),
         (
@@ -170,6 +174,19 @@ async fn servers_that_are_no_ssh_servers() {
         world.all_hung_up().await;
         let error = within_limit(scan(&world.target, &quick())).await;
         assert!(error.unwrap_err().to_string().contains("m1 ("));
+        world.all_hung_up().await;
+    }
+}
+
+#[tokio::test]
+async fn connecting_that_nobody_waits_for_ends() {
+    // Before and after the library starts a task of its own.
+    for text in ["", "SSH-2.0-Mute_1.0\r\n"] {
+        let world = World::new(|options| options.mute_after = Some(text)).await;
+        let patience = patient();
+        let connecting = connect(&world.target, &world.host_keys, &patience);
+        let limit = Duration::from_millis(200);
+        assert!(tokio::time::timeout(limit, connecting).await.is_err());
         world.all_hung_up().await;
     }
 }

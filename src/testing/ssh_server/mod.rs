@@ -6,86 +6,26 @@
 //! server.address() … server.stall() … server.connections()
 //! ```
 
+mod exec;
 mod stream;
 
-use bytes::Bytes;
+pub use exec::{Ending, Exec, ExecInput, ExecOutput};
+
+use exec::{Run, execute};
 use russh::keys::{Algorithm, PrivateKey, PublicKey};
 use russh::server::{self, Auth, ChannelOpenHandle, Msg, Session, VerifiedPublicKey};
-use russh::{Channel, ChannelId, ChannelMsg, ChannelOpenFailure, ChannelWriteHalf, Limits, Sig};
+use russh::{Channel, ChannelId, ChannelOpenFailure, Limits};
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use stream::{FaultyStream, Open};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-
-/// How a command of the server ends.
-#[derive(Clone, Debug)]
-pub enum Ending {
-    /// Exit status, end of file, close: as sshd does it.
-    Status(u32),
-    /// The status first, then these data, then end of file and close.
-    StatusThenData(u32, Bytes),
-    /// Killed by this signal (`KILL`, `SEGV` …).
-    Signal(&'static str),
-    /// The channel is closed, but there is never a status.
-    NoStatus,
-    /// Neither status nor close: the client waits for ever.
-    Silence,
-}
-
-/// A command that a client asked for.
-pub struct Exec {
-    pub command: String,
-    pub stdin: ExecInput,
-    pub stdout: ExecOutput,
-    pub stderr: ExecOutput,
-}
-
-/// Standard input of a command.
-pub struct ExecInput(mpsc::UnboundedReceiver<Bytes>);
-
-impl ExecInput {
-    /// The next bytes; `None` once the client has sent end of file or is gone.
-    pub async fn next(&mut self) -> Option<Bytes> {
-        self.0.recv().await
-    }
-
-    /// Everything up to the end of file.
-    pub async fn read_to_end(&mut self) -> Vec<u8> {
-        let mut all = Vec::new();
-        while let Some(chunk) = self.next().await {
-            all.extend_from_slice(&chunk);
-        }
-        all
-    }
-}
-
-/// Standard output or standard error of a command.
-#[derive(Clone)]
-pub struct ExecOutput {
-    writer: Arc<ChannelWriteHalf<Msg>>,
-    extended: Option<u32>,
-}
-
-impl ExecOutput {
-    /// Waits for the client's window. Fails when the client is gone.
-    pub async fn write(&self, data: impl Into<Bytes>) -> Result<(), russh::Error> {
-        match self.extended {
-            None => self.writer.data_bytes(data).await,
-            Some(code) => self.writer.extended_data_bytes(code, data).await,
-        }
-    }
-}
-
-type Run = Arc<dyn Fn(Exec) -> Pin<Box<dyn Future<Output = Ending> + Send>> + Send + Sync>;
 
 /// What the server does, and what it does wrong.
 pub struct ServerOptions {
@@ -96,8 +36,9 @@ pub struct ServerOptions {
     pub authorized: Option<Vec<PublicKey>>,
     /// Lines sent before SSH's own first line.
     pub noise: Vec<String>,
-    /// Sends nothing at all after accepting the TCP connection.
-    pub mute: bool,
+    /// Sends these bytes (perhaps none) in place of SSH's first line, then
+    /// nothing more.
+    pub mute_after: Option<&'static str>,
     /// Sends these bytes in place of SSH's first line, and closes.
     pub other_protocol: Option<&'static str>,
     /// Closes the TCP connection after this many bytes from the client.
@@ -126,7 +67,7 @@ impl ServerOptions {
             host_keys: vec![random_key(Algorithm::Ed25519)],
             authorized: None,
             noise: Vec::new(),
-            mute: false,
+            mute_after: None,
             other_protocol: None,
             close_after_received: None,
             window: 2 * 1024 * 1024,
@@ -220,7 +161,8 @@ async fn accept(
 }
 
 async fn serve(mut stream: FaultyStream, options: Arc<ServerOptions>) {
-    if options.mute {
+    if let Some(text) = options.mute_after {
+        stream.write_all(text.as_bytes()).await.ok();
         // Until the client hangs up.
         tokio::io::copy(&mut stream, &mut tokio::io::sink())
             .await
@@ -325,90 +267,4 @@ impl server::Handler for Connection {
         ));
         Ok(())
     }
-}
-
-async fn execute(
-    run: Run,
-    command: String,
-    channel: Channel<Msg>,
-    handle: server::Handle,
-    open: Open,
-) {
-    let id = channel.id();
-    let (mut reader, writer) = channel.split();
-    let writer = Arc::new(writer);
-    // Unbounded, so that a command that reads nothing never holds up the
-    // connection. The client's window bounds it in tests that matter.
-    let (sender, receiver) = mpsc::unbounded_channel();
-    let input = async move {
-        let mut sender = Some(sender);
-        while let Some(message) = reader.wait().await {
-            match message {
-                ChannelMsg::Data { data } => {
-                    if let Some(sender) = &sender {
-                        sender.send(data).ok();
-                    }
-                }
-                ChannelMsg::Eof => drop(sender.take()),
-                ChannelMsg::Close => break,
-                _ => {}
-            }
-        }
-    };
-    let exec = Exec {
-        command,
-        stdin: ExecInput(receiver),
-        stdout: ExecOutput {
-            writer: writer.clone(),
-            extended: None,
-        },
-        stderr: ExecOutput {
-            writer: writer.clone(),
-            extended: Some(1),
-        },
-    };
-    let output = async {
-        let ending = run(exec).await;
-        finish(ending, id, &writer, &handle).await;
-        drop(open);
-    };
-    tokio::join!(input, output);
-}
-
-/// Every error here means that the client has gone.
-async fn finish(
-    ending: Ending,
-    id: ChannelId,
-    writer: &ChannelWriteHalf<Msg>,
-    handle: &server::Handle,
-) {
-    match ending {
-        Ending::Status(status) => {
-            writer.eof().await.ok();
-            writer.exit_status(status).await.ok();
-        }
-        Ending::StatusThenData(status, data) => {
-            writer.exit_status(status).await.ok();
-            writer.data_bytes(data).await.ok();
-            writer.eof().await.ok();
-        }
-        Ending::Signal(name) => {
-            writer.eof().await.ok();
-            let signal = match name {
-                "KILL" => Sig::KILL,
-                "SEGV" => Sig::SEGV,
-                other => Sig::Custom(other.to_owned()),
-            };
-            let message = "out of memory".to_owned();
-            handle
-                .exit_signal_request(id, signal, false, message, String::new())
-                .await
-                .ok();
-        }
-        Ending::NoStatus => {
-            writer.eof().await.ok();
-        }
-        Ending::Silence => return,
-    }
-    writer.close().await.ok();
 }
