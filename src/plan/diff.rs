@@ -70,7 +70,7 @@ impl<'a> Comparison<'a> {
 }
 
 impl<'a> HostDiff<'a> {
-    fn new(
+    pub fn new(
         name: &'a str,
         desired: &'a DesiredHost,
         facts: &'a HostFacts,

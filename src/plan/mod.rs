@@ -1,6 +1,8 @@
 //! From desired state and facts to a plan: pure, printable, serialisable.
 
 pub mod action;
+pub mod checks;
+pub mod decisions;
 pub mod diff;
 pub mod generation;
 mod order;
