@@ -89,6 +89,12 @@ impl<'a> HostDiff<'a> {
             let found = facts.units.get(&unit.name);
             let rewritten = unit_paths(&unit.name).any(|path| files.contains_key(path.as_str()));
             let verb = unit_verb(unit, found, rewritten)?;
+            // The system's own units, which only got a drop-in, start at boot
+            // without being enabled.
+            let is_ours = unit_paths(&unit.name).any(|path| desired.files.contains_key(&path));
+            if verb == UnitVerb::Enable && !is_ours {
+                return None;
+            }
             let serves = found.is_some_and(is_running);
             let disrupts = verb == UnitVerb::Restart && serves;
             Some(ChangedUnit {
