@@ -2,11 +2,16 @@
 //! ask, and does single actions of a plan. Framing and transport are elsewhere.
 
 pub mod accounts;
+pub mod api;
 pub mod channel;
 pub mod command;
+pub mod condition;
 pub mod etcdctl;
 pub mod failure;
 pub mod install;
+pub mod http;
+pub mod journal;
+pub mod kubectl;
 pub mod netlink;
 pub mod observe;
 pub mod root;

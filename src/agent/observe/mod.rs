@@ -16,7 +16,10 @@ mod system;
 mod units;
 
 pub use containerd::image_key_by_digest;
+pub(crate) use units::{environment_inputs, inputs_of, show_units};
 
+use super::accounts::Accounts;
+use super::condition;
 use super::root::Root;
 use crate::facts::{HostFacts, ObserveRequest};
 use crate::layout;
@@ -37,13 +40,14 @@ pub async fn observe(root: &Root, request: &ObserveRequest) -> Result<HostFacts>
         let root = root.clone();
         tokio::task::spawn_blocking(move || listening::observe(&root))
     };
-    let (local, listening, versions, units, images, etcd) = tokio::join!(
+    let (local, listening, versions, units, images, etcd, unmet) = tokio::join!(
         local,
         listening,
         system::observe_versions(root),
         observe_units(root, request),
         observe_images(root, request),
         etcd::observe(root, &request.etcd_endpoints),
+        condition::unmet(root, &request.conditions),
     );
     let mut facts = local.context("observing the host")?;
     facts.listening = listening.context("observing sockets")?;
@@ -55,6 +59,7 @@ pub async fn observe(root: &Root, request: &ObserveRequest) -> Result<HostFacts>
     facts.units = units.asked;
     facts.images = images;
     facts.etcd = etcd;
+    facts.unmet = unmet;
     // Read last, since callers compare it with the time of the answer.
     facts.clock = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -75,6 +80,7 @@ fn observe_files(root: &Root, request: &ObserveRequest) -> HostFacts {
         remains: remains::observe(root),
         modules: kernel::modules(root, &request.modules),
         sysctls: kernel::sysctls(root, &request.sysctls),
+        users: existing_users(root, &request.users),
         files: files::observe(root, request, generation.as_ref(), &trust),
         store: store::by_digest(root, layout::STORE),
         staging: store::by_digest(root, layout::STAGING),
@@ -84,6 +90,15 @@ fn observe_files(root: &Root, request: &ObserveRequest) -> HostFacts {
         trust,
         ..HostFacts::default()
     }
+}
+
+fn existing_users(root: &Root, asked: &BTreeSet<String>) -> BTreeSet<String> {
+    let accounts = Accounts::load(root);
+    asked
+        .iter()
+        .filter(|name| accounts.user(name).is_some())
+        .cloned()
+        .collect()
 }
 
 async fn observe_units(root: &Root, request: &ObserveRequest) -> units::UnitsSeen {

@@ -58,6 +58,12 @@ impl Shown {
         self.get("Type") == "oneshot"
     }
 
+    /// Whether it is enabled, or pulled in by others with nothing to enable
+    /// (`systemd-journald`).
+    pub(crate) fn starts_at_boot(&self) -> bool {
+        matches!(self.get("UnitFileState"), "enabled" | "static")
+    }
+
     /// Whether systemd has a job for the unit that is not done yet.
     pub(crate) fn has_job(&self) -> bool {
         !matches!(self.get("Job"), "" | "0")
@@ -158,7 +164,7 @@ fn facts_of(root: &Root, name: &str, shown: &Shown) -> UnitFacts {
         load: shown.get("LoadState").to_owned(),
         active: shown.get("ActiveState").to_owned(),
         sub: shown.get("SubState").to_owned(),
-        enabled: shown.get("UnitFileState") == "enabled",
+        enabled: shown.starts_at_boot(),
         needs_reload: shown.get("NeedDaemonReload") == "yes",
         inputs: inputs_of(root, name, shown),
         main_pid: shown.main_pid(),
@@ -179,10 +185,7 @@ pub(crate) fn inputs_of(root: &Root, name: &str, shown: &Shown) -> Option<Digest
         return None;
     }
     match shown.main_pid() {
-        0 if shown.is_oneshot() && shown.is_active() => {
-            let text = fs_err::read_to_string(root.path(layout::inputs_file(name))).ok()?;
-            parse_inputs(text.lines())
-        }
+        0 if shown.is_oneshot() && shown.is_active() => environment_inputs(root, name),
         0 => None,
         process => {
             let bytes = fs_err::read(root.path(format!("/proc/{process}/environ"))).ok()?;
@@ -190,6 +193,13 @@ pub(crate) fn inputs_of(root: &Root, name: &str, shown: &Shown) -> Option<Digest
             parse_inputs(text.split('\0'))
         }
     }
+}
+
+/// The inputs digest that a unit starts with next: that of its environment
+/// file.
+pub(crate) fn environment_inputs(root: &Root, name: &str) -> Option<Digest> {
+    let text = fs_err::read_to_string(root.path(layout::inputs_file(name))).ok()?;
+    parse_inputs(text.lines())
 }
 
 /// The inputs digest among `NAME=value` entries.

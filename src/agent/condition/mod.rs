@@ -1,0 +1,201 @@
+//! Conditions that steps wait for, evaluated on the step's host.
+
+mod cluster;
+mod dns;
+mod local;
+
+use super::channel::NoticeSender;
+use super::journal;
+use super::root::Root;
+use crate::desired::Condition;
+use crate::facts::UnmetCondition;
+use crate::host::{Failure, Notice};
+use crate::ports::numbers;
+use anyhow::Result;
+use futures_util::future::join_all;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A wait asks quickly at first, since most things are there in a moment.
+const FIRST_INTERVAL: Duration = Duration::from_millis(100);
+/// Then more and more seldom, up to this.
+const LAST_INTERVAL: Duration = Duration::from_secs(1);
+/// One look at a condition takes no longer than this.
+const LOOK_LIMIT: Duration = Duration::from_secs(4);
+
+/// Looks at a condition once.
+///
+/// # Errors
+/// Why it does not hold (yet).
+pub async fn check(root: &Root, condition: &Condition) -> Result<()> {
+    let look = async {
+        match condition {
+            Condition::UnitActive { unit } => local::unit_active(root, unit).await,
+            Condition::RegistryServing { address } => local::registry_serving(root, address).await,
+            Condition::EtcdHealthy { endpoints } => local::etcd_healthy(root, endpoints).await,
+            Condition::ApiReady { address } => local::api_ready(root, address).await,
+            Condition::HealthEndpoint { port } => local::health_endpoint(*port).await,
+            Condition::OverlayUp => local::overlay_up(root),
+            Condition::NodeReady { name } => cluster::node_ready(root, name).await,
+            Condition::DeploymentAvailable { name } => {
+                cluster::deployment_available(root, name).await
+            }
+            Condition::ApiServiceAvailable { name } => {
+                cluster::api_service_available(root, name).await
+            }
+            Condition::DnsAnswers { address, domain } => dns::answers(address, domain).await,
+        }
+    };
+    match tokio::time::timeout(LOOK_LIMIT, look).await {
+        Ok(result) => result,
+        Err(_) => anyhow::bail!("no answer within {} s", LOOK_LIMIT.as_secs()),
+    }
+}
+
+/// Looks at conditions once, side by side, and returns those that don't hold.
+pub async fn unmet(root: &Root, conditions: &[Condition]) -> Vec<UnmetCondition> {
+    let looks = conditions.iter().map(|condition| async {
+        let error = check(root, condition).await.err()?;
+        Some(UnmetCondition {
+            condition: condition.clone(),
+            reason: format!("{error:#}"),
+        })
+    });
+    join_all(looks).await.into_iter().flatten().collect()
+}
+
+/// Waits until a condition holds.
+///
+/// # Errors
+/// If it does not within the limit: with the last reason and, where a unit of
+/// this host is concerned, the last lines of its log.
+pub async fn wait(
+    root: &Root,
+    condition: &Condition,
+    limit: Duration,
+    notices: &NoticeSender,
+) -> Result<()> {
+    let begin = Instant::now();
+    let mut interval = FIRST_INTERVAL;
+    let mut last_reason = String::new();
+    loop {
+        let reason = match check(root, condition).await {
+            Ok(()) => return Ok(()),
+            Err(error) => format!("{error:#}"),
+        };
+        if reason != last_reason {
+            notices.send_lossy(Notice::Waiting {
+                reason: reason.clone(),
+            });
+            last_reason = reason;
+        }
+        if begin.elapsed() >= limit {
+            break;
+        }
+        tokio::time::sleep(interval).await;
+        interval = (interval * 3 / 2).min(LAST_INTERVAL);
+    }
+    let message = format!(
+        "waiting for {}: not within {} s; last: {last_reason}",
+        describe(condition),
+        limit.as_secs()
+    );
+    Err(match unit_of(condition) {
+        Some(unit) => journal::failure(root, &unit, message).await,
+        None => Failure {
+            message,
+            lines: Vec::new(),
+            hint: None,
+        },
+    }
+    .into())
+}
+
+/// What is waited for, for people.
+pub fn describe(condition: &Condition) -> String {
+    match condition {
+        Condition::UnitActive { unit } => format!("{unit} to run as configured"),
+        Condition::RegistryServing { address } => format!("the registry at {address}"),
+        Condition::EtcdHealthy { endpoints } => {
+            format!("etcd to be healthy at {}", endpoints.join(", "))
+        }
+        Condition::ApiReady { address } => format!("the API server at {address} to be ready"),
+        Condition::HealthEndpoint { port } => format!("health at 127.0.0.1:{port}"),
+        Condition::NodeReady { name } => format!("node {name} to be ready"),
+        Condition::OverlayUp => "the overlay network to be up".to_owned(),
+        Condition::DeploymentAvailable { name } => format!("deployment {name} to be available"),
+        Condition::ApiServiceAvailable { name } => format!("API {name} to be available"),
+        Condition::DnsAnswers { address, .. } => format!("DNS at {address} to answer"),
+    }
+}
+
+/// The unit of this host whose log says why a condition does not hold.
+fn unit_of(condition: &Condition) -> Option<String> {
+    let unit = match condition {
+        Condition::UnitActive { unit } => return Some(unit.clone()),
+        Condition::RegistryServing { .. } => "registry.service",
+        Condition::EtcdHealthy { .. } => "etcd.service",
+        Condition::ApiReady { .. } => "kube-apiserver.service",
+        Condition::OverlayUp => "flanneld.service",
+        Condition::HealthEndpoint { port } => match *port {
+            numbers::KUBELET_HEALTH_PORT => "kubelet.service",
+            numbers::KUBE_PROXY_HEALTH_PORT => "kube-proxy.service",
+            _ => return None,
+        },
+        Condition::NodeReady { .. }
+        | Condition::DeploymentAvailable { .. }
+        | Condition::ApiServiceAvailable { .. }
+        | Condition::DnsAnswers { .. } => return None,
+    };
+    Some(unit.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::channel::notice_channel;
+    use super::super::failure::failure_of;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_wait_ends_with_the_last_reason_and_says_it_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::below(camino::Utf8Path::from_path(directory.path()).unwrap());
+        let (sender, mut receiver) = notice_channel();
+        let limit = Duration::from_millis(300);
+        let error = wait(&root, &Condition::OverlayUp, limit, &sender)
+            .await
+            .unwrap_err();
+        let failure = failure_of(&error);
+        assert!(
+            failure.message.contains("no lease of flanneld"),
+            "{}",
+            failure.message
+        );
+        drop(sender);
+        let mut reasons = Vec::new();
+        while let Some(notice) = receiver.recv().await {
+            reasons.push(notice);
+        }
+        assert_eq!(reasons.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn reports_only_what_does_not_hold() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+            tokio::io::AsyncWriteExt::write_all(&mut stream, answer)
+                .await
+                .unwrap();
+            // The client hangs up once it has read the answer.
+            let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+        };
+        let root = Root::below("/nonexistent");
+        let conditions = [Condition::HealthEndpoint { port }, Condition::OverlayUp];
+        let (_, unmet) = tokio::join!(serve, unmet(&root, &conditions));
+        assert_eq!(unmet.len(), 1);
+        assert_eq!(unmet[0].condition, Condition::OverlayUp);
+    }
+}
