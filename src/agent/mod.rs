@@ -3,6 +3,8 @@
 
 pub mod accounts;
 pub mod api;
+pub mod apply;
+pub mod atomic;
 pub mod channel;
 pub mod command;
 pub mod condition;
@@ -17,6 +19,8 @@ pub mod observe;
 pub mod root;
 pub mod route;
 pub mod serve;
+#[cfg(test)]
+mod test_host;
 mod worker;
 
 pub use channel::{

@@ -110,8 +110,9 @@ pub enum Action {
     Apply {
         set: String,
     },
-    /// Drains the node, deletes its rendered CNI configuration and bridge,
-    /// and restarts its kubelet.
+    /// Ends the node's pods, deletes its rendered CNI configuration and
+    /// bridge, and restarts its kubelet, which starts the pods again with
+    /// addresses of the node's new range.
     ResetCni {
         node: String,
     },

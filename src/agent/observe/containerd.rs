@@ -4,6 +4,7 @@ use crate::agent::command::Program;
 use crate::agent::root::Root;
 use crate::digest::Digest;
 use crate::facts::ImageFacts;
+use anyhow::Result;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -15,14 +16,24 @@ const SOCKET: &str = "/run/containerd/containerd.sock";
 const PINNED: &str = "io.cri-containerd.pinned=pinned";
 const MANAGED: &str = "io.cri-containerd.image=managed";
 
-pub(super) async fn images(root: &Root) -> Option<BTreeMap<String, ImageFacts>> {
+/// `ctr` in the namespace of Kubernetes.
+///
+/// # Errors
+/// If it is not installed.
+pub(crate) fn program(root: &Root) -> Result<Program> {
+    let path = root.binary("ctr")?;
+    Ok(Program::new(path).arguments(["--namespace", "k8s.io"]))
+}
+
+/// The images that containerd holds; none if it does not answer.
+pub(crate) async fn images(root: &Root) -> Option<BTreeMap<String, ImageFacts>> {
     if !root.path(SOCKET).exists() {
         return None;
     }
     let list = |verb: &str| {
-        root.binary("ctr").map(|path| {
-            Program::new(path)
-                .arguments(["--namespace", "k8s.io", "--timeout", "8s", "images", verb])
+        program(root).map(|program| {
+            program
+                .arguments(["--timeout", "8s", "images", verb])
                 .limit(LIST_LIMIT)
         })
     };

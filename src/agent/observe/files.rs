@@ -60,13 +60,19 @@ pub(super) fn observe(
 pub(crate) fn read_generation(root: &Root) -> Option<Generation> {
     let mut numbers = generation_numbers(root);
     numbers.sort_unstable();
-    numbers.into_iter().rev().find_map(|number| {
-        let path = root
-            .path(layout::GENERATIONS)
-            .join(format!("{number}.json"));
-        let text = fs_err::read_to_string(path).ok()?;
-        serde_json::from_str(&text).ok()
-    })
+    numbers
+        .into_iter()
+        .rev()
+        .find_map(|number| read_numbered_generation(root, number))
+}
+
+/// A generation's manifest, if it is there and whole.
+pub(crate) fn read_numbered_generation(root: &Root, number: u64) -> Option<Generation> {
+    let path = root
+        .path(layout::GENERATIONS)
+        .join(format!("{number}.json"));
+    let text = fs_err::read_to_string(path).ok()?;
+    serde_json::from_str(&text).ok()
 }
 
 /// Numbers of the generations that have a manifest.

@@ -65,7 +65,7 @@ pub(crate) fn sysctl_path(name: &str) -> String {
     format!("/proc/sys/{swapped}")
 }
 
-fn parse_swaps(text: &str) -> Vec<String> {
+pub(crate) fn parse_swaps(text: &str) -> Vec<String> {
     text.lines()
         .skip(1)
         .filter_map(|line| line.split_whitespace().next())

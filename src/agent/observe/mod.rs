@@ -16,7 +16,14 @@ mod system;
 mod units;
 
 pub use containerd::image_key_by_digest;
-pub(crate) use units::{environment_inputs, inputs_of, show_units};
+pub(crate) use containerd::{images, program as ctr};
+pub(crate) use files::{
+    digest_reader, generation_numbers, read_numbered_generation, read_trust,
+};
+pub(crate) use kernel::{has_module, parse_swaps, read_sysctl, sysctl_path};
+pub(crate) use store::by_digest;
+pub(crate) use system::platform;
+pub(crate) use units::{Shown, environment_inputs, inputs_of, show_units};
 
 use super::accounts::Accounts;
 use super::condition;

@@ -14,7 +14,7 @@ use std::time::Duration;
 const SHOW_LIMIT: Duration = Duration::from_secs(30);
 
 const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,Result,Type,UnitFileState,\
-    NeedDaemonReload,MainPID,ActiveEnterTimestampMonotonic,Job";
+    NeedDaemonReload,MainPID,ActiveEnterTimestampMonotonic,TimeoutStopUSec,LoadError,Job";
 
 /// Units that change what the planner does, where they are active.
 const SERVICES_OF_INTEREST: [&str; 4] = [

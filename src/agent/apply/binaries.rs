@@ -1,0 +1,245 @@
+//! Puts binaries into the store and sets their links.
+
+use super::download::{self, Counter};
+use crate::agent::atomic;
+use crate::agent::channel::NoticeSender;
+use crate::agent::http::{self, TlsFiles};
+use crate::agent::observe::digest_reader;
+use crate::agent::root::Root;
+use crate::desired::Binary;
+use crate::digest::Digest;
+use crate::host::{Failure, Notice};
+use crate::layout;
+use anyhow::{Context, Result};
+use camino::{Utf8Path, Utf8PathBuf};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use reqwest::Client;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Unpacking is bound by a core, and small hosts have two.
+const PARALLEL: usize = 2;
+/// A registry that says nothing for so long is given up for the next one.
+const QUIET_LIMIT: Duration = Duration::from_secs(20);
+/// Every registry is tried so often before the step fails.
+const ROUNDS: u32 = 3;
+const ROUND_PAUSE: Duration = Duration::from_secs(2);
+/// Progress is told in steps of this size.
+const PROGRESS_BYTES: u64 = 1 << 20;
+
+pub(super) async fn install(
+    root: &Root,
+    binaries: &BTreeMap<String, Binary>,
+    registries: &[String],
+    notices: &NoticeSender,
+) -> Result<()> {
+    let installer = Installer {
+        root,
+        registries,
+        notices,
+    };
+    stream::iter(binaries)
+        .map(|(name, binary)| {
+            let installer = &installer;
+            async move {
+                installer
+                    .provide(name, binary)
+                    .await
+                    .with_context(|| format!("installing {name}"))
+            }
+        })
+        .buffer_unordered(PARALLEL)
+        .try_collect::<()>()
+        .await?;
+    let directory = root.path(layout::BIN);
+    for (name, binary) in binaries {
+        let target = format!("../store/{}", binary.digest.hex());
+        atomic::set_link(&directory.join(name), &target)?;
+    }
+    atomic::sync_directories([directory.as_path()])
+}
+
+struct Installer<'a> {
+    root: &'a Root,
+    registries: &'a [String],
+    notices: &'a NoticeSender,
+}
+
+impl Installer<'_> {
+    /// Makes sure that the store has a binary.
+    async fn provide(&self, name: &str, binary: &Binary) -> Result<()> {
+        let place = self.root.path(layout::STORE).join(binary.digest.hex());
+        if is_proven(&place, binary.size, binary.digest).await? {
+            return Ok(());
+        }
+        let mut tried = Vec::new();
+        let staged = self.root.path(layout::STAGING).join(binary.blob.hex());
+        if staged.is_file() {
+            match self.unpack_staged(name, binary, &staged, &place).await {
+                Ok(()) => return Ok(()),
+                Err(error) => tried.push(format!("staging: {error:#}")),
+            }
+        }
+        if self.registries.is_empty() {
+            tried.push("no registry to ask".to_owned());
+        } else {
+            let client = self.client()?;
+            for round in 0..ROUNDS {
+                if round > 0 {
+                    tokio::time::sleep(ROUND_PAUSE).await;
+                }
+                for registry in self.registries {
+                    let url = blob_url(registry, binary);
+                    let counter = self.counter(name, binary);
+                    match download::fetch(&client, &url, binary, &place, counter).await {
+                        Ok(()) => return Ok(()),
+                        Err(error) if round + 1 == ROUNDS => {
+                            tried.push(format!("{registry}: {error:#}"));
+                        }
+                        Err(error) => self.notices.send_lossy(Notice::Waiting {
+                            reason: format!("{name}: {registry}: {error:#}"),
+                        }),
+                    }
+                }
+            }
+        }
+        Err(Failure {
+            message: format!("it could not be had; tried {}", tried.join("; ")),
+            lines: Vec::new(),
+            hint: Some(
+                "check that this host reaches the registries (`cofferdam ports` lists the rules) and that `registry.service` runs there"
+                    .to_owned(),
+            ),
+        }
+        .into())
+    }
+
+    async fn unpack_staged(
+        &self,
+        name: &str,
+        binary: &Binary,
+        staged: &Utf8Path,
+        place: &Utf8Path,
+    ) -> Result<()> {
+        let file = fs_err::File::open(staged)?;
+        let (binary, place) = (binary.clone(), place.to_owned());
+        let counter = self.counter(name, &binary);
+        tokio::task::spawn_blocking(move || download::unpack(file, &binary, &place, counter))
+            .await
+            .context("unpacking")?
+    }
+
+    fn client(&self) -> Result<Client> {
+        let identity = (
+            layout::REGISTRY_CLIENT_CERTIFICATE,
+            layout::REGISTRY_CLIENT_KEY,
+        );
+        let files = TlsFiles::load(self.root, layout::REGISTRY_CA, Some(identity))
+            .context("reading the certificate for registries")?;
+        http::client(&files, QUIET_LIMIT)
+    }
+
+    fn counter(&self, name: &str, binary: &Binary) -> Counter {
+        let (notices, item, total) = (self.notices.clone(), name.to_owned(), binary.blob_size);
+        let told = AtomicU64::new(0);
+        Box::new(move |done| {
+            let last = told.load(Ordering::Relaxed);
+            if done >= last + PROGRESS_BYTES || (done == total && done > last) {
+                told.store(done, Ordering::Relaxed);
+                notices.send_lossy(Notice::Progress {
+                    item: item.clone(),
+                    done,
+                    total,
+                });
+            }
+        })
+    }
+}
+
+fn blob_url(registry: &str, binary: &Binary) -> String {
+    format!(
+        "https://{registry}/v2/{}/blobs/{}",
+        binary.repository, binary.blob
+    )
+}
+
+/// Whether a file is there with the right size and content.
+async fn is_proven(place: &Utf8Path, size: u64, digest: Digest) -> Result<bool> {
+    let place: Utf8PathBuf = place.to_owned();
+    let work = move || {
+        let Ok(mut file) = fs_err::File::open(&place) else {
+            return false;
+        };
+        file.metadata().is_ok_and(|metadata| metadata.len() == size)
+            && digest_reader(&mut file).is_ok_and(|found| found == digest)
+    };
+    tokio::task::spawn_blocking(work)
+        .await
+        .context("reading the store")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::channel::notice_channel;
+    use crate::agent::failure::failure_of;
+    use crate::agent::test_host::TestHost;
+
+    fn binary(text: &[u8]) -> (Binary, Vec<u8>) {
+        let blob = zstd::encode_all(text, 3).unwrap();
+        let binary = Binary {
+            digest: Digest::of(text),
+            size: text.len() as u64,
+            blob: Digest::of(&blob),
+            blob_size: blob.len() as u64,
+            repository: "cofferdam/file/kubelet".to_owned(),
+            version: "1".to_owned(),
+        };
+        (binary, blob)
+    }
+
+    fn stage(host: &TestHost, blob: &[u8], name: &Digest) {
+        let place = host.root.path(layout::STAGING).join(name.hex());
+        fs_err::create_dir_all(place.parent().unwrap()).unwrap();
+        fs_err::write(place, blob).unwrap();
+    }
+
+    #[tokio::test]
+    async fn takes_from_staging_and_mends_a_damaged_store() {
+        let host = TestHost::new();
+        let (kubelet, blob) = binary(b"kubelet 1");
+        stage(&host, &blob, &kubelet.blob);
+        let binaries = BTreeMap::from([("kubelet".to_owned(), kubelet.clone())]);
+        let (notices, _receiver) = notice_channel();
+        let link = host.root.path(layout::BIN).join("kubelet");
+        install(&host.root, &binaries, &[], &notices).await.unwrap();
+        assert_eq!(fs_err::read(&link).unwrap(), b"kubelet 1");
+        let stored = host.root.path(layout::STORE).join(kubelet.digest.hex());
+        // Same size, other bytes: as a disk might do it.
+        fs_err::write(&stored, "kubelet X").unwrap();
+        install(&host.root, &binaries, &[], &notices).await.unwrap();
+        assert_eq!(fs_err::read(&link).unwrap(), b"kubelet 1");
+        // Once proven, nothing else is needed.
+        fs_err::remove_dir_all(host.root.path(layout::STAGING)).unwrap();
+        install(&host.root, &binaries, &[], &notices).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_error_names_all_that_was_tried() {
+        let host = TestHost::new();
+        let (kubelet, mut blob) = binary(b"kubelet 1");
+        blob[5] ^= 1;
+        stage(&host, &blob, &kubelet.blob);
+        let binaries = BTreeMap::from([("kubelet".to_owned(), kubelet)]);
+        let (notices, _receiver) = notice_channel();
+        let error = install(&host.root, &binaries, &[], &notices)
+            .await
+            .unwrap_err();
+        let message = failure_of(&error).message;
+        assert!(message.starts_with("installing kubelet"), "{message}");
+        assert!(message.contains("staging: "), "{message}");
+        assert!(message.contains("no registry"), "{message}");
+        assert!(!host.root.path(layout::BIN).join("kubelet").exists());
+    }
+}

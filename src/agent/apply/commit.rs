@@ -1,0 +1,191 @@
+//! Ends a change of software: a new numbered manifest, and nothing left that
+//! neither it nor the one before it needs.
+
+use crate::agent::atomic::{self, Ownership};
+use crate::agent::observe::{by_digest, generation_numbers, read_numbered_generation};
+use crate::agent::root::Root;
+use crate::digest::Digest;
+use crate::facts::Generation;
+use crate::layout;
+use anyhow::{Context, Result, bail};
+use camino::Utf8Path;
+use std::collections::BTreeSet;
+
+/// The newest generation, and the one to go back to.
+const KEPT: usize = 2;
+const MANIFEST_MODE: u32 = 0o600;
+
+pub(super) async fn commit(root: &Root, number: u64, generation: Option<Generation>) -> Result<()> {
+    let Some(generation) = generation.filter(|generation| generation.number == number) else {
+        bail!("committing generation {number}: the request does not carry it");
+    };
+    let root = root.clone();
+    tokio::task::spawn_blocking(move || write_and_collect(&root, &generation))
+        .await
+        .context("committing a generation")?
+}
+
+fn write_and_collect(root: &Root, generation: &Generation) -> Result<()> {
+    for (name, digest) in &generation.binaries {
+        let place = root.path(layout::STORE).join(digest.hex());
+        if !place.is_file() {
+            bail!(
+                "committing generation {}: {name} is not in {}",
+                generation.number,
+                layout::STORE
+            );
+        }
+    }
+    let directory = root.path(layout::GENERATIONS);
+    let text = serde_json::to_vec_pretty(generation).context("writing a generation")?;
+    let place = directory.join(format!("{}.json", generation.number));
+    atomic::write_and_sync(&place, &text, Ownership::own(MANIFEST_MODE))?;
+    let kept = prune_generations(root)?;
+    collect(root, &kept)?;
+    remove_stale_links(root, generation)
+}
+
+/// Removes manifests other than the newest ones, and returns those.
+fn prune_generations(root: &Root) -> Result<Vec<Generation>> {
+    let mut numbers = generation_numbers(root);
+    numbers.sort_unstable_by(|left, right| right.cmp(left));
+    let mut kept = Vec::new();
+    for number in numbers {
+        match read_numbered_generation(root, number) {
+            Some(generation) if kept.len() < KEPT => kept.push(generation),
+            _ => {
+                let name = format!("{number}.json");
+                atomic::remove_if_there(&root.path(layout::GENERATIONS).join(name))?;
+            }
+        }
+    }
+    Ok(kept)
+}
+
+/// Removes content that no kept generation needs, and all that is staged.
+fn collect(root: &Root, kept: &[Generation]) -> Result<()> {
+    let binaries: BTreeSet<Digest> = kept
+        .iter()
+        .flat_map(|generation| generation.binaries.values().copied())
+        .collect();
+    let contents: BTreeSet<Digest> = kept
+        .iter()
+        .flat_map(|generation| generation.files.values())
+        .filter_map(|file| file.digest)
+        .collect();
+    let content = format!("{}/content", layout::GENERATIONS);
+    for (directory, needed) in [
+        (layout::STORE, &binaries),
+        (content.as_str(), &contents),
+        (layout::STAGING, &BTreeSet::new()),
+    ] {
+        for digest in by_digest(root, directory).into_keys() {
+            if !needed.contains(&digest) {
+                atomic::remove_if_there(&root.path(directory).join(digest.hex()))?;
+            }
+        }
+        remove_halves(&root.path(directory))?;
+    }
+    Ok(())
+}
+
+/// Removes what a crash left of files on their way to their names.
+fn remove_halves(directory: &Utf8Path) -> Result<()> {
+    let Ok(entries) = directory.read_dir_utf8() else {
+        return Ok(());
+    };
+    for entry in entries.flatten() {
+        if entry.file_name().starts_with('.') || entry.file_name().ends_with(".part") {
+            atomic::remove_if_there(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_stale_links(root: &Root, generation: &Generation) -> Result<()> {
+    let Ok(entries) = root.path(layout::BIN).read_dir_utf8() else {
+        return Ok(());
+    };
+    for entry in entries.flatten() {
+        if entry.path().is_symlink() && !generation.binaries.contains_key(entry.file_name()) {
+            atomic::remove_if_there(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::test_host::TestHost;
+    use crate::facts::GenerationFile;
+
+    fn generation(number: u64, binary: &str, content: &str) -> Generation {
+        Generation {
+            number,
+            binaries: [("kubelet".to_owned(), Digest::of(binary))].into(),
+            files: [(
+                "/etc/x".to_owned(),
+                GenerationFile {
+                    digest: Some(Digest::of(content)),
+                    mode: 0o644,
+                    user: "root".to_owned(),
+                    group: "root".to_owned(),
+                },
+            )]
+            .into(),
+            ..Generation::default()
+        }
+    }
+
+    fn put(host: &TestHost, directory: &str, text: &str) {
+        host.write(&format!("{directory}/{}", Digest::of(text).hex()), text);
+    }
+
+    #[tokio::test]
+    async fn keeps_what_the_last_two_generations_need() {
+        let host = TestHost::new();
+        let content = format!("{}/content", layout::GENERATIONS);
+        for text in ["one", "two", "three"] {
+            put(&host, layout::STORE, text);
+            put(&host, &content, text);
+            put(&host, layout::STAGING, text);
+        }
+        host.write(&format!("{}/.abc.cofferdam", layout::STORE), "half");
+        host.write(&format!("{}/abc.part", layout::STAGING), "half");
+        for name in ["kubelet", "gone"] {
+            let link = host.root.path(layout::BIN).join(name);
+            atomic::set_link(&link, "../store/x").unwrap();
+        }
+        for (number, text) in [(1, "one"), (2, "two"), (3, "three")] {
+            commit(&host.root, number, Some(generation(number, text, text)))
+                .await
+                .unwrap();
+        }
+        let mut numbers = generation_numbers(&host.root);
+        numbers.sort_unstable();
+        assert_eq!(numbers, [2, 3]);
+        let kept: BTreeSet<Digest> = [Digest::of("two"), Digest::of("three")].into();
+        let found = |directory: &str| by_digest(&host.root, directory).into_keys().collect();
+        let store: BTreeSet<Digest> = found(layout::STORE);
+        assert_eq!(store, kept);
+        let contents: BTreeSet<Digest> = found(&content);
+        assert_eq!(contents, kept);
+        let staged: BTreeSet<Digest> = found(layout::STAGING);
+        assert!(staged.is_empty());
+        let names = |directory: &str| fs_err::read_dir(host.root.path(directory)).unwrap().count();
+        assert_eq!(names(layout::STORE), 2);
+        assert_eq!(names(layout::STAGING), 0);
+        assert_eq!(names(layout::BIN), 1);
+    }
+
+    #[tokio::test]
+    async fn a_generation_whose_binary_is_missing_is_refused() {
+        let host = TestHost::new();
+        let error = commit(&host.root, 1, Some(generation(1, "none", "none")))
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("kubelet"), "{error}");
+        assert!(generation_numbers(&host.root).is_empty());
+    }
+}

@@ -1,0 +1,89 @@
+//! Does single actions of a plan on this host. Each is idempotent: done again
+//! after a crash in its middle, it finishes.
+
+mod binaries;
+mod cni;
+mod commit;
+mod download;
+mod files;
+mod images;
+mod kernel;
+mod manifests;
+mod units;
+mod users;
+
+use super::channel::NoticeSender;
+use super::condition;
+use super::root::Root;
+use crate::host::ApplyRequest;
+use crate::plan::Action;
+use anyhow::{Result, bail};
+use std::time::Duration;
+
+/// Does an action.
+///
+/// # Errors
+/// Why it could not be done; what was done stays.
+pub async fn apply(root: &Root, request: ApplyRequest, notices: &NoticeSender) -> Result<()> {
+    let ApplyRequest {
+        action,
+        files,
+        inputs,
+        manifests,
+        generation,
+    } = request;
+    match action {
+        Action::CreateUsers { file, users } => users::create(root, &file, &users).await,
+        Action::WriteFiles {
+            files: changes,
+            remove,
+            kind,
+        } => {
+            files::write(
+                root,
+                files::WriteFiles {
+                    changes,
+                    remove,
+                    kind,
+                    bodies: files,
+                },
+            )
+            .await
+        }
+        Action::LoadModules { modules } => kernel::load_modules(root, &modules).await,
+        Action::SetSysctls { sysctls } => kernel::set_sysctls(root, &sysctls),
+        Action::SwapOff => kernel::swap_off(root).await,
+        Action::InstallBinaries {
+            binaries,
+            registries,
+        } => binaries::install(root, &binaries, &registries, notices).await,
+        Action::PullImages { images, registries } => {
+            images::pull(root, &images, &registries, notices).await
+        }
+        Action::StartUnits { units, wait } => {
+            let waiting = if wait {
+                units::Waiting::EachActive
+            } else {
+                units::Waiting::Queued
+            };
+            units::start(root, &units, &inputs, waiting, notices).await
+        }
+        Action::StopUnits { units } => units::stop(root, &units, notices).await,
+        Action::Wait {
+            condition,
+            limit_seconds,
+        } => {
+            let limit = Duration::from_secs(u64::from(limit_seconds));
+            condition::wait(root, &condition, limit, notices).await
+        }
+        Action::Apply { set } => manifests::apply(root, &set, manifests).await,
+        Action::ResetCni { node } => cni::reset(root, &node, notices).await,
+        Action::Commit { generation: number } => commit::commit(root, number, generation).await,
+        Action::Mint { .. } => {
+            bail!("minting on a host: keys are minted in the site, on the jump host")
+        }
+        Action::PutBlobs { .. } | Action::Seed { .. } => {
+            bail!("taking blobs as an action: they come as requests with a body each")
+        }
+    }
+}

@@ -1,0 +1,474 @@
+//! Starts, restarts, reloads and stops units. A unit's inputs file is written
+//! right before, so that a restart that a crash swallowed is seen later.
+
+use super::files::reload;
+use crate::agent::atomic::{self, Ownership};
+use crate::agent::channel::NoticeSender;
+use crate::agent::command::Program;
+use crate::agent::journal;
+use crate::agent::observe::{Shown, inputs_of, show_units};
+use crate::agent::root::Root;
+use crate::digest::Digest;
+use crate::host::{Failure, Notice};
+use crate::layout;
+use crate::plan::{UnitChange, UnitVerb};
+use anyhow::{Context, Result, anyhow};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A component that is not up by then will not come up by itself: images and
+/// binaries are there, and what it waits for started before it.
+const START_LIMIT: Duration = Duration::from_secs(90);
+/// On top of it, a restart may take as long as the unit may take to stop, but
+/// no longer than this: the longest is an API server that drains.
+const LONGEST_STOP: Duration = Duration::from_secs(600);
+/// A reload hands over to a successor, which has its own shorter limits.
+const RELOAD_LIMIT: Duration = Duration::from_secs(120);
+/// systemd's state changes within milliseconds.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Whether each unit is to be active before the next one is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waiting {
+    EachActive,
+    /// All jobs are queued: members of etcd become active only together.
+    Queued,
+}
+
+pub(super) async fn start(
+    root: &Root,
+    changes: &[UnitChange],
+    inputs: &BTreeMap<String, Digest>,
+    waiting: Waiting,
+    notices: &NoticeSender,
+) -> Result<()> {
+    reload(root).await?;
+    let names: Vec<&str> = changes.iter().map(|change| change.name.as_str()).collect();
+    let shown = show_units(root, &names).await?;
+    for name in &names {
+        check_loaded(name, shown.get(*name))?;
+    }
+    enable(root, &shown).await?;
+    for change in changes {
+        let job = Job {
+            root,
+            unit: &change.name,
+            inputs: inputs.get(&change.name).copied(),
+            notices,
+        };
+        match change.verb {
+            UnitVerb::Enable => {}
+            verb => job.change(verb, waiting).await?,
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn stop(root: &Root, units: &[String], notices: &NoticeSender) -> Result<()> {
+    let names: Vec<&str> = units.iter().map(String::as_str).collect();
+    let shown = show_units(root, &names).await?;
+    for unit in units {
+        let Some(unit_shown) = shown.get(unit) else {
+            continue;
+        };
+        if unit_shown.get("ActiveState") != "inactive" {
+            notices.send_lossy(Notice::Waiting {
+                reason: format!("{unit}: stopping"),
+            });
+            let program = systemctl(root, &["stop", unit])?.limit(stop_limit(unit_shown));
+            run(root, unit, &program, "stopping").await?;
+        }
+        if unit_shown.get("LoadState") == "loaded" {
+            systemctl(root, &["disable", "--quiet", "--no-reload", unit])?
+                .succeed()
+                .await
+                .with_context(|| format!("disabling {unit}"))?;
+        }
+        atomic::remove_if_there(&root.path(layout::inputs_file(unit)))?;
+    }
+    Ok(())
+}
+
+/// One unit that is started, restarted or reloaded.
+struct Job<'a> {
+    root: &'a Root,
+    unit: &'a str,
+    inputs: Option<Digest>,
+    notices: &'a NoticeSender,
+}
+
+impl Job<'_> {
+    async fn change(&self, verb: UnitVerb, waiting: Waiting) -> Result<()> {
+        let shown = self.show().await?;
+        if self.unit.ends_with(".socket") {
+            return self.start_socket(&shown).await;
+        }
+        let is_current = self.inputs.is_none() || self.running_inputs(&shown) == self.inputs;
+        let verb = match verb {
+            UnitVerb::Start if shown.is_active() && is_current => return Ok(()),
+            UnitVerb::Start if shown.is_active() => UnitVerb::Restart,
+            UnitVerb::Reload if !shown.is_active() => UnitVerb::Start,
+            other => other,
+        };
+        // The inputs of a unit whose process has ended are read from its
+        // file: it must not say something new while the unit is up.
+        if shown.is_oneshot() && shown.is_active() {
+            let program = self.systemctl(&["stop", self.unit])?;
+            self.run(&program.limit(stop_limit(&shown)), "stopping")
+                .await?;
+        }
+        if let Some(inputs) = self.inputs {
+            write_inputs(self.root, self.unit, inputs)?;
+        }
+        self.reset_failed().await?;
+        let limit = match verb {
+            UnitVerb::Restart => START_LIMIT + stop_limit(&shown),
+            _ => START_LIMIT,
+        };
+        match verb {
+            UnitVerb::Reload => {
+                let program = self.systemctl(&["reload", self.unit])?;
+                self.run(&program.limit(RELOAD_LIMIT), "reloading").await?;
+            }
+            UnitVerb::Restart => self.queue("restart").await?,
+            UnitVerb::Start | UnitVerb::Enable => self.queue("start").await?,
+        }
+        match waiting {
+            Waiting::Queued => Ok(()),
+            Waiting::EachActive => self.wait(verb, limit).await,
+        }
+    }
+
+    /// systemd does not start a socket whose service runs already, so that
+    /// the service stands back for the moment.
+    async fn start_socket(&self, shown: &Shown) -> Result<()> {
+        let service = self.unit.replace(".socket", ".service");
+        let services = show_units(self.root, &[&service]).await?;
+        let service_runs = services.get(&service).is_some_and(Shown::is_active);
+        if service_runs {
+            let program = systemctl(self.root, &["stop", &service])?;
+            self.run(&program.limit(stop_limit(shown)), "stopping the service of")
+                .await?;
+        }
+        self.reset_failed().await?;
+        self.queue("restart").await?;
+        self.wait(UnitVerb::Restart, START_LIMIT).await?;
+        if service_runs {
+            let program = systemctl(self.root, &["start", "--no-block", &service])?;
+            self.run(&program, "starting the service of").await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the unit is active and, where it has inputs, its process
+    /// carries them.
+    async fn wait(&self, verb: UnitVerb, limit: Duration) -> Result<()> {
+        let begin = Instant::now();
+        let mut last_reason = String::new();
+        loop {
+            let shown = self.show().await?;
+            let is_current = self.inputs.is_none() || self.running_inputs(&shown) == self.inputs;
+            if shown.is_active() && !shown.has_job() && is_current {
+                return Ok(());
+            }
+            let reason = if shown.is_active() && !shown.has_job() {
+                "its process still runs with its earlier configuration".to_owned()
+            } else {
+                shown.summary()
+            };
+            let has_failed = shown.get("ActiveState") == "failed" && !shown.has_job();
+            if has_failed || begin.elapsed() >= limit {
+                let within = if has_failed {
+                    String::new()
+                } else {
+                    format!("not up within {} s; last: ", limit.as_secs())
+                };
+                let message = format!("{} {}: {within}{reason}", gerund(verb), self.unit);
+                return Err(journal::failure(self.root, self.unit, message).await.into());
+            }
+            if reason != last_reason {
+                self.notices.send_lossy(Notice::Waiting {
+                    reason: format!("{}: {reason}", self.unit),
+                });
+                last_reason = reason;
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    async fn show(&self) -> Result<Shown> {
+        let mut shown = show_units(self.root, &[self.unit]).await?;
+        shown
+            .remove(self.unit)
+            .ok_or_else(|| anyhow!("asking systemd about {}: it says nothing", self.unit))
+    }
+
+    fn running_inputs(&self, shown: &Shown) -> Option<Digest> {
+        inputs_of(self.root, self.unit, shown)
+    }
+
+    /// Clears an earlier failure and its count of starts.
+    async fn reset_failed(&self) -> Result<()> {
+        // A unit that never failed is an error of no interest.
+        self.systemctl(&["reset-failed", self.unit])?
+            .finish()
+            .await?;
+        Ok(())
+    }
+
+    async fn queue(&self, verb: &str) -> Result<()> {
+        let program = self.systemctl(&[verb, "--no-block", self.unit])?;
+        self.run(&program, "starting").await
+    }
+
+    async fn run(&self, program: &Program, doing: &str) -> Result<()> {
+        run(self.root, self.unit, program, doing).await
+    }
+
+    fn systemctl(&self, arguments: &[&str]) -> Result<Program> {
+        systemctl(self.root, arguments)
+    }
+}
+
+/// `systemctl VERB UNIT`, waited for.
+pub(super) async fn run_verb(root: &Root, unit: &str, verb: &str) -> Result<()> {
+    let program = systemctl(root, &[verb, unit])?.limit(LONGEST_STOP);
+    run(root, unit, &program, verb).await
+}
+
+/// Runs a command about a unit; its failure carries the unit's last lines.
+async fn run(root: &Root, unit: &str, program: &Program, doing: &str) -> Result<()> {
+    let finished = program.finish().await?;
+    if finished.status.success() {
+        return Ok(());
+    }
+    let reason = program.failure(&finished).message;
+    let message = format!("{doing} {unit}: {reason}");
+    Err(journal::failure(root, unit, message).await.into())
+}
+
+async fn enable(root: &Root, shown: &BTreeMap<String, Shown>) -> Result<()> {
+    let names: Vec<&str> = shown
+        .iter()
+        .filter(|(_, shown)| !shown.starts_at_boot())
+        .map(|(name, _)| name.as_str())
+        .collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    systemctl(root, &["enable", "--quiet", "--no-reload"])?
+        .arguments(names.iter().copied())
+        .succeed()
+        .await
+        .with_context(|| format!("enabling {}", names.join(", ")))?;
+    Ok(())
+}
+
+fn check_loaded(name: &str, shown: Option<&Shown>) -> Result<()> {
+    let state = shown.map_or("unknown", |shown| shown.get("LoadState"));
+    let failure = |message: String, hint: String| Failure {
+        message,
+        lines: Vec::new(),
+        hint: Some(hint),
+    };
+    match state {
+        "loaded" => Ok(()),
+        "masked" => Err(failure(
+            format!("starting {name}: the unit is masked"),
+            format!("find out who masked it, then `systemctl unmask {name}` on the host"),
+        )
+        .into()),
+        other => {
+            let detail = shown.map_or("", |shown| shown.get("LoadError"));
+            Err(failure(
+                format!("starting {name}: systemd calls the unit {other} {detail}")
+                    .trim_end()
+                    .to_owned(),
+                format!("look at it on the host: `systemctl status {name}`"),
+            )
+            .into())
+        }
+    }
+}
+
+fn write_inputs(root: &Root, unit: &str, inputs: Digest) -> Result<()> {
+    let text = format!("{}={inputs}\n", layout::INPUTS_VARIABLE);
+    let place = root.path(layout::inputs_file(unit));
+    atomic::write_and_sync(&place, text.as_bytes(), Ownership::own(0o644))
+}
+
+fn systemctl(root: &Root, arguments: &[&str]) -> Result<Program> {
+    Ok(Program::new(root.program("systemctl")?).arguments(arguments.iter().copied()))
+}
+
+fn gerund(verb: UnitVerb) -> &'static str {
+    match verb {
+        UnitVerb::Start | UnitVerb::Enable => "starting",
+        UnitVerb::Restart => "restarting",
+        UnitVerb::Reload => "reloading",
+    }
+}
+
+/// How long a unit may take to stop, with some room for systemd itself.
+fn stop_limit(shown: &Shown) -> Duration {
+    parse_span(shown.get("TimeoutStopUSec"))
+        .unwrap_or(LONGEST_STOP)
+        .min(LONGEST_STOP)
+        + Duration::from_secs(10)
+}
+
+/// A span of time as systemd prints it: `1min 30s`, `infinity`.
+fn parse_span(text: &str) -> Option<Duration> {
+    let mut total = Duration::ZERO;
+    for part in text.split_whitespace() {
+        let digits = part.find(|letter: char| !letter.is_ascii_digit())?;
+        let (number, unit) = part.split_at(digits);
+        let number: u64 = number.parse().ok()?;
+        total += match unit {
+            "us" => Duration::from_micros(number),
+            "ms" => Duration::from_millis(number),
+            "s" => Duration::from_secs(number),
+            "min" => Duration::from_secs(number * 60),
+            "h" => Duration::from_secs(number * 3600),
+            "d" => Duration::from_secs(number * 86_400),
+            _ => return None,
+        };
+    }
+    (!text.is_empty()).then_some(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::channel::notice_channel;
+    use crate::agent::failure::failure_of;
+    use crate::agent::test_host::TestHost;
+
+    /// A systemd of one unit, whose state is in files: `state` is what `show`
+    /// prints, and a (re)start puts `next` in its place and gives the process
+    /// the environment file.
+    const SYSTEMD: &str = r#"
+here=$(dirname "$0"); root=$here/../..
+echo "$@" >> "$here/calls"
+case "$1" in
+  show) cat "$here/state" ;;
+  start|restart|reload)
+    cp "$here/next" "$here/state"
+    mkdir -p "$root/proc/812"
+    tr '\n' '\0' < "$root/var/lib/cofferdam/inputs/x.env" > "$root/proc/812/environ" ;;
+esac"#;
+
+    fn state(active: &str, process: u32) -> String {
+        format!(
+            "Type=notify\nMainPID={process}\nLoadState=loaded\nActiveState={active}\nSubState=some\nResult=exit-code\nUnitFileState=disabled\n"
+        )
+    }
+
+    fn host(now: &str, next: &str) -> TestHost {
+        let host = TestHost::new();
+        host.program("systemctl", SYSTEMD);
+        host.program("journalctl", "echo 'bind: address already in use'");
+        host.write("/usr/bin/state", now);
+        host.write("/usr/bin/next", next);
+        host
+    }
+
+    async fn apply(host: &TestHost, verb: UnitVerb, inputs: Digest) -> Result<()> {
+        let changes = [UnitChange {
+            name: "x.service".to_owned(),
+            verb,
+        }];
+        let inputs = BTreeMap::from([("x.service".to_owned(), inputs)]);
+        let (notices, _receiver) = notice_channel();
+        start(&host.root, &changes, &inputs, Waiting::EachActive, &notices).await
+    }
+
+    #[tokio::test]
+    async fn a_unit_is_enabled_before_and_waited_for_after_its_start() {
+        let host = host(&state("inactive", 0), &state("active", 812));
+        apply(&host, UnitVerb::Start, Digest::of("one"))
+            .await
+            .unwrap();
+        let calls = host.read("/usr/bin/calls");
+        let verbs: Vec<&str> = calls
+            .lines()
+            .filter(|line| !line.starts_with("show"))
+            .collect();
+        assert_eq!(
+            verbs,
+            [
+                "daemon-reload",
+                "enable --quiet --no-reload x.service",
+                "reset-failed x.service",
+                "start --no-block x.service",
+            ]
+        );
+        let expected = format!("COFFERDAM_INPUTS={}\n", Digest::of("one"));
+        assert_eq!(host.read("/var/lib/cofferdam/inputs/x.env"), expected);
+        // Done again, it finds everything as it should be.
+        apply(&host, UnitVerb::Start, Digest::of("one"))
+            .await
+            .unwrap();
+        let again = host.read("/usr/bin/calls");
+        assert_eq!(again.matches("start --no-block").count(), 1);
+        // A start of what runs with other inputs is a restart.
+        apply(&host, UnitVerb::Start, Digest::of("two"))
+            .await
+            .unwrap();
+        assert!(
+            host.read("/usr/bin/calls")
+                .contains("restart --no-block x.service")
+        );
+    }
+
+    #[tokio::test]
+    async fn a_unit_that_fails_is_told_at_once_with_its_log() {
+        let host = host(&state("inactive", 0), &state("failed", 0));
+        let error = apply(&host, UnitVerb::Start, Digest::of("one"))
+            .await
+            .unwrap_err();
+        let failure = failure_of(&error);
+        assert_eq!(
+            failure.message,
+            "starting x.service: failed (some), result exit-code"
+        );
+        assert_eq!(failure.lines, ["bind: address already in use"]);
+        assert!(failure.hint.unwrap().contains("journalctl -u x.service"));
+    }
+
+    #[tokio::test]
+    async fn units_that_are_not_there_or_masked_are_refused() {
+        for load in ["not-found", "masked", "bad-setting"] {
+            let text = state("inactive", 0).replace("loaded", load);
+            let host = host(&text, &text);
+            let error = apply(&host, UnitVerb::Start, Digest::of("one"))
+                .await
+                .unwrap_err();
+            assert!(error.to_string().contains("x.service"), "{error}");
+            assert!(!host.read("/usr/bin/calls").contains("enable"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_oneshot_is_stopped_before_its_inputs_are_written() {
+        let now = state("active", 0).replace("notify", "oneshot");
+        let host = host(&now, &now);
+        host.write("/var/lib/cofferdam/inputs/x.env", "COFFERDAM_INPUTS=\n");
+        apply(&host, UnitVerb::Restart, Digest::of("two"))
+            .await
+            .unwrap();
+        let calls = host.read("/usr/bin/calls");
+        let stop = calls.find("stop x.service").unwrap();
+        assert!(stop < calls.find("restart --no-block").unwrap());
+    }
+
+    #[test]
+    fn reads_spans_of_time() {
+        let seconds = |text| parse_span(text).map(|span| span.as_secs());
+        assert_eq!(seconds("1min 30s"), Some(90));
+        assert_eq!(seconds("2h 1min"), Some(7260));
+        assert_eq!(seconds("infinity"), None);
+        assert_eq!(seconds(""), None);
+    }
+}
