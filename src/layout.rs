@@ -27,8 +27,9 @@ pub const REGISTRY: &str = "/var/lib/cofferdam/registry";
 pub const RUN: &str = "/run/cofferdam";
 /// Locked exclusively by the agent of a run that may change the host.
 pub const LOCK: &str = "/run/cofferdam/lock";
-/// Socket of the short-lived writable registry instance.
-pub const SEED_SOCKET: &str = "/run/cofferdam/seed.sock";
+/// Socket of the short-lived writable registry instance, in a directory that
+/// only root and the registry's user may enter.
+pub const SEED_SOCKET: &str = "/run/cofferdam/seed/registry.sock";
 /// The environment variable that carries a unit's inputs digest.
 pub const INPUTS_VARIABLE: &str = "COFFERDAM_INPUTS";
 /// Protocol number of routes that cofferdam made (`ip route … proto 67`), so

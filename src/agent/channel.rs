@@ -107,6 +107,11 @@ impl NoticeSender {
         let _ = self.0.send(notice).await;
     }
 
+    /// Waits until nobody listens any more.
+    pub async fn closed(&self) {
+        self.0.closed().await;
+    }
+
     /// Sends a notice that may be dropped when its reader is slow.
     pub fn send_lossy(&self, notice: Notice) {
         let _ = self.0.try_send(notice);

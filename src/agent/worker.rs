@@ -2,15 +2,19 @@
 
 use super::channel::{BodyReceiver, NoticeSender};
 use super::failure::failure_of;
-use super::observe::observe;
 use super::root::Root;
-use crate::host::{Failure, Request, Response};
-use anyhow::{Result, bail};
+use super::seed::{ManifestTarget, Seed};
+use super::staging::{self, Stored};
+use super::{apply, cluster, observe, run};
+use crate::digest::Digest;
+use crate::host::{BlobTarget, Failure, Request, Response};
+use anyhow::Result;
 
 /// State of one agent.
 #[derive(Debug)]
 pub struct Worker {
     root: Root,
+    seed: Seed,
 }
 
 impl Worker {
@@ -21,7 +25,10 @@ impl Worker {
 
     /// An agent for a host whose file tree begins elsewhere.
     pub fn with_root(root: Root) -> Self {
-        Self { root }
+        Self {
+            root,
+            seed: Seed::default(),
+        }
     }
 
     /// Does one request. Several may be in hand at once.
@@ -39,18 +46,83 @@ impl Worker {
             .map_err(|error| failure_of(&error))
     }
 
+    /// Ends what lives as long as the agent: the writable registry instance.
+    pub async fn shutdown(&self) {
+        // It also goes by itself when this process ends.
+        let _ = self.seed.stop().await;
+    }
+
     async fn dispatch(
         &self,
         request: Request,
-        _body: BodyReceiver,
-        _notices: NoticeSender,
+        body: BodyReceiver,
+        notices: NoticeSender,
     ) -> Result<Response> {
         match request {
+            // The lock lies with whoever serves the stream; an agent in the
+            // same process has the site's.
+            Request::Acquire { .. } => Ok(Response::Done),
             Request::Observe(request) => {
-                let facts = observe(&self.root, &request).await?;
+                let facts = observe::observe(&self.root, &request).await?;
                 Ok(Response::Facts(Box::new(facts)))
             }
-            _ => bail!("doing a request that this agent does not know"),
+            Request::ObserveCluster { manifests } => {
+                let facts = cluster::observe(&self.root, &manifests).await?;
+                Ok(Response::Cluster(Box::new(facts)))
+            }
+            Request::Apply(request) => {
+                apply::apply(&self.root, *request, &notices).await?;
+                Ok(Response::Done)
+            }
+            Request::PutBlob {
+                digest,
+                size,
+                target,
+            } => {
+                let stored = self.put(&digest, size, target, body).await?;
+                Ok(Response::Stored {
+                    present: stored == Stored::AlreadyThere,
+                })
+            }
+            Request::SeedStart => {
+                self.seed.start(&self.root).await?;
+                Ok(Response::Done)
+            }
+            Request::SeedStop => {
+                self.seed.stop().await?;
+                Ok(Response::Done)
+            }
+            Request::Run(request) => {
+                let status = run::run(&self.root, request, body, notices).await?;
+                Ok(Response::Exited { status })
+            }
+        }
+    }
+
+    async fn put(
+        &self,
+        digest: &Digest,
+        size: u64,
+        target: BlobTarget,
+        body: BodyReceiver,
+    ) -> Result<Stored> {
+        match target {
+            BlobTarget::Staging => staging::put(&self.root, digest, size, body).await,
+            BlobTarget::Repository { repository } => {
+                self.seed.put_blob(&repository, digest, size, body).await
+            }
+            BlobTarget::Manifest {
+                repository,
+                media_type,
+                tag,
+            } => {
+                let target = ManifestTarget {
+                    repository,
+                    media_type,
+                    tag,
+                };
+                self.seed.put_manifest(&target, digest, size, body).await
+            }
         }
     }
 }

@@ -1,0 +1,99 @@
+//! Fills this host's registry through a short-lived, writable instance on a
+//! socket that only root and the registry's user can reach. The serving
+//! instance stays read-only and sees at once what this one takes in.
+
+mod instance;
+mod push;
+
+use super::channel::BodyReceiver;
+use super::root::Root;
+use super::staging::Stored;
+use crate::digest::Digest;
+use anyhow::{Result, anyhow};
+use instance::Instance;
+pub use push::ManifestTarget;
+use push::Pusher;
+use tokio::sync::Mutex;
+
+/// The writable instance of one agent; none until it is started.
+#[derive(Debug, Default)]
+pub struct Seed {
+    running: Mutex<Option<Running>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    instance: Instance,
+    pusher: Pusher,
+}
+
+impl Seed {
+    /// Starts the instance; one that runs already is left alone.
+    ///
+    /// # Errors
+    /// If the registry is not installed or does not come up, with its last
+    /// lines.
+    pub async fn start(&self, root: &Root) -> Result<()> {
+        let mut running = self.running.lock().await;
+        if let Some(present) = running.as_mut()
+            && present.instance.is_alive()
+        {
+            return Ok(());
+        }
+        *running = None;
+        let instance = Instance::start(root).await?;
+        let pusher = Pusher::new(root.clone(), instance.socket())?;
+        *running = Some(Running { instance, pusher });
+        Ok(())
+    }
+
+    /// Stops the instance, if there is one.
+    ///
+    /// # Errors
+    /// If it can't be ended.
+    pub async fn stop(&self) -> Result<()> {
+        match self.running.lock().await.take() {
+            Some(running) => running.instance.stop().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Puts a layer or configuration into a repository: from staging if it is
+    /// there, else from the body.
+    ///
+    /// # Errors
+    /// If the instance does not run, or refuses the blob.
+    pub async fn put_blob(
+        &self,
+        repository: &str,
+        digest: &Digest,
+        size: u64,
+        body: BodyReceiver,
+    ) -> Result<Stored> {
+        let pusher = self.pusher().await?;
+        pusher.put_blob(repository, digest, size, body).await
+    }
+
+    /// Puts a manifest or index into a repository.
+    ///
+    /// # Errors
+    /// As [`Seed::put_blob`].
+    pub async fn put_manifest(
+        &self,
+        target: &ManifestTarget,
+        digest: &Digest,
+        size: u64,
+        body: BodyReceiver,
+    ) -> Result<Stored> {
+        let pusher = self.pusher().await?;
+        pusher.put_manifest(target, digest, size, body).await
+    }
+
+    async fn pusher(&self) -> Result<Pusher> {
+        let running = self.running.lock().await;
+        running
+            .as_ref()
+            .map(|running| running.pusher.clone())
+            .ok_or_else(|| anyhow!("filling the registry: its writable instance is not started"))
+    }
+}
