@@ -25,15 +25,20 @@ const DIFF_LIMIT: Duration = Duration::from_secs(60);
 /// If this host is no master, or no API server answers.
 pub async fn observe(root: &Root, manifests: &BTreeMap<String, String>) -> Result<ClusterFacts> {
     let api = Api::load(root)?;
-    let sets = stream::iter(manifests)
+    // Futures first: a closure inside the stream would be too narrow in its
+    // lifetimes for a spawned task.
+    let diffs: Vec<_> = manifests
+        .iter()
         .map(|(name, yaml)| async move { (name.clone(), diff(root, yaml).await) })
+        .collect();
+    let sets = stream::iter(diffs)
         .buffer_unordered(PARALLEL)
         .collect::<BTreeMap<String, ManifestState>>();
     let version = async {
         let answer = api.get("/version").await?;
-        Ok::<_, anyhow::Error>(answer.and_then(|answer| {
-            Some(answer.get("gitVersion")?.as_str()?.to_owned())
-        }))
+        Ok::<_, anyhow::Error>(
+            answer.and_then(|answer| Some(answer.get("gitVersion")?.as_str()?.to_owned())),
+        )
     };
     let nodes = async {
         let answer = api.get("/api/v1/nodes").await?;
@@ -188,6 +193,9 @@ mod tests {
         let unknown = ManifestState::Unknown {
             reason: "error: no matches for kind".to_owned(),
         };
-        assert_eq!(judge(&finished(1, "", "error: no matches for kind\n")), unknown);
+        assert_eq!(
+            judge(&finished(1, "", "error: no matches for kind\n")),
+            unknown
+        );
     }
 }

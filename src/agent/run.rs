@@ -141,7 +141,10 @@ mod tests {
     #[tokio::test]
     async fn passes_input_output_and_status() {
         let host = TestHost::new();
-        host.binary("kubectl", "cat; echo \"$1 $KUBECONFIG\"; echo no >&2; exit 7");
+        host.binary(
+            "kubectl",
+            "cat; echo \"$1 $KUBECONFIG\"; echo no >&2; exit 7",
+        );
         let (body, receiver) = body_channel();
         body.send(Bytes::from_static(b"yaml\n")).await.unwrap();
         body.finish().await.unwrap();
@@ -159,7 +162,12 @@ mod tests {
             }
         }
         assert!(texts.0.starts_with("yaml\nget "), "{}", texts.0);
-        assert!(texts.0.trim_end().ends_with("/etc/kubernetes/admin.kubeconfig"));
+        assert!(
+            texts
+                .0
+                .trim_end()
+                .ends_with("/etc/kubernetes/admin.kubeconfig")
+        );
         assert_eq!(texts.1, "no\n");
     }
 
@@ -197,7 +205,11 @@ mod tests {
         for name in ["/bin/sh", "../sh", "", ".x", "a/b"] {
             let (sender, _notices) = notice_channel();
             let body = BodyReceiver::empty();
-            assert!(run(&host.root, request(name, &[]), body, sender).await.is_err());
+            assert!(
+                run(&host.root, request(name, &[]), body, sender)
+                    .await
+                    .is_err()
+            );
         }
     }
 }

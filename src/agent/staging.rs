@@ -67,7 +67,9 @@ pub async fn put(
             .await
             .with_context(|| format!("writing {place}"))?;
     }
-    file.flush().await.with_context(|| format!("writing {place}"))?;
+    file.flush()
+        .await
+        .with_context(|| format!("writing {place}"))?;
     let found = Digest::from_bytes(hasher.finalize().into());
     if taken != size || found != *digest {
         bail!("taking blob {digest} of {size} bytes: what came is {found} of {taken} bytes");
@@ -114,7 +116,10 @@ mod tests {
         assert_eq!(stored, Stored::Taken);
         let stored = put_text(&host, digest, 4, "").await.unwrap();
         assert_eq!(stored, Stored::AlreadyThere);
-        assert_eq!(fs_err::read(place_of(&host.root, &digest)).unwrap(), b"blob");
+        assert_eq!(
+            fs_err::read(place_of(&host.root, &digest)).unwrap(),
+            b"blob"
+        );
     }
 
     #[tokio::test]

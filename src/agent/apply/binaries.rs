@@ -39,16 +39,13 @@ pub(super) async fn install(
         registries,
         notices,
     };
-    stream::iter(binaries)
-        .map(|(name, binary)| {
-            let installer = &installer;
-            async move {
-                installer
-                    .provide(name, binary)
-                    .await
-                    .with_context(|| format!("installing {name}"))
-            }
-        })
+    // Futures first: a closure inside the stream would be too narrow in its
+    // lifetimes for a spawned task.
+    let work: Vec<_> = binaries
+        .iter()
+        .map(|(name, binary)| installer.install(name, binary))
+        .collect();
+    stream::iter(work)
         .buffer_unordered(PARALLEL)
         .try_collect::<()>()
         .await?;
@@ -67,6 +64,12 @@ struct Installer<'a> {
 }
 
 impl Installer<'_> {
+    async fn install(&self, name: &str, binary: &Binary) -> Result<()> {
+        self.provide(name, binary)
+            .await
+            .with_context(|| format!("installing {name}"))
+    }
+
     /// Makes sure that the store has a binary.
     async fn provide(&self, name: &str, binary: &Binary) -> Result<()> {
         let place = self.root.path(layout::STORE).join(binary.digest.hex());

@@ -146,11 +146,6 @@ mod tests {
     async fn keeps_what_the_last_two_generations_need() {
         let host = TestHost::new();
         let content = format!("{}/content", layout::GENERATIONS);
-        for text in ["one", "two", "three"] {
-            put(&host, layout::STORE, text);
-            put(&host, &content, text);
-            put(&host, layout::STAGING, text);
-        }
         host.write(&format!("{}/.abc.cofferdam", layout::STORE), "half");
         host.write(&format!("{}/abc.part", layout::STAGING), "half");
         for name in ["kubelet", "gone"] {
@@ -158,6 +153,9 @@ mod tests {
             atomic::set_link(&link, "../store/x").unwrap();
         }
         for (number, text) in [(1, "one"), (2, "two"), (3, "three")] {
+            for directory in [layout::STORE, &content, layout::STAGING] {
+                put(&host, directory, text);
+            }
             commit(&host.root, number, Some(generation(number, text, text)))
                 .await
                 .unwrap();

@@ -185,6 +185,10 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let serve = async {
             let (mut stream, _) = listener.accept().await.unwrap();
+            let mut question = [0; 1024];
+            tokio::io::AsyncReadExt::read(&mut stream, &mut question)
+                .await
+                .unwrap();
             let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
             tokio::io::AsyncWriteExt::write_all(&mut stream, answer)
                 .await

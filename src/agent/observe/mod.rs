@@ -17,9 +17,7 @@ mod units;
 
 pub use containerd::image_key_by_digest;
 pub(crate) use containerd::{images, program as ctr};
-pub(crate) use files::{
-    digest_reader, generation_numbers, read_numbered_generation, read_trust,
-};
+pub(crate) use files::{digest_reader, generation_numbers, read_numbered_generation, read_trust};
 pub(crate) use kernel::{has_module, parse_swaps, read_sysctl, sysctl_path};
 pub(crate) use store::by_digest;
 pub(crate) use system::platform;

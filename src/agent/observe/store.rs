@@ -16,7 +16,7 @@ pub(crate) fn by_digest(root: &Root, directory: &str) -> BTreeMap<Digest, u64> {
             let name = entry.file_name().into_string().ok()?;
             let digest = Digest::from_hex(&name).ok()?;
             let metadata = entry.metadata().ok()?;
-            metadata.is_file().then(|| (digest, metadata.len()))
+            metadata.is_file().then_some((digest, metadata.len()))
         })
         .collect()
 }

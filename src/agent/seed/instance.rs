@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 /// Owner of the registry's store.
@@ -25,6 +26,8 @@ const START_LIMIT: Duration = Duration::from_secs(15);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// It holds nothing that is not on disk.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// What an ended process wrote is read at once.
+const LOG_LIMIT: Duration = Duration::from_secs(1);
 /// Log text kept for the case that it fails.
 const LOG_BYTES: usize = 16 << 10;
 
@@ -77,23 +80,24 @@ impl Instance {
             command.uid(owner.user).gid(owner.group);
         }
         let mut child = command.spawn().context("starting the registry to fill")?;
-        let log = Log::default();
+        let mut log = Log::default();
         log.collect(child.stdout.take());
         log.collect(child.stderr.take());
         let mut instance = Self { child, socket };
         match instance.wait_until_it_answers().await {
             Ok(()) => Ok(instance),
             Err(reason) => {
-                let failure = Failure {
+                // The first error is the one to tell.
+                let _ = instance.stop().await;
+                Err(Failure {
                     message: format!("starting the registry to fill: {reason}"),
-                    lines: last_lines(&log.text()),
+                    lines: last_lines(&log.end().await),
                     hint: Some(format!(
                         "check that {} belongs to {USER} and has room",
                         layout::REGISTRY
                     )),
-                };
-                let _ = instance.stop().await;
-                Err(failure.into())
+                }
+                .into())
             }
         }
     }
@@ -156,8 +160,8 @@ fn owner(root: &Root) -> Result<Ownership> {
     }
     let accounts = Accounts::load(root);
     let found = accounts.user(USER).zip(accounts.group(USER));
-    let (user, group) = found
-        .ok_or_else(|| anyhow!("starting the registry to fill: there is no user `{USER}`"))?;
+    let (user, group) =
+        found.ok_or_else(|| anyhow!("starting the registry to fill: there is no user `{USER}`"))?;
     Ok(Ownership {
         user,
         group,
@@ -165,8 +169,12 @@ fn owner(root: &Root) -> Result<Ownership> {
     })
 }
 
-/// Makes the socket's directory, which nobody else may enter.
+/// Makes the socket's directory, which nobody else may enter. The one above
+/// must let the server's user through, whatever mask the session had.
 fn prepare(directory: &Utf8Path, owner: Ownership) -> Result<()> {
+    if let Some(above) = directory.parent() {
+        atomic::make_directory(above, Ownership::own(0o755))?;
+    }
     atomic::make_directory(directory, owner)
         .context("making the directory of the registry's socket")
 }
@@ -195,34 +203,41 @@ fn random_secret() -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The last part of what the server wrote.
-#[derive(Clone, Debug, Default)]
-struct Log(Arc<Mutex<String>>);
+/// The last part of what the server wrote, read while it runs so that it is
+/// never stuck in a write.
+#[derive(Debug, Default)]
+struct Log {
+    text: Arc<Mutex<String>>,
+    readers: Vec<JoinHandle<()>>,
+}
 
 impl Log {
-    fn collect(&self, stream: Option<impl AsyncRead + Unpin + Send + 'static>) {
+    fn collect(&mut self, stream: Option<impl AsyncRead + Unpin + Send + 'static>) {
         let Some(stream) = stream else { return };
-        let log = self.clone();
-        tokio::spawn(async move {
+        let text = self.text.clone();
+        self.readers.push(tokio::spawn(async move {
             let mut lines = BufReader::new(stream).lines();
             while let Ok(Some(line)) = lines.next_line().await {
-                log.add(&line);
+                if let Ok(mut text) = text.lock() {
+                    if text.len() > LOG_BYTES {
+                        text.clear();
+                    }
+                    text.push_str(&line);
+                    text.push('\n');
+                }
             }
-        });
+        }));
     }
 
-    fn add(&self, line: &str) {
-        if let Ok(mut text) = self.0.lock() {
-            if text.len() > LOG_BYTES {
-                text.clear();
-            }
-            text.push_str(line);
-            text.push('\n');
+    /// The text of a server that has ended.
+    async fn end(self) -> String {
+        for reader in self.readers {
+            let _ = tokio::time::timeout(LOG_LIMIT, reader).await;
         }
-    }
-
-    fn text(&self) -> String {
-        self.0.lock().map(|text| text.clone()).unwrap_or_default()
+        self.text
+            .lock()
+            .map(|text| text.clone())
+            .unwrap_or_default()
     }
 }
 
@@ -236,7 +251,10 @@ mod tests {
     async fn a_registry_that_does_not_start_is_told_with_its_lines() {
         let host = TestHost::new();
         let user = rustix::process::geteuid().as_raw();
-        host.write("/etc/passwd", &format!("{USER}:x:{user}:{user}::/:/bin/sh\n"));
+        host.write(
+            "/etc/passwd",
+            &format!("{USER}:x:{user}:{user}::/:/bin/sh\n"),
+        );
         host.write("/etc/group", &format!("{USER}:x:{user}:\n"));
         host.binary("registry", "echo \"cannot read $2\" >&2; exit 3");
         let error = Instance::start(&host.root).await.unwrap_err();
@@ -250,7 +268,10 @@ mod tests {
         let text = configuration(Utf8Path::new("/run/s"), Utf8Path::new("/var/r"), "00");
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         let at = |pointer: &str| value.pointer(pointer).unwrap().clone();
-        assert_eq!(at("/storage/maintenance/uploadpurging/enabled"), json!(false));
+        assert_eq!(
+            at("/storage/maintenance/uploadpurging/enabled"),
+            json!(false)
+        );
         assert_eq!(at("/validation/manifests/indexes/platforms"), json!("none"));
         assert_eq!(at("/http/net"), json!("unix"));
     }

@@ -114,7 +114,10 @@ impl Pusher {
             return Ok(Stored::AlreadyThere);
         }
         if size > MANIFEST_LIMIT {
-            bail!("{}: it has {size} bytes, more than {MANIFEST_LIMIT}", pushing());
+            bail!(
+                "{}: it has {size} bytes, more than {MANIFEST_LIMIT}",
+                pushing()
+            );
         }
         let mut bytes = Vec::new();
         while let Some(piece) = body.next().await? {
@@ -202,7 +205,10 @@ async fn accepted(response: Response, expected: StatusCode) -> Result<Response> 
     }
     let text = response.text().await.unwrap_or_default();
     let text: String = text.trim().chars().take(REFUSAL_CHARACTERS).collect();
-    bail!("the registry answered with status {}: {text}", status.as_u16())
+    bail!(
+        "the registry answered with status {}: {text}",
+        status.as_u16()
+    )
 }
 
 /// A body as a stream that fails if it is cut off.
