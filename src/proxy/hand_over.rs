@@ -30,7 +30,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use camino::Utf8Path;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -79,20 +79,18 @@ impl Role {
 /// `ExecReload=`. After an error, the former process still serves, unless the
 /// error says otherwise.
 pub fn take_over(config_path: &Utf8Path, main_process: u32) -> Result<()> {
-    configuration::load(config_path)?;
-    ensure!(
-        listener::inherited()?.is_some(),
+    let listener = listener::inherited()?.context(
         "taking over: standard input is no listening socket; run `systemctl reload` with the \
-         socket unit active"
-    );
+         socket unit active",
+    )?;
+    // First of all, since the main process still serves with this very socket.
+    listener::never_block(&listener)?;
+    configuration::load(config_path)?;
     let manager = ServiceManager::from_environment()?.context(
         "taking over: NOTIFY_SOCKET is not set; run `systemctl reload`, with NotifyAccess=exec in \
          the unit",
     )?;
-    let former = i32::try_from(main_process)
-        .ok()
-        .and_then(Pid::from_raw)
-        .with_context(|| format!("taking over: {main_process} is no process id"))?;
+    let former = process_id(main_process).context("taking over")?;
     rustix::process::test_kill_process(former)
         .with_context(|| format!("taking over: asking for the main process {main_process}"))?;
 
@@ -108,6 +106,7 @@ pub fn take_over(config_path: &Utf8Path, main_process: u32) -> Result<()> {
     // it, and would miss the successor if that were ended now.
     let barrier = manager.barrier(BARRIER_LIMIT);
     successor
+        .line
         .stream
         .get_mut()
         .write_all(b"go\n")
@@ -129,27 +128,57 @@ struct Successor {
     /// A descriptor of the process, which unlike its number is never used
     /// again for another one.
     handle: OwnedFd,
-    stream: BufReader<UnixStream>,
+    line: Line,
 }
 
 impl Successor {
     /// Waits for `ready`; a successor that doesn't get there is killed.
     fn wait_until_ready(&mut self, deadline: Instant) -> Result<()> {
-        let outcome = match read_line(&mut self.stream, deadline) {
-            Ok(line) if line == "ready" => return Ok(()),
-            Ok(line) => match line.strip_prefix("failed ") {
-                Some(reason) => anyhow!("starting the successor: {reason}"),
-                None => anyhow!("starting the successor: it said {line:?}"),
-            },
-            Err(error) => error.context("waiting for the successor to get ready"),
-        };
-        self.kill();
-        Err(outcome)
+        while !self.line.is_ready {
+            if let Err(error) = self.line.hear(deadline) {
+                self.kill();
+                return Err(error.context("waiting for the successor to get ready"));
+            }
+        }
+        Ok(())
     }
 
     fn kill(&self) {
         // It may have ended by itself, which is just as good.
         let _ = rustix::process::pidfd_send_signal(&self.handle, Signal::KILL);
+    }
+}
+
+/// The reload process's line to launcher and successor, and what was heard on
+/// it. The two write independently, so that their words come in any order.
+struct Line {
+    stream: BufReader<UnixStream>,
+    started: Option<u32>,
+    is_ready: bool,
+}
+
+impl Line {
+    fn new(stream: UnixStream) -> Self {
+        Self {
+            stream: BufReader::new(stream),
+            started: None,
+            is_ready: false,
+        }
+    }
+
+    /// Takes in the next word. An error is the reason for which there will be
+    /// no successor.
+    fn hear(&mut self, deadline: Instant) -> Result<()> {
+        let line = read_line(&mut self.stream, deadline)?;
+        match line.split_once(' ').unwrap_or((&line, "")) {
+            ("ready", "") => self.is_ready = true,
+            ("started", number) => {
+                self.started = Some(number.parse().context("reading the successor's number")?);
+            }
+            ("failed", reason) => bail!("the successor says: {reason}"),
+            _ => bail!("the successor said {line:?}"),
+        }
+        Ok(())
     }
 }
 
@@ -167,34 +196,30 @@ fn start_successor(config_path: &Utf8Path, deadline: Instant) -> Result<Successo
         .stderr(Stdio::inherit())
         .spawn()
         .context("starting the launcher")?;
-    let mut stream = BufReader::new(ours);
-    let started = read_line(&mut stream, deadline).and_then(|line| {
-        let process = line
-            .strip_prefix("started ")
-            .and_then(|number| number.parse().ok());
-        process.with_context(|| format!("understanding the launcher's word {line:?}"))
-    });
-    let process: u32 = match started {
-        Ok(process) => process,
-        Err(error) => {
+    let mut line = Line::new(ours);
+    let process = loop {
+        if let Some(process) = line.started {
+            break process;
+        }
+        if let Err(error) = line.hear(deadline) {
             let _ = launcher.kill();
             let _ = launcher.wait();
             return Err(error.context("starting the successor"));
         }
     };
-    let handle = i32::try_from(process)
-        .ok()
-        .and_then(Pid::from_raw)
-        .with_context(|| format!("understanding the process id {process}"))
-        .and_then(|id| {
-            rustix::process::pidfd_open(id, PidfdFlags::empty())
-                .with_context(|| format!("opening process {process}"))
-        })
-        .context("watching the successor")?;
+    let id = process_id(process).context("starting the successor")?;
+    let handle = match rustix::process::pidfd_open(id, PidfdFlags::empty()) {
+        Ok(handle) => handle,
+        // It has ended already, and its last word says why.
+        Err(rustix::io::Errno::SRCH) => loop {
+            line.hear(deadline).context("starting the successor")?;
+        },
+        Err(error) => return Err(error).context("watching the successor"),
+    };
     let successor = Successor {
         process,
         handle,
-        stream,
+        line,
     };
     // Only when the launcher has gone is the successor the manager's own child.
     if let Err(error) = wait_for_end(&mut launcher, deadline) {
@@ -202,6 +227,11 @@ fn start_successor(config_path: &Utf8Path, deadline: Instant) -> Result<Successo
         return Err(error);
     }
     Ok(successor)
+}
+
+fn process_id(number: u32) -> Result<Pid> {
+    let id = i32::try_from(number).ok().and_then(Pid::from_raw);
+    id.with_context(|| format!("reading a process id: {number} is none"))
 }
 
 fn wait_for_end(launcher: &mut Child, deadline: Instant) -> Result<()> {

@@ -3,10 +3,21 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsFd as _;
+use std::os::fd::AsFd;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::net::sockopt::Timeout;
 
+/// How long accepting may block when it shouldn't block at all; the kernel
+/// rounds it up to its clock's tick.
+///
+/// The socket and its flags are shared with everybody who holds it, and systemd
+/// takes `O_NONBLOCK` off it whenever it hands it to somebody as standard input:
+/// to the process of `ExecReload=`, while we serve. Without this limit, which
+/// nobody takes off, the next attempt to accept would stop all connections of
+/// this process until a new one comes.
+const ACCEPT_BLOCKS_AT_MOST: Duration = Duration::from_millis(1);
 /// Connections that wait to be accepted. The kernel cuts it to
 /// `net.core.somaxconn`, 4096 unless changed.
 const BACKLOG: u32 = 4096;
@@ -46,10 +57,15 @@ pub fn inherited_or_bound(listen: SocketAddr) -> Result<tokio::net::TcpListener>
         "taking over the listening socket: it listens on {actual}, but the configuration's key \
          `listen` says {listen}; stop the service and restart its socket unit"
     );
-    listener
-        .set_nonblocking(true)
-        .context("preparing the inherited socket")?;
+    rustix::net::sockopt::set_socket_timeout(&listener, Timeout::Recv, Some(ACCEPT_BLOCKS_AT_MOST))
+        .context("limiting waits on the inherited socket")?;
+    never_block(&listener)?;
     tokio::net::TcpListener::from_std(listener).context("taking over the inherited socket")
+}
+
+/// Sets `O_NONBLOCK` again, see [`ACCEPT_BLOCKS_AT_MOST`].
+pub fn never_block(listener: &impl AsFd) -> Result<()> {
+    rustix::io::ioctl_fionbio(listener, true).context("making the listening socket non-blocking")
 }
 
 fn bind(listen: SocketAddr) -> io::Result<tokio::net::TcpListener> {

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, sleep_until};
 
 use super::connection;
+use super::listener;
 use super::log::Log;
 use super::notify::ServiceManager;
 use super::pool::Pool;
@@ -91,6 +92,9 @@ impl Server {
             tokio::select! {
                 accepted = self.listener.accept() => match accepted {
                     Ok((client, _)) => {
+                        // A failure leaves short pauses, which is no reason to
+                        // end.
+                        let _ = listener::never_block(&self.listener);
                         connection::prepare_client(&client);
                         let (pool, alive) = (Arc::clone(&self.pool), alive.clone());
                         tokio::spawn(async move {
