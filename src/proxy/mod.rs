@@ -28,6 +28,9 @@ pub mod relay;
 pub mod server;
 pub mod timings;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
