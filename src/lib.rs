@@ -4,6 +4,8 @@
 
 pub mod agent;
 pub mod bundle;
+pub mod cli;
+pub mod commands;
 pub mod desired;
 pub mod digest;
 pub mod event;
@@ -12,6 +14,7 @@ pub mod facts;
 pub mod host;
 pub mod inventory;
 pub mod layout;
+pub mod output;
 pub mod pki;
 pub mod plan;
 pub mod ports;

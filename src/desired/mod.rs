@@ -64,6 +64,26 @@ pub fn desired(
     })
 }
 
+/// The administrator's kubeconfig for the first master; none before its
+/// certificate is minted. It holds a private key.
+pub fn admin_kubeconfig(inventory: &Inventory, site: &SiteView) -> Option<String> {
+    let specs = materials::materials(inventory);
+    let bundle = BundleView::default();
+    let inputs = Inputs {
+        inventory,
+        bundle: &bundle,
+        site,
+        specs: &specs,
+    };
+    let master = inventory.control_plane().into_iter().next()?;
+    let port = crate::ports::numbers::API_SERVER_PORT;
+    kubeconfig::kubeconfig(
+        inputs,
+        materials::ADMIN,
+        &format!("https://{}:{port}", master.address),
+    )
+}
+
 /// One host: a literal list of what its roles bring.
 fn desired_host(inputs: Inputs<'_>, host: &Host) -> Result<DesiredHost, DesiredError> {
     let mut builder = HostBuilder::new(inputs, host)?;

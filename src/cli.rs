@@ -1,0 +1,262 @@
+//! The command line's words, and nothing else.
+
+use crate::ports::Format;
+use camino::Utf8PathBuf;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Installs and keeps Kubernetes behind closed firewalls from one signed
+/// bundle.
+#[derive(Debug, Parser)]
+#[command(name = "cofferdam", version, max_term_width = 80, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// Print failures only.
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// Print plain lines even on a terminal.
+    #[arg(long, global = true)]
+    pub no_progress: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done, or nothing to do
+  1    it failed; the same command goes on from where it stopped
+  2    wrong usage, or an inventory, bundle or site that can't be used
+  3    checks of the hosts refused the run; nothing was changed
+  4    hosts can't be reached or trusted
+  130  interrupted";
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make, check and show bundles
+    #[command(subcommand)]
+    Bundle(BundleCommand),
+    /// Look after the hosts' SSH keys
+    #[command(subcommand)]
+    Hosts(HostsCommand),
+    /// Make hosts and cluster as inventory and bundle say
+    Install(InstallArgs),
+    /// Show what install would do; changes nothing but the hosts' agent
+    Plan(PlanArgs),
+    /// Print the ports that firewalls between zones must let pass
+    Ports(PortsArgs),
+    /// Run the cluster's kubectl on a master
+    Kubectl(RunArgs),
+    /// Run etcdctl on a master
+    Etcdctl(RunArgs),
+    /// Print a shell's completions
+    Completions { shell: clap_complete::Shell },
+
+    /// Serve requests on standard input (run over SSH)
+    #[command(hide = true)]
+    Agent,
+    /// Prove this program and take the agent's name
+    #[command(hide = true)]
+    AgentInstall { digest: crate::digest::Digest },
+    /// Take a newer agent from standard input
+    #[command(hide = true)]
+    AgentReplace { digest: crate::digest::Digest },
+    /// Carry connections from this node to the API servers (run by systemd)
+    #[command(hide = true)]
+    ApiProxy {
+        /// Configuration file of the proxy
+        #[arg(long)]
+        config: Utf8PathBuf,
+        /// Start a successor of this main process, then let that one drain
+        #[arg(long, value_name = "PID")]
+        take_over: Option<u32>,
+    },
+    /// Make Service addresses reachable from this host (run by systemd)
+    #[command(hide = true)]
+    Route {
+        #[arg(long)]
+        destination: ipnet::Ipv4Net,
+        #[arg(long)]
+        interface: String,
+        #[arg(long)]
+        source: std::net::Ipv4Addr,
+    },
+    /// Name the files that differ between two directories (run by kubectl)
+    #[command(hide = true)]
+    Diff { old: Utf8PathBuf, new: Utf8PathBuf },
+}
+
+/// Which inventory.
+#[derive(Debug, Args)]
+pub struct InventoryArgs {
+    /// The inventory
+    #[arg(long, short, value_name = "FILE", default_value = "inventory.toml")]
+    pub inventory: Utf8PathBuf,
+}
+
+/// Which bundle, and whom to believe.
+#[derive(Debug, Args)]
+pub struct BundleArgs {
+    /// The bundle; read in place, never copied or written
+    #[arg(long, value_name = "FILE")]
+    pub bundle: Utf8PathBuf,
+    /// A minisign public key file that may have signed it; may be repeated
+    #[arg(long, value_name = "FILE", required = true)]
+    pub trusted_key: Vec<Utf8PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct InstallArgs {
+    #[command(flatten)]
+    pub inventory: InventoryArgs,
+    #[command(flatten)]
+    pub bundle: BundleArgs,
+    /// Run the plan without asking
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Print events as JSON lines on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    pub inventory: InventoryArgs,
+    #[command(flatten)]
+    pub bundle: BundleArgs,
+    /// Print the plan as a JSON object with a `steps` array
+    #[arg(long)]
+    pub json: bool,
+    /// Exit with 2 if there is something to do
+    #[arg(long)]
+    pub detailed_exitcode: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct PortsArgs {
+    #[command(flatten)]
+    pub inventory: InventoryArgs,
+    #[arg(long, value_enum, default_value = "table")]
+    pub format: PortsFormat,
+}
+
+/// How the port matrix is printed.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum PortsFormat {
+    Table,
+    Csv,
+    Markdown,
+    Json,
+    /// A complete nftables script for the router between zones
+    Nft,
+}
+
+impl From<PortsFormat> for Format {
+    fn from(format: PortsFormat) -> Self {
+        match format {
+            PortsFormat::Table => Self::Table,
+            PortsFormat::Csv => Self::Csv,
+            PortsFormat::Markdown => Self::Markdown,
+            PortsFormat::Json => Self::Json,
+            PortsFormat::Nft => Self::Nft,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub inventory: InventoryArgs,
+    /// Pass standard input on
+    #[arg(long)]
+    pub stdin: bool,
+    /// Arguments, after `--`
+    #[arg(last = true)]
+    pub arguments: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum HostsCommand {
+    /// Show hosts' keys and record them in the site
+    Trust {
+        #[command(flatten)]
+        inventory: InventoryArgs,
+        /// Only these hosts
+        hosts: Vec<String>,
+        /// Record what the hosts show without asking
+        #[arg(long, short)]
+        yes: bool,
+        /// Record only keys that stand in this file, lines of `NAME SHA256:…`
+        #[arg(long, value_name = "FILE", conflicts_with = "yes")]
+        fingerprints: Option<Utf8PathBuf>,
+        /// Replace the recorded key of a host that was set up anew
+        #[arg(long)]
+        replace: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BundleCommand {
+    /// Make a key pair for signing, in minisign's format
+    Keygen {
+        #[arg(long, value_name = "FILE")]
+        secret_key: Utf8PathBuf,
+        #[arg(long, value_name = "FILE")]
+        public_key: Utf8PathBuf,
+        /// Don't protect the secret key with a password
+        #[arg(long)]
+        no_password: bool,
+    },
+    /// Resolve a definition to digests
+    Lock {
+        definition: Utf8PathBuf,
+        #[command(flatten)]
+        fetch: FetchArgs,
+    },
+    /// Build a bundle from a definition and its lock
+    Build {
+        definition: Utf8PathBuf,
+        #[command(flatten)]
+        fetch: FetchArgs,
+        /// minisign secret key
+        #[arg(long, value_name = "FILE")]
+        sign_key: Utf8PathBuf,
+        /// File that holds the secret key's password
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<Utf8PathBuf>,
+        /// cofferdam's own binary for a platform [default: this program, for
+        /// its own platform]
+        #[arg(long, value_name = "PLATFORM=FILE")]
+        agent: Vec<String>,
+        /// The bundle
+        #[arg(long, short, value_name = "FILE")]
+        output: Utf8PathBuf,
+    },
+    /// Read a bundle once and check its signature and every digest
+    Verify {
+        bundle: Utf8PathBuf,
+        #[arg(long, value_name = "FILE", required = true)]
+        trusted_key: Vec<Utf8PathBuf>,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what a bundle holds; checks no signature
+    Inspect {
+        bundle: Utf8PathBuf,
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Where downloads come from and are kept.
+#[derive(Debug, Args)]
+pub struct FetchArgs {
+    /// The lock [default: beside the definition]
+    #[arg(long, value_name = "FILE")]
+    pub lock: Option<Utf8PathBuf>,
+    /// Fetch addresses that begin with PREFIX from URL instead; the longest
+    /// prefix wins. Images are addressed as oci://REGISTRY/NAME
+    #[arg(long, value_name = "PREFIX=URL")]
+    pub mirror: Vec<String>,
+    /// Directory of downloads [default: cofferdam in the user's cache]
+    #[arg(long, value_name = "DIRECTORY")]
+    pub cache: Option<Utf8PathBuf>,
+}

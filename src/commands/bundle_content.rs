@@ -1,0 +1,179 @@
+//! The verified bundle as the rest of the program uses it: a view without
+//! bytes, blobs for hosts, agents for platforms.
+
+use crate::bundle::reader::BlobReader;
+use crate::bundle::{Bundle, Platform};
+use crate::desired::{Binary, BlobReference, BundleImage, BundleView, RegistryArtifact};
+use crate::digest::Digest;
+use crate::execute::BlobSource;
+use crate::host::Body;
+use crate::host::frame::BODY_PIECE;
+use crate::host::remote::AgentSource;
+use bytes::{Bytes, BytesMut};
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Read};
+use std::sync::{Mutex, PoisonError};
+
+/// Name of cofferdam's own binary in bundles.
+const AGENT_FILE: &str = "cofferdam";
+
+/// A bundle's bytes for hosts.
+pub struct BundleContent {
+    bundle: Bundle,
+    /// Agents by platform, unpacked once.
+    agents: Mutex<HashMap<String, (Digest, Bytes)>>,
+}
+
+impl BundleContent {
+    pub fn new(bundle: Bundle) -> Self {
+        Self {
+            bundle,
+            agents: Mutex::default(),
+        }
+    }
+}
+
+impl BlobSource for BundleContent {
+    fn open(&self, digest: &Digest) -> io::Result<Box<dyn Body>> {
+        let reader = self.bundle.blob(digest).map_err(io::Error::other)?;
+        Ok(Box::new(BlobBody { reader }))
+    }
+}
+
+impl AgentSource for BundleContent {
+    fn agent(&self, platform: &str) -> io::Result<Option<(Digest, Bytes)>> {
+        let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(agent) = agents.get(platform) {
+            return Ok(Some(agent.clone()));
+        }
+        let Ok(wanted) = platform.parse::<Platform>() else {
+            return Ok(None);
+        };
+        let Some(file) = self.bundle.files(&wanted).remove(AGENT_FILE) else {
+            return Ok(None);
+        };
+        let reader = self
+            .bundle
+            .blob(&file.blob.digest)
+            .map_err(io::Error::other)?;
+        let mut bytes = Vec::with_capacity(usize::try_from(file.size).unwrap_or_default());
+        zstd::Decoder::new(reader)?
+            .take(file.size + 1)
+            .read_to_end(&mut bytes)?;
+        if Digest::of(&bytes) != file.digest {
+            let message = "cofferdam's own file in the bundle is not what its digest says";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+        let agent = (file.digest, Bytes::from(bytes));
+        agents.insert(platform.to_owned(), agent.clone());
+        Ok(Some(agent))
+    }
+}
+
+/// A blob in pieces. The reader fails at the end unless digest and size fit.
+struct BlobBody {
+    reader: BlobReader,
+}
+
+impl Body for BlobBody {
+    fn next(&mut self) -> io::Result<Option<Bytes>> {
+        let mut piece = BytesMut::zeroed(BODY_PIECE);
+        let mut filled = 0;
+        while filled < piece.len() {
+            match self.reader.read(&mut piece[filled..])? {
+                0 => break,
+                read => filled += read,
+            }
+        }
+        piece.truncate(filled);
+        Ok((filled > 0).then(|| piece.freeze()))
+    }
+}
+
+/// What the desired state needs to know of a bundle.
+pub fn view(bundle: &Bundle) -> BundleView {
+    let mut files: BTreeMap<String, BTreeMap<String, Binary>> = BTreeMap::new();
+    let mut flags: BTreeMap<String, BTreeMap<String, Vec<String>>> = BTreeMap::new();
+    let mut file_artifacts = Vec::new();
+    for platform in bundle.platforms() {
+        for (name, file) in bundle.files(platform) {
+            let content = file.content();
+            let (manifest, blobs) = match content.split_last() {
+                Some((manifest, blobs)) => (manifest, blobs),
+                None => continue,
+            };
+            file_artifacts.push(RegistryArtifact {
+                repository: file.repository.clone(),
+                tag: file.tag.clone(),
+                blobs: blobs.iter().map(reference).collect(),
+                manifests: vec![reference(manifest)],
+            });
+            if let Some(known) = file.flags {
+                flags
+                    .entry(platform.to_string())
+                    .or_default()
+                    .insert(name.clone(), known);
+            }
+            let binary = Binary {
+                digest: file.digest,
+                size: file.size,
+                blob: file.blob.digest,
+                blob_size: file.blob.size,
+                repository: file.repository,
+                version: file.version,
+            };
+            files
+                .entry(platform.to_string())
+                .or_default()
+                .insert(name, binary);
+        }
+    }
+    BundleView {
+        name: bundle.name().to_owned(),
+        version: bundle.version().to_owned(),
+        files,
+        flags,
+        images: bundle.contents().images.iter().map(image).collect(),
+        file_artifacts,
+        manifests: bundle.manifests(),
+    }
+}
+
+fn image(image: &crate::bundle::reader::Image) -> BundleImage {
+    let mut blobs: Vec<BlobReference> = Vec::new();
+    let mut manifests: Vec<BlobReference> = Vec::new();
+    let mut sizes = BTreeMap::new();
+    for (platform, half) in &image.platforms {
+        let of_platform: Vec<BlobReference> = half.blobs.iter().map(reference).collect();
+        sizes.insert(
+            platform.to_string(),
+            of_platform.iter().map(|blob| blob.size).sum(),
+        );
+        blobs.extend(of_platform);
+        manifests.push(reference(&half.manifest));
+    }
+    let root = reference(&image.root);
+    if !manifests.contains(&root) {
+        manifests.push(root);
+    }
+    blobs.sort();
+    blobs.dedup();
+    BundleImage {
+        reference: image.reference.clone(),
+        artifact: RegistryArtifact {
+            repository: image.repository.clone(),
+            tag: image.tag.clone(),
+            blobs,
+            manifests,
+        },
+        sizes,
+    }
+}
+
+fn reference(descriptor: &crate::bundle::oci::Descriptor) -> BlobReference {
+    BlobReference {
+        digest: descriptor.digest,
+        size: descriptor.size,
+        media_type: descriptor.media_type.clone(),
+    }
+}

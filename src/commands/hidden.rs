@@ -1,0 +1,60 @@
+//! Commands that programs call, not people.
+
+use super::fault::{Exit, Fault};
+use crate::agent::{self, Worker};
+use crate::cli::Cli;
+use crate::digest::Digest;
+use crate::proxy::{self, ProxyCommand};
+use camino::{Utf8Path, Utf8PathBuf};
+use clap::CommandFactory;
+use ipnet::Ipv4Net;
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::ExitCode;
+
+pub(super) fn completions(shell: clap_complete::Shell) -> Result<ExitCode, Fault> {
+    clap_complete::generate(
+        shell,
+        &mut Cli::command(),
+        "cofferdam",
+        &mut std::io::stdout(),
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn agent() -> Result<ExitCode, Fault> {
+    super::block_on(async {
+        let (input, output) = (tokio::io::stdin(), tokio::io::stdout());
+        agent::serve::serve(Worker::new(), agent::serve::hello()?, input, output).await?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+pub(super) fn agent_install(digest: &Digest) -> Result<ExitCode, Fault> {
+    agent::install::install_self(digest)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn agent_replace(digest: &Digest) -> Result<ExitCode, Fault> {
+    agent::install::replace(digest, &mut std::io::stdin().lock())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn api_proxy(config: Utf8PathBuf, take_over: Option<u32>) -> Result<ExitCode, Fault> {
+    proxy::run(&ProxyCommand { config, take_over })
+        .map_err(|error| Fault::of(Exit::Failed, &error))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn route(
+    destination: Ipv4Net,
+    interface: &str,
+    source: Ipv4Addr,
+) -> Result<ExitCode, Fault> {
+    agent::route::ensure(destination.into(), interface, IpAddr::V4(source))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn diff(old: &Utf8Path, new: &Utf8Path) -> Result<ExitCode, Fault> {
+    let code = agent::diff::diff_directories(old, new, &mut std::io::stdout())?;
+    Ok(ExitCode::from(u8::try_from(code).unwrap_or(2)))
+}
