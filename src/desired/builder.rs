@@ -247,7 +247,7 @@ impl<'a> HostBuilder<'a> {
         let path = format!("/etc/systemd/system/{}", spec.name);
         self.plain(&path, spec.text);
         self.managed_unit(
-            spec_needs(&path, &spec.reads, spec.follows, spec.binaries),
+            spec_needs(&path, spec.reads, spec.follows, spec.binaries),
             UnitParts {
                 name: spec.name,
                 stage: spec.stage,
@@ -276,7 +276,7 @@ impl<'a> HostBuilder<'a> {
     /// A unit of the system's own, such as journald, whose drop-in carries
     /// the environment file.
     pub fn system_unit(&mut self, name: &str, stage: Stage, reads: &[&str]) {
-        let needs = spec_needs(reads[0], &reads, &[], &[]);
+        let needs = spec_needs(reads[0], reads, &[], &[]);
         self.managed_unit(
             needs,
             UnitParts {
