@@ -7,13 +7,20 @@
 //! [`reader`], [`verify`] and [`inspect`] read bundles and need no network;
 //! [`write`] puts them together.
 
+pub mod build;
+pub mod cache;
+pub mod definition;
+pub mod fetch;
 pub mod hash;
 pub mod inspect;
+pub mod lock;
 pub mod names;
 pub mod oci;
 pub mod platform;
+pub mod prepare;
 pub mod progress;
 pub mod reader;
+pub mod resolve;
 pub mod sign;
 pub mod tar_format;
 #[cfg(test)]

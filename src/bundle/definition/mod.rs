@@ -1,0 +1,114 @@
+//! Definitions: what goes into a bundle, as people write it (`bundles/*.toml`).
+
+mod placeholders;
+mod raw;
+
+pub use placeholders::Placeholders;
+
+use super::platform::Platform;
+use crate::digest::Digest;
+use crate::inventory::Problems;
+use camino::{Utf8Path, Utf8PathBuf};
+use fs_err as fs;
+
+/// A valid definition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Definition {
+    /// Where it was read from; manifests' paths are relative to its directory.
+    pub path: Utf8PathBuf,
+    /// Digest of the definition's text: the lock records it, so that a lock never
+    /// serves another definition.
+    pub digest: Digest,
+    pub name: String,
+    pub version: String,
+    /// Platforms to carry, sorted.
+    pub platforms: Vec<Platform>,
+    /// Sorted by name.
+    pub files: Vec<DefinedFile>,
+    /// Sorted by name and tag.
+    pub images: Vec<DefinedImage>,
+    /// Sorted by name.
+    pub manifests: Vec<DefinedManifest>,
+}
+
+/// One binary or plain file, for every platform. Addresses are templates: see
+/// [`Placeholders`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DefinedFile {
+    /// File name on the host.
+    pub name: String,
+    pub version: String,
+    pub url: String,
+    /// Where upstream publishes the sha256. Without it the lock records what was
+    /// downloaded first.
+    pub checksum: Option<String>,
+    /// The file inside of the downloaded archive.
+    pub member: Option<String>,
+    /// SPDX expression.
+    pub licence: Option<String>,
+    /// Whether the list of flags is read off the binary.
+    pub flags: bool,
+}
+
+/// One image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DefinedImage {
+    /// Full name with the registry's host.
+    pub name: String,
+    pub tag: String,
+    /// SPDX expression.
+    pub licence: Option<String>,
+}
+
+impl DefinedImage {
+    /// `registry.k8s.io/pause:3.10.2`.
+    pub fn reference(&self) -> String {
+        format!("{}:{}", self.name, self.tag)
+    }
+}
+
+/// One Kubernetes manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DefinedManifest {
+    pub name: String,
+    /// Relative to the definition.
+    pub path: Utf8PathBuf,
+}
+
+/// Why a definition could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum DefinitionError {
+    /// The file can't be read; the cause names it.
+    #[error("reading the bundle definition")]
+    Read(#[source] std::io::Error),
+    #[error(transparent)]
+    Invalid(#[from] Problems),
+}
+
+impl Definition {
+    /// Reads and checks a definition.
+    pub fn load(path: &Utf8Path) -> Result<Self, DefinitionError> {
+        let text = fs::read_to_string(path).map_err(DefinitionError::Read)?;
+        Ok(Self::parse(&text, path)?)
+    }
+
+    /// Checks a definition's text; `path` is where it came from. An unknown key or a
+    /// wrong type is the only problem then; everything else is found at once.
+    pub fn parse(text: &str, path: &Utf8Path) -> Result<Self, Problems> {
+        raw::parse(text, path)
+    }
+
+    /// Where the definition's lock lies: beside it, ending in `.lock`.
+    pub fn lock_path(path: &Utf8Path) -> Utf8PathBuf {
+        path.with_extension("lock")
+    }
+
+    /// Where a manifest template lies.
+    pub fn manifest_path(&self, manifest: &DefinedManifest) -> Utf8PathBuf {
+        let directory = self.path.parent().unwrap_or(Utf8Path::new(""));
+        directory.join(&manifest.path)
+    }
+}
+
+#[cfg(test)]
+mod tests;

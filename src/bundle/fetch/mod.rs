@@ -1,0 +1,50 @@
+//! The downloader. Only locking and building use it: nothing else of cofferdam may
+//! reach out.
+
+mod checksum;
+mod download;
+mod mirrors;
+mod registry;
+mod retry;
+
+pub use checksum::published_digest;
+pub use download::{Download, Downloader};
+pub use mirrors::Mirrors;
+pub use registry::{Registries, RemoteBlob};
+
+use camino::Utf8PathBuf;
+use std::time::Duration;
+
+/// How long connecting may take: a server that does not answer by then is taken for
+/// down, even behind a slow proxy.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a transfer may stand still. Whole downloads have no limit, since they
+/// may be large and links slow.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Downloads at once: enough to fill a link past one slow server, few enough that
+/// public registries do not throttle.
+pub const PARALLEL_DOWNLOADS: usize = 4;
+
+/// Where and how to fetch.
+#[derive(Debug, Clone, Default)]
+pub struct FetchOptions {
+    /// Replaced prefixes of addresses.
+    pub mirrors: Mirrors,
+    /// PEM file with certificate authorities to trust beside the system's.
+    pub ca_file: Option<Utf8PathBuf>,
+}
+
+/// An error with all its causes in one line: HTTP errors say little at the top.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
