@@ -256,6 +256,9 @@ pub struct FetchArgs {
     /// prefix wins. Images are addressed as oci://REGISTRY/NAME
     #[arg(long, value_name = "PREFIX=URL")]
     pub mirror: Vec<String>,
+    /// PEM file with authorities to trust beside the system's
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<Utf8PathBuf>,
     /// Directory of downloads [default: cofferdam in the user's cache]
     #[arg(long, value_name = "DIRECTORY")]
     pub cache: Option<Utf8PathBuf>,

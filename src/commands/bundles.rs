@@ -2,13 +2,19 @@
 
 use super::converge::trusted_keys;
 use super::fault::{Exit, Fault};
+use crate::bundle::build::{BuildOptions, build};
+use crate::bundle::cache::Cache;
+use crate::bundle::fetch::{FetchOptions, Mirrors};
 use crate::bundle::inspect::{human_bytes, inspect};
+use crate::bundle::resolve::{LockOptions, lock};
+use crate::bundle::sign::Password;
 use crate::bundle::sign::{KeyPairPaths, generate_key_pair};
-use crate::bundle::{Bundle, NoProgress, verify};
-use crate::cli::BundleCommand;
-use crate::output::Style;
+use crate::bundle::{Bundle, Platform, SigningKey, verify};
+use crate::cli::{BundleCommand, FetchArgs};
+use crate::output::{Style, TransferProgress, seconds};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -33,10 +39,136 @@ pub(super) fn run(command: BundleCommand, style: Style) -> Result<ExitCode, Faul
             json,
         } => verify_bundle(&bundle, &trusted_key, json, style),
         BundleCommand::Inspect { bundle, json } => show(&bundle, json, style),
-        BundleCommand::Lock { .. } | BundleCommand::Build { .. } => {
-            Err(Fault::new(Exit::Failed, "not there yet"))
+        BundleCommand::Lock { definition, fetch } => {
+            super::block_on(lock_definition(definition, fetch, style))
+        }
+        BundleCommand::Build {
+            definition,
+            fetch,
+            sign_key,
+            password_file,
+            agent,
+            output,
+        } => {
+            let asked = BuildRequest {
+                definition,
+                fetch,
+                sign_key,
+                password_file,
+                agent,
+                output,
+            };
+            super::block_on(build_bundle(asked, style))
         }
     }
+}
+
+async fn lock_definition(
+    definition: Utf8PathBuf,
+    fetch: FetchArgs,
+    style: Style,
+) -> Result<ExitCode, Fault> {
+    let started = Instant::now();
+    let output = super::output(style);
+    let progress = TransferProgress::begin(&output);
+    let options = LockOptions {
+        definition,
+        lock: fetch.lock.clone(),
+        cache: cache(&fetch)?,
+        fetch: fetch_options(&fetch)?,
+    };
+    let outcome = lock(&options, progress.clone()).await?;
+    progress.end();
+    let changed = if outcome.changed {
+        "written"
+    } else {
+        "unchanged"
+    };
+    output.say(&format!(
+        "{} {changed}: {} files, {} images, {} manifests ({})",
+        outcome.path,
+        outcome.lock.files.len(),
+        outcome.lock.images.len(),
+        outcome.lock.manifests.len(),
+        seconds(started.elapsed().as_secs_f64())
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+struct BuildRequest {
+    definition: Utf8PathBuf,
+    fetch: FetchArgs,
+    sign_key: Utf8PathBuf,
+    password_file: Option<Utf8PathBuf>,
+    agent: Vec<String>,
+    output: Utf8PathBuf,
+}
+
+async fn build_bundle(asked: BuildRequest, style: Style) -> Result<ExitCode, Fault> {
+    let started = Instant::now();
+    let output = super::output(style);
+    let ask = |prompt: &str| Ok(rpassword::prompt_password(format!("{prompt}: "))?);
+    let password = match &asked.password_file {
+        Some(file) => Password::File(file),
+        None if std::io::stdin().is_terminal() => Password::Prompt(&ask),
+        None => Password::None,
+    };
+    let key = SigningKey::load(&asked.sign_key, &password).map_err(Fault::input)?;
+    let options = BuildOptions {
+        definition: asked.definition,
+        lock: asked.fetch.lock.clone(),
+        output: asked.output,
+        cache: cache(&asked.fetch)?,
+        fetch: fetch_options(&asked.fetch)?,
+        agents: agents(&asked.agent)?,
+        samples: BTreeMap::new(),
+    };
+    let progress = TransferProgress::begin(&output);
+    let outcome = build(&options, Some(&key), progress.clone()).await?;
+    progress.end();
+    output.say(&format!(
+        "{}: {} {}, {}, signed by {} ({})\n{}",
+        outcome.path,
+        outcome.name,
+        outcome.version,
+        human_bytes(outcome.size),
+        key.id(),
+        seconds(started.elapsed().as_secs_f64()),
+        outcome.index_digest
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `linux/amd64=PATH` pairs.
+fn agents(pairs: &[String]) -> Result<BTreeMap<Platform, Utf8PathBuf>, Fault> {
+    pairs
+        .iter()
+        .map(|pair| {
+            let parts = pair.split_once('=');
+            let parsed =
+                parts.and_then(|(platform, path)| Some((platform.parse().ok()?, path.into())));
+            parsed.ok_or_else(|| {
+                let message =
+                    format!("`--agent {pair}` is not PLATFORM=FILE, such as linux/arm64=cofferdam");
+                Fault::new(Exit::Input, message)
+            })
+        })
+        .collect()
+}
+
+fn cache(fetch: &FetchArgs) -> Result<Utf8PathBuf, Fault> {
+    match &fetch.cache {
+        Some(path) => Ok(path.clone()),
+        None => Cache::default_directory().map_err(Fault::input),
+    }
+}
+
+fn fetch_options(fetch: &FetchArgs) -> Result<FetchOptions, Fault> {
+    let mirrors = Mirrors::parse(&fetch.mirror).map_err(Fault::input)?;
+    Ok(FetchOptions {
+        mirrors,
+        ca_file: fetch.ca_file.clone(),
+    })
 }
 
 fn keygen(paths: KeyPairPaths, no_password: bool, style: Style) -> Result<ExitCode, Fault> {
@@ -82,8 +214,10 @@ fn verify_bundle(
 ) -> Result<ExitCode, Fault> {
     let started = Instant::now();
     let keys = trusted_keys(keys)?;
-    let found = verify::verify(path, Some(&keys), &NoProgress).map_err(Fault::input)?;
     let output = super::output(style);
+    let progress = TransferProgress::begin(&output);
+    let found = verify::verify(path, Some(&keys), progress.as_ref()).map_err(Fault::input)?;
+    progress.end();
     if json {
         output.data(&pretty(&found)?).map_err(anyhow::Error::from)?;
     }

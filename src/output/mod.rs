@@ -5,9 +5,11 @@
 mod journal;
 mod lines;
 mod live;
+mod transfer;
 
 pub use journal::Journal;
 pub use lines::{failure_lines, seconds};
+pub use transfer::TransferProgress;
 
 use crate::event::{EVENT_VERSION, Event, EventSink, TimedEvent};
 use live::Live;
