@@ -19,6 +19,7 @@ pub mod pki;
 pub mod plan;
 pub mod ports;
 pub mod proxy;
+pub mod sim;
 pub mod site;
 pub mod ssh;
 #[cfg(test)]

@@ -1,0 +1,362 @@
+//! Actions on a simulated host, as the sequence of small operations that the
+//! agent's are made of; a fault may come before any of them.
+
+use super::host::SimulatedHost;
+use super::machine::{DiskContent, DiskFile, Machine, SYSTEM_UNIT, unit_path};
+use super::world::{Durability, InHand, World};
+use crate::desired::{Binary, Condition, FileKind};
+use crate::digest::Digest;
+use crate::facts::ImageFacts;
+use crate::host::{ApplyRequest, FileBody, HostError};
+use crate::layout;
+use crate::plan::{Action, UnitChange, UnitVerb};
+use std::collections::BTreeMap;
+
+/// How often a wait looks before it gives up: far more often than anything in
+/// the model takes.
+const LOOKS: u32 = 300;
+
+type Done = Result<(), HostError>;
+
+/// Does one action.
+pub(super) async fn apply(host: &SimulatedHost, request: ApplyRequest) -> Done {
+    match &request.action {
+        Action::WriteFiles { remove, kind, .. } => {
+            write_files(host, &request.files, remove, *kind).await
+        }
+        Action::CreateUsers { file, users } => create_users(host, file, users).await,
+        Action::LoadModules { modules } => {
+            for module in modules {
+                let module = module.clone();
+                change(host, Durability::Unsynced, |machine| {
+                    machine.memory.modules.insert(module);
+                })
+                .await?;
+            }
+            Ok(())
+        }
+        Action::SetSysctls { sysctls } => {
+            for (name, value) in sysctls.clone() {
+                change(host, Durability::Unsynced, |machine| {
+                    machine.memory.sysctls.insert(name, value);
+                })
+                .await?;
+            }
+            Ok(())
+        }
+        Action::SwapOff => {
+            change(host, Durability::Synced, |machine| {
+                machine.disk.swap_masked = true
+            })
+            .await?;
+            let off = |machine: &mut Machine| machine.memory.swap_is_on = false;
+            change(host, Durability::Unsynced, off).await
+        }
+        Action::InstallBinaries {
+            binaries,
+            registries,
+        } => install_binaries(host, binaries, registries).await,
+        Action::PullImages { images, registries } => pull_images(host, images, registries).await,
+        Action::StartUnits { units, wait } => {
+            start_units(host, units, &request.inputs).await?;
+            match wait {
+                true => wait_for_units(host, units).await,
+                false => Ok(()),
+            }
+        }
+        Action::StopUnits { units } => stop_units(host, units).await,
+        Action::Wait { condition, .. } => wait_until(host, condition).await,
+        Action::Apply { set } => apply_set(host, set, &request).await,
+        Action::ResetCni { .. } => reset_cni(host).await,
+        Action::Commit { .. } => {
+            let generation = request.generation.clone();
+            change(host, Durability::Synced, |machine| {
+                machine.disk.generation = generation;
+            })
+            .await?;
+            change(host, Durability::Synced, |machine| {
+                machine.disk.staging.clear()
+            })
+            .await
+        }
+        Action::Mint { .. } | Action::PutBlobs { .. } | Action::Seed { .. } => {
+            Err(host.failed("not an action that a host does in one piece"))
+        }
+    }
+}
+
+/// A change that is given up where the run dies.
+async fn change(
+    host: &SimulatedHost,
+    durability: Durability,
+    change: impl FnOnce(&mut Machine),
+) -> Done {
+    host.operate(InHand::GivenUp, durability, |machine, _| change(machine))
+        .await
+}
+
+/// A change that the agent brings to its end even if the run dies.
+async fn disruptive(host: &SimulatedHost, change: impl FnOnce(&mut Machine, u64)) -> Done {
+    host.operate(InHand::Finished, Durability::Synced, change)
+        .await
+}
+
+async fn write_files(
+    host: &SimulatedHost,
+    files: &BTreeMap<String, FileBody>,
+    remove: &[String],
+    kind: FileKind,
+) -> Done {
+    if kind == FileKind::Trust && !files.is_empty() {
+        let paths: Vec<String> = files.keys().cloned().collect();
+        change(host, Durability::Synced, |machine| {
+            machine.disk.trust.extend(paths);
+        })
+        .await?;
+    }
+    for (path, body) in files {
+        let user = body.user.clone();
+        let is_known = host.world.with(|world| {
+            let machine = world.machines.get(&host.name);
+            user == "root" || machine.is_some_and(|machine| machine.disk.users.contains(&user))
+        });
+        if !is_known {
+            return Err(host.failed(format!("{path}: there is no user {}", body.user)));
+        }
+        let file = DiskFile {
+            content: match &body.bytes {
+                Some(bytes) => DiskContent::Bytes(bytes.as_slice().into()),
+                None => DiskContent::Directory,
+            },
+            mode: body.mode,
+            user: body.user.clone(),
+            group: body.group.clone(),
+        };
+        // Renamed, and then its directory synced.
+        let path = path.clone();
+        change(host, Durability::Unsynced, |machine| {
+            machine.disk.files.insert(path, file);
+        })
+        .await?;
+        change(host, Durability::Synced, |_| {}).await?;
+    }
+    for path in remove {
+        let path = path.clone();
+        change(host, Durability::Synced, |machine| {
+            machine.disk.files.remove(&path);
+        })
+        .await?;
+    }
+    if kind == FileKind::Trust && !remove.is_empty() {
+        let gone: Vec<String> = remove.to_vec();
+        change(host, Durability::Synced, |machine| {
+            machine.disk.trust.retain(|path| !gone.contains(path));
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+async fn create_users(host: &SimulatedHost, file: &str, users: &[String]) -> Done {
+    let has_file = |world: &mut World| {
+        let machine = world.machines.get(&host.name);
+        machine.is_some_and(|machine| machine.disk.files.contains_key(file))
+    };
+    if !host.world.with(has_file) {
+        return Err(host.failed(format!("{file} is not there")));
+    }
+    for user in users {
+        let user = user.clone();
+        change(host, Durability::Synced, |machine| {
+            machine.disk.users.insert(user);
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+async fn install_binaries(
+    host: &SimulatedHost,
+    binaries: &BTreeMap<String, Binary>,
+    registries: &[String],
+) -> Done {
+    for (name, binary) in binaries {
+        let reason = host.world.with(|world| {
+            let machine = world.machines.get(&host.name)?;
+            let disk = &machine.disk;
+            let is_here =
+                disk.store.contains_key(&binary.digest) || disk.staging.contains_key(&binary.blob);
+            match is_here {
+                true => None,
+                false => world.why_not_served(registries, &binary.repository, &binary.blob),
+            }
+        });
+        if let Some(reason) = reason {
+            return Err(host.failed(format!("installing {name}: {reason}")));
+        }
+        let (digest, size) = (binary.digest, binary.size);
+        change(host, Durability::Synced, |machine| {
+            machine.disk.store.insert(digest, size);
+        })
+        .await?;
+        let path = format!("{}/{name}", layout::BIN);
+        let link = DiskFile {
+            content: DiskContent::Link(format!("../store/{}", digest.hex())),
+            mode: 0o777,
+            user: "root".to_owned(),
+            group: "root".to_owned(),
+        };
+        change(host, Durability::Unsynced, |machine| {
+            machine.disk.files.insert(path, link);
+        })
+        .await?;
+        change(host, Durability::Synced, |_| {}).await?;
+    }
+    Ok(())
+}
+
+async fn pull_images(
+    host: &SimulatedHost,
+    images: &BTreeMap<String, Digest>,
+    registries: &[String],
+) -> Done {
+    for (reference, digest) in images {
+        let reason = host.world.with(|world| {
+            let machine = world.machines.get(&host.name)?;
+            if !machine.is_active("containerd.service") {
+                return Some("containerd does not run".to_owned());
+            }
+            world.why_image_not_served(registries, reference, digest)
+        });
+        if let Some(reason) = reason {
+            return Err(host.failed(format!("pulling {reference}: {reason}")));
+        }
+        // Content first, the label that pins it afterwards.
+        for pinned in [false, true] {
+            let image = ImageFacts {
+                digest: *digest,
+                pinned,
+                complete: true,
+            };
+            let reference = reference.clone();
+            change(host, Durability::Synced, |machine| {
+                machine.disk.images.insert(reference, image);
+            })
+            .await?;
+        }
+    }
+    Ok(())
+}
+
+async fn start_units(
+    host: &SimulatedHost,
+    units: &[UnitChange],
+    inputs: &BTreeMap<String, Digest>,
+) -> Done {
+    disruptive(host, |machine, _| machine.read_unit_files()).await?;
+    for unit in units {
+        let name = unit.name.as_str();
+        let reason = host
+            .world
+            .with(|world| world.why_not_startable(&host.name, name));
+        if let Some(reason) = reason {
+            return Err(host.failed(reason));
+        }
+        if name != SYSTEM_UNIT {
+            disruptive(host, |machine, _| {
+                machine.disk.enabled.insert(name.to_owned());
+            })
+            .await?;
+        }
+        if unit.verb == UnitVerb::Enable {
+            continue;
+        }
+        if let Some(inputs) = inputs.get(name) {
+            disruptive(host, |machine, _| {
+                machine.disk.inputs.insert(name.to_owned(), *inputs);
+            })
+            .await?;
+        }
+        host.world.with(|world| world.check_start(&host.name, name));
+        let verb = unit.verb;
+        disruptive(host, |machine, now| run_verb(machine, name, verb, now)).await?;
+    }
+    Ok(())
+}
+
+/// What systemd does for a verb.
+fn run_verb(machine: &mut Machine, unit: &str, verb: UnitVerb, now: u64) {
+    match verb {
+        UnitVerb::Enable => {}
+        // A start job for what runs already does nothing.
+        UnitVerb::Start if machine.runs(unit) => {}
+        UnitVerb::Start | UnitVerb::Restart => machine.start_process(unit, now),
+        UnitVerb::Reload => {
+            let inputs = machine.disk.inputs.get(unit).copied();
+            match machine.memory.processes.get_mut(unit) {
+                Some(process) => process.inputs = inputs,
+                None => machine.start_process(unit, now),
+            }
+        }
+    }
+}
+
+async fn wait_for_units(host: &SimulatedHost, units: &[UnitChange]) -> Done {
+    for unit in units {
+        let unit = unit.name.clone();
+        wait_until(host, &Condition::UnitActive { unit }).await?;
+    }
+    Ok(())
+}
+
+async fn wait_until(host: &SimulatedHost, condition: &Condition) -> Done {
+    let mut last = String::new();
+    for _ in 0..LOOKS {
+        host.check_connection()?;
+        let unmet = host
+            .world
+            .with(|world| world.why_unmet(&host.name, condition));
+        match unmet {
+            None => return Ok(()),
+            Some(reason) => last = reason,
+        }
+        host.pause().await;
+        tokio::task::yield_now().await;
+    }
+    Err(host.failed(last))
+}
+
+async fn stop_units(host: &SimulatedHost, units: &[String]) -> Done {
+    for unit in units {
+        disruptive(host, |machine, _| {
+            machine.memory.processes.remove(unit);
+            machine.disk.enabled.remove(unit);
+            machine.disk.inputs.remove(unit);
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+async fn apply_set(host: &SimulatedHost, set: &str, request: &ApplyRequest) -> Done {
+    let is_ready = host.world.with(|world| world.api_is_ready(&host.name));
+    if !is_ready {
+        return Err(host.failed("the API server does not answer"));
+    }
+    let Some(manifests) = &request.manifests else {
+        return Err(host.failed("no manifests came with the action"));
+    };
+    change(host, Durability::Unsynced, |_| {}).await?;
+    host.world.with(|world| {
+        let yaml = manifests.yaml.clone();
+        world.cluster.manifests.insert(set.to_owned(), yaml);
+    });
+    Ok(())
+}
+
+async fn reset_cni(host: &SimulatedHost) -> Done {
+    const KUBELET: &str = "kubelet.service";
+    debug_assert!(unit_path(KUBELET).ends_with(KUBELET));
+    disruptive(host, |machine, _| machine.disk.cni = None).await?;
+    disruptive(host, |machine, now| machine.start_process(KUBELET, now)).await
+}

@@ -1,0 +1,311 @@
+//! What the model knows of etcd and Kubernetes: who is ready when, and which
+//! conditions hold. One rule, one function.
+
+use super::machine::unit_path;
+use super::machine::{DiskContent, Machine, SYSTEM_UNIT};
+use super::world::World;
+use crate::desired::{Condition, DesiredHost, Stage};
+use crate::digest::Digest;
+use crate::layout;
+use crate::ports::numbers::{API_SERVER_PORT, KUBE_PROXY_HEALTH_PORT};
+use ipnet::{IpNet, Ipv4Net};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+const ETCD: &str = "etcd.service";
+const API_SERVER: &str = "kube-apiserver.service";
+const CONTROLLER_MANAGER: &str = "kube-controller-manager.service";
+const CONTAINERD: &str = "containerd.service";
+const KUBELET: &str = "kubelet.service";
+const KUBE_PROXY: &str = "kube-proxy.service";
+const FLANNELD: &str = "flanneld.service";
+const REGISTRY: &str = "registry.service";
+
+/// What is in etcd.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cluster {
+    /// Applied sets, name to text.
+    pub manifests: BTreeMap<String, String>,
+    /// Nodes that registered, with their share of the pod addresses.
+    pub nodes: BTreeMap<String, Option<IpNet>>,
+}
+
+impl World {
+    /// Lets everything that can become ready become ready.
+    pub(super) fn settle(&mut self) {
+        // Readiness of one thing makes that of the next possible.
+        for _ in 0..4 {
+            self.join_etcd_members();
+            self.activate_units();
+            self.register_nodes();
+            self.render_pod_networks();
+        }
+    }
+
+    /// Hosts that are to be members of etcd.
+    pub(super) fn etcd_members(&self) -> Vec<String> {
+        let hosts = self.desired.hosts.iter();
+        let members = hosts.filter(|(_, host)| host.units.iter().any(|unit| unit.name == ETCD));
+        members.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether a majority of the members has joined and runs.
+    pub(super) fn etcd_has_quorum(&self) -> bool {
+        let members = self.etcd_members();
+        let running = members.iter().filter(|name| self.is_active(name, ETCD));
+        !members.is_empty() && running.count() > members.len() / 2
+    }
+
+    pub(super) fn api_is_ready(&self, host: &str) -> bool {
+        self.is_active(host, API_SERVER) && self.is_active(host, ETCD) && self.etcd_has_quorum()
+    }
+
+    pub(super) fn ready_nodes(&self) -> BTreeSet<String> {
+        let nodes = self.cluster.nodes.keys();
+        nodes
+            .filter(|name| self.node_is_ready(name))
+            .cloned()
+            .collect()
+    }
+
+    pub(super) fn node_is_ready(&self, name: &str) -> bool {
+        let machine = self.machines.get(name);
+        self.cluster.nodes.contains_key(name)
+            && self.is_active(name, CONTAINERD)
+            && self.is_active(name, KUBELET)
+            && machine.is_some_and(|machine| machine.disk.cni.is_some())
+    }
+
+    /// None if the condition holds, as the host sees it; else why not.
+    pub(super) fn why_unmet(&self, host: &str, condition: &Condition) -> Option<String> {
+        let any_node = || !self.ready_nodes().is_empty();
+        let holds = match condition {
+            Condition::UnitActive { unit } => self.is_active(host, unit),
+            Condition::RegistryServing { .. } => self.is_active(host, REGISTRY),
+            Condition::EtcdHealthy { .. } => {
+                let members = self.etcd_members();
+                members.iter().all(|member| self.is_active(member, ETCD))
+            }
+            Condition::ApiReady { address } => {
+                debug_assert!(address.ends_with(&API_SERVER_PORT.to_string()));
+                self.api_is_ready(host)
+            }
+            Condition::HealthEndpoint { port } => {
+                *port != KUBE_PROXY_HEALTH_PORT || self.is_active(host, KUBE_PROXY)
+            }
+            Condition::NodeReady { name } => self.node_is_ready(name),
+            Condition::OverlayUp => {
+                let machine = self.machines.get(host);
+                self.is_active(host, FLANNELD)
+                    && machine.is_some_and(|machine| machine.disk.cni.is_some())
+            }
+            Condition::DeploymentAvailable { .. }
+            | Condition::ApiServiceAvailable { .. }
+            | Condition::DnsAnswers { .. } => self.is_applied(condition) && any_node(),
+        };
+        (!holds).then(|| format!("{condition:?} does not hold yet"))
+    }
+
+    /// Why a unit would fail if it were started now.
+    pub(super) fn why_not_startable(&self, host: &str, unit: &str) -> Option<String> {
+        let machine = self.machines.get(host)?;
+        if unit == SYSTEM_UNIT {
+            return None;
+        }
+        if !machine.disk.files.contains_key(&unit_path(unit)) {
+            return Some(format!("unit {unit} not found"));
+        }
+        let desired = self.desired.hosts.get(host)?;
+        let known = desired.units.iter().find(|known| known.name == unit)?;
+        let files = known.needs.files.iter();
+        let missing = files
+            .clone()
+            .find(|path| !machine.disk.files.contains_key(*path));
+        if let Some(path) = missing {
+            return Some(format!("{unit}: {path} is not there"));
+        }
+        let not_there = known
+            .needs
+            .binaries
+            .iter()
+            .find(|name| !is_runnable(machine, name));
+        if let Some(name) = not_there {
+            return Some(format!("{unit}: {name} is not installed"));
+        }
+        if unit == KUBELET && !machine.runs(CONTAINERD) {
+            return Some("kubelet: containerd does not run".to_owned());
+        }
+        None
+    }
+
+    /// Rules that a step of ours must keep when it starts a unit.
+    pub(super) fn check_start(&mut self, host: &str, unit: &str) {
+        let Some(desired) = self.desired.hosts.get(host) else {
+            return;
+        };
+        if unit == KUBELET {
+            let Some(machine) = self.machines.get(host) else {
+                return;
+            };
+            let images = &machine.disk.images;
+            let missing = desired.images.keys().find(|name| {
+                let image = images.get(*name);
+                !image.is_some_and(|image| image.pinned && image.complete)
+            });
+            if let Some(image) = missing {
+                self.violations.push(format!(
+                    "{host}: kubelet was started before {image} was there"
+                ));
+            }
+            if !self.cluster.manifests.contains_key("rbac") {
+                self.violations.push(format!(
+                    "{host}: kubelet was started before its rights were there"
+                ));
+            }
+        }
+    }
+
+    fn is_active(&self, host: &str, unit: &str) -> bool {
+        let machine = self.machines.get(host);
+        machine.is_some_and(|machine| machine.is_active(unit))
+    }
+
+    fn is_applied(&self, condition: &Condition) -> bool {
+        let sets = self.desired.manifests.iter();
+        let mut asked = sets.filter(|set| set.ready.contains(condition));
+        asked.any(|set| self.cluster.manifests.contains_key(&set.name))
+    }
+
+    /// A member tells that it is ready once it has joined, for which a
+    /// majority has to run; all of those join together.
+    fn join_etcd_members(&mut self) {
+        let now = self.now;
+        let members = self.etcd_members();
+        let up = |world: &Self, name: &String| {
+            let process = world
+                .machines
+                .get(name)
+                .and_then(|machine| machine.memory.processes.get(ETCD));
+            process.is_some_and(|process| now >= process.ready_at)
+        };
+        let running: Vec<&String> = members.iter().filter(|name| up(self, name)).collect();
+        if running.len() <= members.len() / 2 {
+            return;
+        }
+        let running: Vec<String> = running.into_iter().cloned().collect();
+        for name in running {
+            self.activate(&name, ETCD);
+        }
+    }
+
+    /// Everything else is ready a while after its start, the API server once
+    /// its own host's member serves.
+    fn activate_units(&mut self) {
+        let now = self.now;
+        let quorum = self.etcd_has_quorum();
+        for machine in self.machines.values_mut() {
+            let has_member = machine.is_active(ETCD);
+            for (unit, process) in &mut machine.memory.processes {
+                let is_ready = match unit.as_str() {
+                    ETCD => continue,
+                    API_SERVER => quorum && has_member,
+                    _ => true,
+                };
+                process.is_active |= is_ready && now >= process.ready_at;
+            }
+        }
+    }
+
+    fn activate(&mut self, host: &str, unit: &str) {
+        if let Some(machine) = self.machines.get_mut(host)
+            && let Some(process) = machine.memory.processes.get_mut(unit)
+        {
+            process.is_active = true;
+        }
+    }
+
+    fn any_api_is_ready(&self) -> bool {
+        self.machines.keys().any(|name| self.api_is_ready(name))
+    }
+
+    /// A kubelet registers its node, and a controller-manager gives it
+    /// addresses.
+    fn register_nodes(&mut self) {
+        if !self.any_api_is_ready() {
+            return;
+        }
+        let names: Vec<String> = self.desired.hosts.keys().cloned().collect();
+        let allots = names
+            .iter()
+            .any(|name| self.is_active(name, CONTROLLER_MANAGER));
+        for (index, name) in names.iter().enumerate() {
+            if self.is_active(name, KUBELET) {
+                self.cluster.nodes.entry(name.clone()).or_default();
+            }
+            if allots && let Some(node) = self.cluster.nodes.get_mut(name) {
+                node.get_or_insert(pod_cidr(index));
+            }
+        }
+    }
+
+    /// containerd renders the CNI configuration once it is told the node's
+    /// addresses, if there is none.
+    fn render_pod_networks(&mut self) {
+        let nodes: Vec<(String, IpNet)> = self
+            .cluster
+            .nodes
+            .iter()
+            .filter_map(|(name, pod_cidr)| Some((name.clone(), (*pod_cidr)?)))
+            .collect();
+        for (name, pod_cidr) in nodes {
+            let runs = self.is_active(&name, CONTAINERD) && self.is_active(&name, KUBELET);
+            let Some(machine) = self.machines.get_mut(&name).filter(|_| runs) else {
+                continue;
+            };
+            if machine.disk.cni.is_none()
+                && let Some(file) = machine.disk.files.get(layout::CNI_TEMPLATE)
+                && let DiskContent::Bytes(template) = &file.content
+            {
+                let template = String::from_utf8_lossy(template);
+                let rendered = Some((render(&template, pod_cidr), pod_cidr));
+                machine.disk.cni = rendered;
+                machine.synced.cni = rendered;
+            }
+        }
+    }
+}
+
+/// What containerd makes of the template that cofferdam writes.
+fn render(template: &str, pod_cidr: IpNet) -> Digest {
+    let rendered = template
+        .replace("{{.PodCIDR}}", &pod_cidr.to_string())
+        .replace(
+            "{{range $i, $range := .PodCIDRRanges}}{{if $i}}, {{end}}",
+            "",
+        )
+        .replace("{{$range}}", &pod_cidr.to_string())
+        .replace("{{end}}", "");
+    Digest::of(rendered)
+}
+
+fn pod_cidr(index: usize) -> IpNet {
+    let third = u8::try_from(index % 250).unwrap_or_default();
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 244, third, 0), 24))
+}
+
+fn is_runnable(machine: &Machine, name: &str) -> bool {
+    let link = machine.disk.files.get(&format!("{}/{name}", layout::BIN));
+    link.is_some_and(|link| match &link.content {
+        DiskContent::Link(target) => {
+            let hex = target.rsplit('/').next().unwrap_or_default();
+            let digest = Digest::from_hex(hex);
+            digest.is_ok_and(|digest| machine.disk.store.contains_key(&digest))
+        }
+        _ => false,
+    })
+}
+
+/// Whether the host has units of the stage.
+pub(super) fn has_stage(host: &DesiredHost, stage: Stage) -> bool {
+    host.units.iter().any(|unit| unit.stage == stage)
+}

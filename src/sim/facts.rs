@@ -1,0 +1,264 @@
+//! What a simulated host answers when it is observed.
+
+use super::machine::{DiskContent, DiskFile, Machine, SYSTEM_UNIT};
+use super::world::World;
+use crate::desired::{DigestKey, FileKind, Stage};
+use crate::digest::Digest;
+use crate::facts::{
+    Cgroups, ClusterFacts, CniFacts, Entry, EtcdFacts, FileFacts, FilesystemFacts, HostFacts,
+    InterfaceFacts, ManifestState, NodeFacts, ObserveRequest, RouteFacts, SystemFacts, UnitFacts,
+    UnmetCondition,
+};
+use crate::layout;
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+
+impl World {
+    /// Everything that the planner may ask about a host.
+    pub(super) fn observe(&self, host: &str, request: &ObserveRequest) -> Option<HostFacts> {
+        let machine = self.machines.get(host)?;
+        let memory = &machine.memory;
+        let disk = &machine.disk;
+        let modules = request.modules.iter();
+        let sysctls = request.sysctls.iter();
+        let unmet = request.conditions.iter().filter_map(|condition| {
+            Some(UnmetCondition {
+                condition: condition.clone(),
+                reason: self.why_unmet(host, condition)?,
+            })
+        });
+        let swaps = memory.swap_is_on.then(|| "/dev/sda2".to_owned());
+        Some(HostFacts {
+            system: system(machine),
+            clock: 1_790_000_000.0,
+            filesystems: filesystems(),
+            swaps: swaps.into_iter().collect(),
+            swap_masked: disk.swap_masked,
+            interfaces: interfaces(machine),
+            routes: routes(machine),
+            modules: modules
+                .map(|name| (name.clone(), memory.modules.contains(name)))
+                .collect(),
+            sysctls: sysctls
+                .filter_map(|name| Some((name.clone(), memory.sysctls.get(name)?.clone())))
+                .collect(),
+            users: request.users.intersection(&disk.users).cloned().collect(),
+            unmet: unmet.collect(),
+            files: files(machine, request),
+            store: disk.store.clone(),
+            staging: disk.staging.clone(),
+            units: self.units(machine, request),
+            images: (request.images && machine.is_active("containerd.service"))
+                .then(|| disk.images.clone()),
+            registry: request.registry.then(|| disk.registry.clone()),
+            etcd: self.etcd(machine, request),
+            generation: disk.generation.clone(),
+            trust: disk.trust.clone(),
+            cni: disk.cni.map(|(digest, subnet)| CniFacts {
+                digest,
+                subnet: Some(subnet),
+            }),
+            ..HostFacts::default()
+        })
+    }
+
+    /// The cluster, if the host's API server answers.
+    pub(super) fn observe_cluster(
+        &self,
+        host: &str,
+        manifests: &BTreeMap<String, String>,
+    ) -> Option<ClusterFacts> {
+        if !self.api_is_ready(host) {
+            return None;
+        }
+        let states = manifests.iter().map(|(name, yaml)| {
+            let state = match self.cluster.manifests.get(name) {
+                Some(applied) if applied == yaml => ManifestState::InSync,
+                _ => ManifestState::Differs {
+                    objects: vec![name.clone()],
+                },
+            };
+            (name.clone(), state)
+        });
+        let nodes = self.cluster.nodes.iter().map(|(name, pod_cidr)| {
+            let facts = NodeFacts {
+                ready: self.node_is_ready(name),
+                pod_cidr: *pod_cidr,
+                ..NodeFacts::default()
+            };
+            (name.clone(), facts)
+        });
+        Some(ClusterFacts {
+            nodes: nodes.collect(),
+            manifests: states.collect(),
+            version: Some("v1.36.0".to_owned()),
+        })
+    }
+
+    fn units(&self, machine: &Machine, request: &ObserveRequest) -> BTreeMap<String, UnitFacts> {
+        let generation = machine
+            .disk
+            .generation
+            .iter()
+            .flat_map(|found| &found.units);
+        let names = request.units.iter().chain(generation);
+        names
+            .map(|name| (name.clone(), unit(machine, name)))
+            .collect()
+    }
+
+    fn etcd(&self, machine: &Machine, request: &ObserveRequest) -> Option<EtcdFacts> {
+        let has_certificate = machine.disk.files.contains_key("/etc/etcd/pki/client.crt");
+        if request.etcd_endpoints.is_empty() || !has_certificate {
+            return None;
+        }
+        let hosts = self.desired.hosts.iter();
+        let members = hosts.filter(|(_, host)| super::cluster::has_stage(host, Stage::Etcd));
+        let mut names = members.map(|(name, _)| name.clone());
+        let healthy = self.etcd_has_quorum();
+        Some(EtcdFacts {
+            healthy,
+            leader: names.next().filter(|_| healthy),
+            error: (!healthy).then(|| "context deadline exceeded".to_owned()),
+            ..EtcdFacts::default()
+        })
+    }
+}
+
+fn unit(machine: &Machine, name: &str) -> UnitFacts {
+    let process = machine.memory.processes.get(name);
+    let is_there = name == SYSTEM_UNIT || machine.memory.unit_files.contains_key(name);
+    let on_disk = machine
+        .disk
+        .files
+        .contains_key(&super::machine::unit_path(name));
+    let is_service = name.ends_with(".service");
+    let (active, sub) = match process {
+        Some(process) if process.is_active => ("active", "running"),
+        Some(_) => ("activating", "start"),
+        None => ("inactive", "dead"),
+    };
+    UnitFacts {
+        load: if is_there || on_disk {
+            "loaded"
+        } else {
+            "not-found"
+        }
+        .to_owned(),
+        active: active.to_owned(),
+        sub: sub.to_owned(),
+        enabled: machine.disk.enabled.contains(name),
+        needs_reload: name != SYSTEM_UNIT && machine.needs_reload(name),
+        inputs: process
+            .filter(|_| is_service)
+            .and_then(|process| process.inputs),
+        main_pid: u32::from(process.is_some() && is_service),
+        active_seconds: None,
+    }
+}
+
+fn files(machine: &Machine, request: &ObserveRequest) -> BTreeMap<String, FileFacts> {
+    let generation = machine
+        .disk
+        .generation
+        .iter()
+        .flat_map(|found| found.files.keys());
+    let links = machine
+        .disk
+        .files
+        .keys()
+        .filter(|path| path.starts_with(layout::BIN));
+    let asked = request.files.iter().chain(generation);
+    let paths = asked.chain(&machine.disk.trust).chain(links);
+    paths
+        .filter_map(|path| {
+            let file = machine.disk.files.get(path)?;
+            let is_secret =
+                request.secret_files.contains(path) || machine.kind_of(path) == FileKind::Trust;
+            let facts = file_facts(file, is_secret, request.digest_key.as_ref());
+            Some((path.clone(), facts))
+        })
+        .collect()
+}
+
+fn file_facts(file: &DiskFile, is_secret: bool, key: Option<&DigestKey>) -> FileFacts {
+    let entry = match &file.content {
+        DiskContent::Directory => Entry::Directory,
+        DiskContent::Link(target) => Entry::Link {
+            target: target.clone(),
+        },
+        DiskContent::Bytes(bytes) => Entry::File {
+            size: bytes.len() as u64,
+            digest: match is_secret {
+                true => key.map(|key| key.digest(bytes)),
+                false => Some(Digest::of(bytes)),
+            },
+        },
+    };
+    FileFacts {
+        entry,
+        mode: file.mode,
+        user: file.user.clone(),
+        group: file.group.clone(),
+    }
+}
+
+fn system(machine: &Machine) -> SystemFacts {
+    SystemFacts {
+        hostname: machine.name.clone(),
+        machine_id: format!("id-of-{}", machine.name),
+        os: "Debian GNU/Linux 13 (trixie)".to_owned(),
+        kernel: "6.12.0-1-amd64".to_owned(),
+        platform: super::bundle::PLATFORM.to_owned(),
+        systemd_version: 257,
+        cgroups: Cgroups::V2,
+        memory_bytes: 4 << 30,
+        cpus: 2,
+        nft_version: Some("1.1.3".to_owned()),
+        ..SystemFacts::default()
+    }
+}
+
+fn filesystems() -> Vec<FilesystemFacts> {
+    let paths = ["/opt", "/var/lib", "/etc", "/run"].into_iter();
+    paths
+        .map(|path| FilesystemFacts {
+            path: path.to_owned(),
+            mount_point: "/".to_owned(),
+            device: 1,
+            total_bytes: 40 << 30,
+            free_bytes: 30 << 30,
+            read_only: false,
+            noexec: false,
+        })
+        .collect()
+}
+
+fn interfaces(machine: &Machine) -> Vec<InterfaceFacts> {
+    let address = IpNet::new(machine.options.address, 24);
+    vec![InterfaceFacts {
+        name: "host0".to_owned(),
+        addresses: address.into_iter().collect(),
+        mtu: machine.options.mtu,
+    }]
+}
+
+fn routes(machine: &Machine) -> Vec<RouteFacts> {
+    let found = |destination: &str| RouteFacts {
+        destination: destination.parse().unwrap_or_default(),
+        gateway: None,
+        interface: "host0".to_owned(),
+        ours: false,
+    };
+    let mut routes = vec![found("10.77.0.0/16")];
+    if machine.options.has_default_route {
+        routes.push(found("0.0.0.0/0"));
+    }
+    if machine.is_active("cofferdam-route.service") {
+        routes.push(RouteFacts {
+            ours: true,
+            ..found("10.96.0.0/16")
+        });
+    }
+    routes
+}

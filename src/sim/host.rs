@@ -1,0 +1,198 @@
+//! The [`Host`] over a simulated machine.
+
+use super::apply::apply;
+use super::registry::{is_present, store};
+use super::world::{Durability, Gone, InHand, SharedWorld};
+use crate::digest::Digest;
+use crate::host::{
+    BlobTarget, Body, Call, Failure, Host, HostError, Request, Response, Transferred,
+};
+use futures_util::future::BoxFuture;
+use sha2::{Digest as _, Sha256};
+
+/// A connection to a simulated machine.
+pub(super) struct SimulatedHost {
+    pub(super) name: String,
+    pub(super) world: SharedWorld,
+}
+
+impl Host for SimulatedHost {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn call<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, Result<Response, HostError>> {
+        Box::pin(async move {
+            self.pause().await;
+            self.check_connection()?;
+            let response = self.answer(call).await?;
+            self.check_connection()?;
+            let is_lost = self
+                .world
+                .with(|world| world.answers_lost.remove(&self.name));
+            match is_lost {
+                true => Err(self.lost()),
+                false => Ok(response),
+            }
+        })
+    }
+
+    fn transferred(&self) -> Transferred {
+        Transferred::default()
+    }
+}
+
+impl SimulatedHost {
+    async fn answer(&self, call: Call<'_>) -> Result<Response, HostError> {
+        match call.request {
+            Request::Observe(request) => {
+                let facts = self.world.with(|world| world.observe(&self.name, &request));
+                let facts = facts.ok_or_else(|| self.failed("no such machine"))?;
+                Ok(Response::Facts(Box::new(facts)))
+            }
+            Request::ObserveCluster { manifests } => {
+                let look =
+                    |world: &mut super::world::World| world.observe_cluster(&self.name, &manifests);
+                let facts = self.world.with(look);
+                let facts = facts.ok_or_else(|| self.failed("the API server does not answer"))?;
+                Ok(Response::Cluster(Box::new(facts)))
+            }
+            Request::Apply(request) => {
+                let logged = (self.name.clone(), request.action.clone());
+                self.world.with(|world| world.log.push(logged));
+                apply(self, *request).await.map(|()| Response::Done)
+            }
+            Request::PutBlob {
+                digest,
+                size,
+                target,
+            } => self.put_blob(digest, size, target, call.body).await,
+            // One run at a time is what the real lock is tested for.
+            Request::Acquire { .. } => Ok(Response::Done),
+            Request::SeedStart => self.set_seeding(Seeding::Started).await,
+            Request::SeedStop => self.set_seeding(Seeding::Stopped).await,
+            Request::Run(_) => Err(self.failed("simulated hosts run no programs")),
+        }
+    }
+
+    /// One operation, with a pause before it in which others go on.
+    pub(super) async fn operate(
+        &self,
+        in_hand: InHand,
+        durability: Durability,
+        change: impl FnOnce(&mut super::machine::Machine, u64),
+    ) -> Result<(), HostError> {
+        self.pause().await;
+        let operate = |world: &mut super::world::World| {
+            world.operate(&self.name, in_hand, durability, change)
+        };
+        self.world.with(operate).map_err(|Gone| self.lost())
+    }
+
+    /// Lets time pass, and the other lanes go on, as the seed has it.
+    pub(super) async fn pause(&self) {
+        const MOST: u64 = 3;
+        let times = self.world.with(|world| {
+            world.now += 1;
+            world.settle();
+            world.random(MOST)
+        });
+        for _ in 0..times {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub(super) fn check_connection(&self) -> Result<(), HostError> {
+        let is_gone = self
+            .world
+            .with(|world| world.run_is_dead || world.lost.contains(&self.name));
+        match is_gone {
+            true => Err(self.lost()),
+            false => Ok(()),
+        }
+    }
+
+    pub(super) fn failed(&self, message: impl Into<String>) -> HostError {
+        HostError::Failed {
+            host: self.name.clone(),
+            failure: Failure {
+                message: message.into(),
+                lines: Vec::new(),
+                hint: None,
+            },
+        }
+    }
+
+    fn lost(&self) -> HostError {
+        HostError::Lost {
+            host: self.name.clone(),
+            doing: "talking to the agent".to_owned(),
+            reason: "simulated".to_owned(),
+        }
+    }
+
+    async fn put_blob(
+        &self,
+        digest: Digest,
+        size: u64,
+        target: BlobTarget,
+        body: Option<Box<dyn Body + '_>>,
+    ) -> Result<Response, HostError> {
+        let (refused, present) = self.world.with(|world| {
+            let machine = world.machines.get(&self.name);
+            let present = machine.is_some_and(|machine| is_present(machine, &target, &digest));
+            (world.why_not_pushed(&self.name, &target, &digest), present)
+        });
+        if let Some(reason) = refused {
+            return Err(self.failed(reason));
+        }
+        if !present {
+            self.read(&digest, body)?;
+        }
+        self.operate(InHand::GivenUp, Durability::Synced, |machine, _| {
+            store(machine, &target, digest, size);
+        })
+        .await?;
+        Ok(Response::Stored { present })
+    }
+
+    /// Takes the bytes, which must be what the digest says.
+    fn read(&self, digest: &Digest, body: Option<Box<dyn Body + '_>>) -> Result<(), HostError> {
+        let mut body = body.ok_or_else(|| self.failed("no body"))?;
+        let mut hasher = Sha256::new();
+        loop {
+            let piece = body.next().map_err(|source| HostError::Body {
+                host: self.name.clone(),
+                source,
+            })?;
+            match piece {
+                Some(piece) => hasher.update(&piece),
+                None => break,
+            }
+        }
+        match Digest::from_bytes(hasher.finalize().into()) == *digest {
+            true => Ok(()),
+            false => Err(self.failed(format!("the bytes that came are not {digest}"))),
+        }
+    }
+
+    async fn set_seeding(&self, seeding: Seeding) -> Result<Response, HostError> {
+        let reason = self
+            .world
+            .with(|world| world.why_not_startable(&self.name, "registry.service"));
+        if let (Some(reason), Seeding::Started) = (reason, seeding) {
+            return Err(self.failed(reason));
+        }
+        self.operate(InHand::GivenUp, Durability::Unsynced, |machine, _| {
+            machine.memory.is_seeding = seeding == Seeding::Started;
+        })
+        .await?;
+        Ok(Response::Done)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seeding {
+    Started,
+    Stopped,
+}

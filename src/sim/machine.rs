@@ -1,0 +1,281 @@
+//! One machine: what is on its disk, what of that is synced, and what is in
+//! memory only.
+
+use crate::desired::FileKind;
+use crate::digest::Digest;
+use crate::facts::{Generation, ImageFacts, RegistryFacts};
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// A simulated machine.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    pub name: String,
+    pub options: MachineOptions,
+    pub disk: Disk,
+    /// What a power cut leaves of `disk`.
+    pub synced: Disk,
+    pub memory: Memory,
+}
+
+/// What differs between machines from the start.
+#[derive(Clone, Debug)]
+pub struct MachineOptions {
+    pub address: IpAddr,
+    pub has_default_route: bool,
+    pub has_swap: bool,
+    pub mtu: u32,
+}
+
+/// What lies on a disk. Equal disks are an equal end of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Disk {
+    pub files: BTreeMap<String, DiskFile>,
+    pub users: BTreeSet<String>,
+    pub store: BTreeMap<Digest, u64>,
+    pub staging: BTreeMap<Digest, u64>,
+    pub registry: RegistryFacts,
+    pub images: BTreeMap<String, ImageFacts>,
+    pub generation: Option<Generation>,
+    pub trust: BTreeSet<String>,
+    /// Units that start at boot.
+    pub enabled: BTreeSet<String>,
+    /// Environment files with inputs digests, by unit.
+    pub inputs: BTreeMap<String, Digest>,
+    pub swap_masked: bool,
+    /// The rendered CNI configuration and the subnet in it.
+    pub cni: Option<(Digest, IpNet)>,
+}
+
+/// Something at a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskFile {
+    pub content: DiskContent,
+    pub mode: u32,
+    pub user: String,
+    pub group: String,
+}
+
+/// What a path is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiskContent {
+    Directory,
+    Bytes(Arc<[u8]>),
+    Link(String),
+}
+
+/// What a power cut takes away.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    pub processes: BTreeMap<String, Process>,
+    /// Digests of the unit files that systemd has read.
+    pub unit_files: BTreeMap<String, Digest>,
+    pub modules: BTreeSet<String>,
+    pub sysctls: BTreeMap<String, String>,
+    pub swap_is_on: bool,
+    /// Whether the writable registry instance runs.
+    pub is_seeding: bool,
+}
+
+/// A unit that was started.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// What its environment carries.
+    pub inputs: Option<Digest>,
+    /// The moment from which it can be ready.
+    pub ready_at: u64,
+    /// Whether it told systemd that it is ready.
+    pub is_active: bool,
+}
+
+/// Where unit files are.
+pub(super) fn unit_path(unit: &str) -> String {
+    format!("/etc/systemd/system/{unit}")
+}
+
+/// A unit that every machine has and that runs from boot.
+pub const SYSTEM_UNIT: &str = "systemd-journald.service";
+
+impl Machine {
+    /// A freshly installed machine that is on.
+    pub fn new(name: &str, options: MachineOptions) -> Self {
+        let mut machine = Self {
+            name: name.to_owned(),
+            disk: Disk::default(),
+            synced: Disk::default(),
+            memory: Memory::default(),
+            options,
+        };
+        machine.reset_memory(0);
+        machine
+    }
+
+    /// What is in memory right after the kernel and systemd came up.
+    pub(super) fn reset_memory(&mut self, now: u64) {
+        self.memory = Memory {
+            swap_is_on: self.options.has_swap && !self.disk.swap_masked,
+            ..Memory::default()
+        };
+        self.read_unit_files();
+        for line in self.lines_of_settings("/modules-load.d/") {
+            self.memory.modules.insert(line);
+        }
+        for line in self.lines_of_settings("/sysctl.d/") {
+            if let Some((name, value)) = line.split_once('=') {
+                let (name, value) = (name.trim().to_owned(), value.trim().to_owned());
+                self.memory.sysctls.insert(name, value);
+            }
+        }
+        self.start_process(SYSTEM_UNIT, now);
+    }
+
+    /// `systemctl daemon-reload`.
+    pub(super) fn read_unit_files(&mut self) {
+        let files = self.disk.files.iter();
+        self.memory.unit_files = files
+            .filter_map(|(path, file)| {
+                let unit = path.strip_prefix("/etc/systemd/system/")?;
+                match &file.content {
+                    DiskContent::Bytes(bytes) => Some((unit.to_owned(), Digest::of(bytes))),
+                    _ => None,
+                }
+            })
+            .collect();
+    }
+
+    /// Whether a unit file changed since systemd read it.
+    pub(super) fn needs_reload(&self, unit: &str) -> bool {
+        let on_disk = match self.disk.files.get(&unit_path(unit)) {
+            Some(DiskFile {
+                content: DiskContent::Bytes(bytes),
+                ..
+            }) => Some(Digest::of(bytes)),
+            _ => None,
+        };
+        on_disk.as_ref() != self.memory.unit_files.get(unit)
+    }
+
+    /// A process that carries what its environment file says now.
+    pub(super) fn start_process(&mut self, unit: &str, now: u64) {
+        let process = Process {
+            inputs: self.disk.inputs.get(unit).copied(),
+            ready_at: now + START_TICKS,
+            is_active: unit == SYSTEM_UNIT,
+        };
+        self.memory.processes.insert(unit.to_owned(), process);
+    }
+
+    pub(super) fn is_active(&self, unit: &str) -> bool {
+        let process = self.memory.processes.get(unit);
+        process.is_some_and(|process| process.is_active)
+    }
+
+    pub(super) fn runs(&self, unit: &str) -> bool {
+        self.memory.processes.contains_key(unit)
+    }
+
+    /// Makes everything on the disk survive a power cut.
+    pub(super) fn sync(&mut self) {
+        self.synced = self.disk.clone();
+    }
+
+    /// Whether a path's owner is trust, for how it is digested.
+    pub(super) fn kind_of(&self, path: &str) -> FileKind {
+        match self.disk.trust.contains(path) {
+            true => FileKind::Trust,
+            false => FileKind::Software,
+        }
+    }
+
+    /// All that a run leaves on the machine, a line each.
+    pub(super) fn describe(&self) -> Vec<String> {
+        let Disk {
+            files,
+            users,
+            store,
+            staging,
+            registry,
+            images,
+            generation,
+            trust,
+            enabled,
+            inputs,
+            swap_masked,
+            cni,
+        } = &self.disk;
+        let mut lines = Vec::new();
+        for (path, file) in files {
+            let content = match &file.content {
+                DiskContent::Directory => "directory".to_owned(),
+                DiskContent::Bytes(bytes) => Digest::of(bytes).to_string(),
+                DiskContent::Link(target) => format!("-> {target}"),
+            };
+            let DiskFile {
+                mode, user, group, ..
+            } = file;
+            lines.push(format!("{path} {content} {mode:o} {user}:{group}"));
+        }
+        lines.extend(users.iter().map(|user| format!("user {user}")));
+        lines.extend(store.keys().map(|digest| format!("stored {digest}")));
+        lines.extend(staging.keys().map(|digest| format!("staged {digest}")));
+        lines.extend(registry.links.iter().map(|link| format!("registry {link}")));
+        let tags = registry.tags.iter();
+        lines.extend(tags.map(|(tag, digest)| format!("registry {tag} {digest}")));
+        let images = images.iter();
+        lines.extend(images.map(|(name, image)| format!("image {name} {image:?}")));
+        if let Some(generation) = generation {
+            let number = generation.number;
+            lines.push(format!("generation {number} {}", generation.bundle));
+            let files = generation.files.iter();
+            lines.extend(files.map(|(path, file)| format!("generation {number}: {path} {file:?}")));
+            lines.push(format!("generation {number}: {:?}", generation.units));
+            lines.push(format!("generation {number}: {:?}", generation.binaries));
+        }
+        lines.extend(trust.iter().map(|path| format!("trust {path}")));
+        lines.extend(enabled.iter().map(|unit| format!("enabled {unit}")));
+        let inputs = inputs.iter();
+        lines.extend(inputs.map(|(unit, digest)| format!("inputs of {unit} {digest}")));
+        lines.push(format!(
+            "swap masked {swap_masked}, on {}",
+            self.memory.swap_is_on
+        ));
+        lines.push(format!("pod network {cni:?}"));
+        for (unit, process) in &self.memory.processes {
+            let Process {
+                inputs, is_active, ..
+            } = process;
+            lines.push(format!("{unit} runs with {inputs:?}, active {is_active}"));
+        }
+        lines.extend(
+            self.memory
+                .modules
+                .iter()
+                .map(|name| format!("module {name}")),
+        );
+        let sysctls = self.memory.sysctls.iter();
+        lines.extend(sysctls.map(|(name, value)| format!("sysctl {name} {value}")));
+        lines
+    }
+
+    fn lines_of_settings(&self, directory: &str) -> Vec<String> {
+        let files = self.disk.files.iter();
+        files
+            .filter(|(path, _)| path.contains(directory))
+            .filter_map(|(_, file)| match &file.content {
+                DiskContent::Bytes(bytes) => String::from_utf8(bytes.to_vec()).ok(),
+                _ => None,
+            })
+            .flat_map(|text| {
+                let lines = text.lines().map(str::trim);
+                let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+                lines.map(str::to_owned).collect::<Vec<_>>()
+            })
+            .collect()
+    }
+}
+
+/// How long a process takes until it can be ready, in moments of the model:
+/// long enough that two restarts side by side would overlap.
+const START_TICKS: u64 = 4;

@@ -1,0 +1,141 @@
+//! Registries as the other hosts see them, and how blobs get into one.
+
+use super::machine::Machine;
+use super::world::World;
+use crate::digest::Digest;
+use crate::host::BlobTarget;
+
+const REGISTRY: &str = "registry.service";
+
+impl World {
+    /// Why no registry of the list gives the blob.
+    pub(super) fn why_not_served(
+        &self,
+        registries: &[String],
+        repository: &str,
+        digest: &Digest,
+    ) -> Option<String> {
+        let link = format!("{repository}@{digest}");
+        let serves = |machine: &Machine| {
+            machine.is_active(REGISTRY)
+                && machine.disk.registry.blobs.contains_key(digest)
+                && machine.disk.registry.links.contains(&link)
+        };
+        let machines = registries
+            .iter()
+            .filter_map(|address| self.machine_at(address));
+        let mut machines = machines.filter(|machine| serves(machine));
+        match machines.next() {
+            Some(_) => None,
+            None => Some(format!("none of {} serves {link}", registries.join(", "))),
+        }
+    }
+
+    /// Why no registry of the list gives the image with all its content.
+    pub(super) fn why_image_not_served(
+        &self,
+        registries: &[String],
+        reference: &str,
+        digest: &Digest,
+    ) -> Option<String> {
+        let artifacts = self
+            .desired
+            .hosts
+            .values()
+            .filter_map(|host| host.registry.as_ref());
+        let artifact = artifacts
+            .flat_map(|content| content.artifacts.get(reference))
+            .next();
+        let Some(artifact) = artifact else {
+            return Some(format!("{reference} is in no registry"));
+        };
+        let mut parts = artifact.blobs.iter().chain(&artifact.manifests);
+        let root = artifact.manifests.last().map(|root| root.digest);
+        if root != Some(*digest) {
+            return Some(format!("{reference} is not {digest}"));
+        }
+        parts.find_map(|part| self.why_not_served(registries, &artifact.repository, &part.digest))
+    }
+
+    /// Why the writable instance refuses a blob or manifest.
+    pub(super) fn why_not_pushed(
+        &self,
+        host: &str,
+        target: &BlobTarget,
+        digest: &Digest,
+    ) -> Option<String> {
+        let machine = self.machines.get(host)?;
+        if *target != BlobTarget::Staging && !machine.memory.is_seeding {
+            return Some("the writable registry does not run".to_owned());
+        }
+        let BlobTarget::Manifest {
+            repository, tag, ..
+        } = target
+        else {
+            return None;
+        };
+        let content = self.desired.hosts.get(host)?.registry.as_ref()?;
+        let mut artifacts = content.artifacts.values();
+        let artifact = artifacts.find(|artifact| artifact.repository == *repository)?;
+        let links = &machine.disk.registry.links;
+        // Manifests come in push order, so that what stands before one must
+        // be there already.
+        let before = artifact
+            .manifests
+            .iter()
+            .take_while(|part| part.digest != *digest);
+        let mut needed = artifact.blobs.iter().chain(before);
+        let missing = needed.find(|part| !links.contains(&format!("{repository}@{}", part.digest)));
+        if let Some(part) = missing {
+            return Some(format!("MANIFEST_BLOB_UNKNOWN: {}", part.digest));
+        }
+        let is_root = artifact
+            .manifests
+            .last()
+            .is_some_and(|root| root.digest == *digest);
+        (tag.is_some() && !is_root).then(|| "the tag names no root".to_owned())
+    }
+
+    fn machine_at(&self, address: &str) -> Option<&Machine> {
+        let (address, _) = address.rsplit_once(':')?;
+        let mut machines = self.machines.values();
+        machines.find(|machine| machine.options.address.to_string() == address)
+    }
+}
+
+/// Puts a verified blob where it belongs.
+pub(super) fn store(machine: &mut Machine, target: &BlobTarget, digest: Digest, size: u64) {
+    let registry = &mut machine.disk.registry;
+    match target {
+        BlobTarget::Staging => {
+            machine.disk.staging.insert(digest, size);
+        }
+        BlobTarget::Repository { repository } => {
+            registry.blobs.insert(digest, size);
+            registry.links.insert(format!("{repository}@{digest}"));
+        }
+        BlobTarget::Manifest {
+            repository, tag, ..
+        } => {
+            registry.blobs.insert(digest, size);
+            registry.links.insert(format!("{repository}@{digest}"));
+            if let Some(tag) = tag {
+                registry.tags.insert(format!("{repository}:{tag}"), digest);
+            }
+        }
+    }
+}
+
+/// Whether a blob is there already, so that its bytes aren't needed.
+pub(super) fn is_present(machine: &Machine, target: &BlobTarget, digest: &Digest) -> bool {
+    let disk = &machine.disk;
+    match target {
+        BlobTarget::Staging => disk.staging.contains_key(digest),
+        // What was staged is pushed by the agent itself.
+        BlobTarget::Repository { repository } => {
+            let link = format!("{repository}@{digest}");
+            disk.registry.links.contains(&link) || disk.staging.contains_key(digest)
+        }
+        BlobTarget::Manifest { .. } => false,
+    }
+}

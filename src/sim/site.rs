@@ -1,0 +1,83 @@
+//! A site in memory, with made-up keys.
+
+use super::world::SharedWorld;
+use crate::desired::{BundleView, DigestKey, desired, materials};
+use crate::execute::{Mint, Minted};
+use crate::inventory::Inventory;
+use crate::site::{Decisions, Material, SiteView};
+use std::sync::{Mutex, PoisonError};
+
+/// Keys, certificates and decisions of one cluster.
+#[derive(Debug, Default)]
+pub struct SimulatedSite {
+    view: Mutex<SiteView>,
+}
+
+impl SimulatedSite {
+    /// What the site holds now.
+    pub fn view(&self) -> SiteView {
+        let view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        view.clone()
+    }
+
+    /// Loses a key or certificate, so that it is minted anew.
+    pub fn lose(&self, material: &str) {
+        self.change(|view| {
+            view.materials.remove(material);
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut SiteView)) {
+        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut view);
+    }
+}
+
+/// Mints into a simulated site; the run may be cut off between two keys.
+pub(super) struct SimulatedMint<'a> {
+    pub(super) site: &'a SimulatedSite,
+    pub(super) world: &'a SharedWorld,
+    pub(super) inventory: &'a Inventory,
+    pub(super) bundle: &'a BundleView,
+    pub(super) decisions: &'a Decisions,
+}
+
+impl Mint for SimulatedMint<'_> {
+    fn mint(&self, _: &[String], _: &[String]) -> anyhow::Result<Minted> {
+        self.world.site_operation()?;
+        self.site
+            .change(|view| view.decisions = self.decisions.clone());
+        let key = match self.site.view().digest_key {
+            Some(key) => key,
+            None => {
+                self.world.site_operation()?;
+                let key = DigestKey([7; 32]);
+                self.site.change(|view| view.digest_key = Some(key.clone()));
+                key
+            }
+        };
+        for (name, spec) in materials::materials(self.inventory) {
+            let held = self.site.view();
+            if held
+                .materials
+                .get(&name)
+                .is_some_and(|material| material.spec == spec)
+            {
+                continue;
+            }
+            self.world.site_operation()?;
+            let material = Material {
+                certificate: Some(format!("certificate of {name}\n")),
+                secret: format!("key of {name}\n").into_bytes(),
+                public_key: Some(format!("public key of {name}\n")),
+                not_after: None,
+                spec,
+            };
+            self.site.change(|view| {
+                view.materials.insert(name, material);
+            });
+        }
+        let desired = desired(self.inventory, self.bundle, &self.site.view())?;
+        Ok(Minted { desired, key })
+    }
+}

@@ -1,0 +1,298 @@
+//! A whole run, as `install` makes it: observe, decide, plan, execute.
+
+use super::bundle::{SimulatedBundle, bundle_view};
+use super::host::SimulatedHost;
+use super::machine::{Disk, Machine, MachineOptions};
+use super::site::{SimulatedMint, SimulatedSite};
+use super::world::{EndState, Fault, SharedWorld, World as Model};
+use crate::desired::{BundleView, Desired, DigestKey, desired};
+use crate::event::{Event, EventSink};
+use crate::execute::{Finished, Patience, Run, Stopped, execute};
+use crate::facts::{ClusterFacts, HostFacts, ObserveRequest};
+use crate::host::{Call, Host, Request, Response};
+use crate::inventory::Inventory;
+use crate::plan::decisions::decide;
+use crate::plan::world::observe_cluster_request;
+use crate::plan::{Action, Plan, World, cluster_host, observe_requests, plan};
+use crate::site::{Decisions, SiteView};
+use anyhow::{Context, Result, bail};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Simulated machines with a site and a bundle.
+pub struct Simulation {
+    pub inventory: Inventory,
+    pub bundle: BundleView,
+    pub blobs: SimulatedBundle,
+    pub site: SimulatedSite,
+    world: SharedWorld,
+    hosts: BTreeMap<String, Arc<dyn Host>>,
+}
+
+/// What a dry run finds.
+pub struct Planned {
+    pub plan: Plan,
+    pub desired: Desired,
+    pub world: World,
+    pub key: Option<DigestKey>,
+    /// What the plan's minting records.
+    pub decisions: Decisions,
+}
+
+/// What a run did.
+pub struct Ran {
+    pub planned: Planned,
+    pub result: Result<Finished, Stopped>,
+    pub events: Vec<Event>,
+    /// Actions as hosts got them, in order, with their host.
+    pub log: Vec<(String, Action)>,
+}
+
+/// Events are kept.
+#[derive(Default)]
+struct Collected(Mutex<Vec<Event>>);
+
+impl EventSink for Collected {
+    fn emit(&self, event: Event) {
+        let mut events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        events.push(event);
+    }
+}
+
+impl Simulation {
+    /// New machines for every host of the inventory, with swap and without a
+    /// default route. The seed decides how lanes interleave.
+    ///
+    /// # Errors
+    /// When the inventory is not valid.
+    pub fn new(inventory: &str, seed: u64) -> Result<Self> {
+        let file = camino::Utf8Path::new("inventory.toml");
+        let inventory = crate::inventory::parse(inventory, file)?;
+        let machines = inventory.hosts.iter().map(|host| {
+            let options = MachineOptions {
+                address: IpAddr::V4(host.address),
+                has_default_route: false,
+                has_swap: true,
+                mtu: 1500,
+            };
+            Machine::new(&host.name, options)
+        });
+        let world = SharedWorld::new(Model::new(machines, seed));
+        let hosts = inventory.hosts.iter().map(|host| {
+            let simulated: Arc<dyn Host> = Arc::new(SimulatedHost {
+                name: host.name.clone(),
+                world: world.clone(),
+            });
+            (host.name.clone(), simulated)
+        });
+        Ok(Self {
+            hosts: hosts.collect(),
+            world,
+            inventory,
+            bundle: bundle_view(""),
+            blobs: SimulatedBundle::new(""),
+            site: SimulatedSite::default(),
+        })
+    }
+
+    /// Takes another edition of the bundle from now on.
+    pub fn take_bundle(&mut self, edition: &str) {
+        self.bundle = bundle_view(edition);
+        self.blobs = SimulatedBundle::new(edition);
+    }
+
+    /// Observes everything and makes the plan.
+    ///
+    /// # Errors
+    /// When a host can't be observed, or desired state can't be made.
+    pub async fn plan(&self) -> Result<Planned> {
+        self.world.with(Model::reconnect);
+        let view = self.site.view();
+        let key = view.digest_key.clone();
+        let default = ObserveRequest::default();
+        let mut first = BTreeMap::new();
+        for name in self.hosts.keys() {
+            first.insert(name.clone(), self.observe(name, default.clone()).await?);
+        }
+        let (decisions, new) = decide(&view.decisions, &self.inventory, &first);
+        let view = SiteView {
+            decisions: decisions.clone(),
+            ..view
+        };
+        let mut desired = desired(&self.inventory, &self.bundle, &view)?;
+        desired.to_decide = new;
+        self.world.with(|world| world.desired = desired.clone());
+        let mut world = World {
+            cluster_host: cluster_host(&desired).unwrap_or_default().to_owned(),
+            ..World::default()
+        };
+        for (name, request) in observe_requests(&desired, key.as_ref()) {
+            let facts = self.observe(&name, request).await?;
+            world.hosts.insert(name, facts);
+        }
+        world.cluster = self.observe_cluster(&world.cluster_host, &desired).await;
+        Ok(Planned {
+            plan: plan(&desired, &world, key.as_ref()),
+            desired,
+            world,
+            key,
+            decisions,
+        })
+    }
+
+    /// Runs a plan, meeting the fault if one is given.
+    pub async fn run(&self, planned: Planned, fault: Option<Fault>) -> Ran {
+        let (start, logged) = self.world.with(|world| {
+            world.fault = fault.map(|fault| Fault {
+                operation: world.operations + fault.operation,
+                ..fault
+            });
+            (world.operations, world.log.len())
+        });
+        let events = Collected::default();
+        let mint = SimulatedMint {
+            site: &self.site,
+            world: &self.world,
+            inventory: &self.inventory,
+            bundle: &self.bundle,
+            decisions: &planned.decisions,
+        };
+        let run = Run {
+            plan: &planned.plan,
+            desired: planned.desired.clone(),
+            world: &planned.world,
+            hosts: &self.hosts,
+            blobs: &self.blobs,
+            mint: &mint,
+            events: &events,
+            stop: CancellationToken::new(),
+            patience: Patience {
+                interval: Duration::ZERO,
+                attempts: 20,
+            },
+        };
+        let result = execute(run).await;
+        let log = self.world.with(|world| world.log.split_off(logged));
+        debug_assert!(self.world.with(|world| world.operations) >= start);
+        Ran {
+            planned,
+            result,
+            events: events
+                .0
+                .into_inner()
+                .unwrap_or_else(PoisonError::into_inner),
+            log,
+        }
+    }
+
+    /// Plans and runs.
+    ///
+    /// # Errors
+    /// Those of [`Simulation::plan`]; a run that stops is in the result.
+    pub async fn install(&self, fault: Option<Fault>) -> Result<Ran> {
+        let planned = self.plan().await?;
+        Ok(self.run(planned, fault).await)
+    }
+
+    /// Operations so far, for choosing the moment of a fault.
+    pub fn operations(&self) -> usize {
+        self.world.with(|world| world.operations)
+    }
+
+    /// Sane rules that steps of ours have broken.
+    pub fn violations(&self) -> Vec<String> {
+        self.world.with(|world| world.violations.clone())
+    }
+
+    /// What hosts and cluster have come to, once all has come up.
+    pub fn end_state(&self) -> EndState {
+        self.let_time_pass();
+        self.world.with(|world| world.end_state())
+    }
+
+    /// What is on a machine's disk; empty if there is no such machine.
+    pub fn disk(&self, host: &str) -> Disk {
+        self.world.with(|world| {
+            let machine = world.machines.get(host);
+            machine
+                .map(|machine| machine.disk.clone())
+                .unwrap_or_default()
+        })
+    }
+
+    /// Long enough for everything that is on its way up.
+    pub fn let_time_pass(&self) {
+        const MOMENTS: u64 = 100;
+        self.world.with(|world| {
+            for _ in 0..MOMENTS {
+                world.now += 1;
+                world.settle();
+            }
+        });
+    }
+
+    /// Changes a machine behind cofferdam's back; what is changed on its disk
+    /// survives.
+    ///
+    /// # Errors
+    /// When there is no such machine.
+    pub fn tamper(&self, host: &str, change: impl FnOnce(&mut Machine)) -> Result<()> {
+        self.world.with(|world| {
+            let machine = world.machines.get_mut(host);
+            let machine = machine.with_context(|| format!("there is no machine `{host}`"))?;
+            change(machine);
+            machine.disk.clone_into(&mut machine.synced);
+            Ok(())
+        })
+    }
+
+    /// Changes what is applied in the cluster behind cofferdam's back.
+    pub fn tamper_with_manifests(&self, set: &str, yaml: &str) {
+        self.world.with(|world| {
+            world
+                .cluster
+                .manifests
+                .insert(set.to_owned(), yaml.to_owned());
+        });
+    }
+
+    /// Turns hosts off and on again, all at once.
+    pub fn power_cycle<'a>(&self, hosts: impl IntoIterator<Item = &'a str>) {
+        self.world.with(|world| {
+            for host in hosts {
+                world.cut_power(host);
+            }
+        });
+        self.let_time_pass();
+    }
+
+    async fn observe(&self, name: &str, request: ObserveRequest) -> Result<HostFacts> {
+        match self.call(name, Request::Observe(request)).await? {
+            Response::Facts(facts) => Ok(*facts),
+            _ => bail!("{name}: answered something else than facts"),
+        }
+    }
+
+    async fn observe_cluster(&self, master: &str, desired: &Desired) -> Option<ClusterFacts> {
+        let request = observe_cluster_request(desired);
+        match self.call(master, request).await {
+            Ok(Response::Cluster(facts)) => Some(*facts),
+            _ => None,
+        }
+    }
+
+    async fn call(&self, name: &str, request: Request) -> Result<Response> {
+        let host = self.hosts.get(name);
+        let host = host.with_context(|| format!("there is no machine `{name}`"))?;
+        let call = Call {
+            request,
+            body: None,
+            notices: &|_| {},
+            limit: Duration::from_secs(1),
+        };
+        Ok(host.call(call).await?)
+    }
+}

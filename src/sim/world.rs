@@ -1,0 +1,263 @@
+//! All machines, the cluster on them, and the fault that a run meets.
+
+use super::cluster::Cluster;
+use super::machine::{Machine, SYSTEM_UNIT};
+use crate::desired::Desired;
+use crate::digest::Digest;
+use crate::plan::Action;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A fault at a moment of a run: before the operation of that number. An
+/// operation is the smallest change that a host makes, such as a rename.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    pub operation: usize,
+    pub kind: FaultKind,
+}
+
+/// What happens then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// The run on the jump host is killed. Agents bring a disruptive step in
+    /// hand to its end.
+    RunKilled,
+    /// The agent of the host is killed in the middle of an action.
+    AgentKilled,
+    /// The action is done to its end, but the answer is lost.
+    AnswerLost,
+    /// The host loses power, what was not synced with it, and boots again.
+    PowerCut,
+}
+
+impl FaultKind {
+    pub const ALL: [Self; 4] = [
+        Self::RunKilled,
+        Self::AgentKilled,
+        Self::AnswerLost,
+        Self::PowerCut,
+    ];
+}
+
+/// What is left of a world after a run, as a line for each thing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndState(BTreeSet<String>);
+
+impl EndState {
+    /// What only one of the two has: its own lines with `-`, the other's with
+    /// `+`. Empty if both are equal.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let own = self.0.difference(&other.0).map(|line| format!("- {line}"));
+        let others = other.0.difference(&self.0);
+        own.chain(others.map(|line| format!("+ {line}"))).collect()
+    }
+}
+
+/// The world behind all hosts of a simulation.
+pub(super) struct World {
+    pub machines: BTreeMap<String, Machine>,
+    pub cluster: Cluster,
+    /// What units read is taken from here instead of from their command
+    /// lines.
+    pub desired: Desired,
+    /// Time, advanced by every request.
+    pub now: u64,
+    /// Operations done so far.
+    pub operations: usize,
+    pub fault: Option<Fault>,
+    /// Hosts whose connection is gone until the next run.
+    pub lost: BTreeSet<String>,
+    /// Whether the run itself is gone.
+    pub run_is_dead: bool,
+    /// Hosts whose next answer does not arrive.
+    pub answers_lost: BTreeSet<String>,
+    /// Actions as hosts got them, in order.
+    pub log: Vec<(String, Action)>,
+    /// Rules of a sane cluster that were broken by a step of ours.
+    pub violations: Vec<String>,
+    random: u64,
+}
+
+/// The connection to a host, or the run, is gone.
+#[derive(Debug)]
+pub(super) struct Gone;
+
+/// Whether an operation goes on when its run dies.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum InHand {
+    /// Stop, swap, start: the agent brings it to its end.
+    Finished,
+    /// Given up where it is.
+    GivenUp,
+}
+
+/// Whether an operation survives a power cut that comes after it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Durability {
+    Synced,
+    Unsynced,
+}
+
+impl World {
+    pub(super) fn new(machines: impl IntoIterator<Item = Machine>, seed: u64) -> Self {
+        let machines = machines.into_iter();
+        Self {
+            machines: machines
+                .map(|machine| (machine.name.clone(), machine))
+                .collect(),
+            cluster: Cluster::default(),
+            desired: Desired::default(),
+            now: 0,
+            operations: 0,
+            fault: None,
+            lost: BTreeSet::new(),
+            run_is_dead: false,
+            answers_lost: BTreeSet::new(),
+            log: Vec::new(),
+            violations: Vec::new(),
+            random: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
+        }
+    }
+
+    /// Below `bound`, by the seed (xorshift).
+    pub(super) fn random(&mut self, bound: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % bound
+    }
+
+    /// One operation on a host, unless a fault is due or was.
+    pub(super) fn operate(
+        &mut self,
+        host: &str,
+        in_hand: InHand,
+        durability: Durability,
+        change: impl FnOnce(&mut Machine, u64),
+    ) -> Result<(), Gone> {
+        self.meet_fault(host);
+        let run_is_gone = self.run_is_dead && in_hand == InHand::GivenUp;
+        if run_is_gone || self.lost.contains(host) {
+            return Err(Gone);
+        }
+        self.now += 1;
+        let now = self.now;
+        let had_quorum = self.etcd_has_quorum();
+        let Some(machine) = self.machines.get_mut(host) else {
+            return Err(Gone);
+        };
+        change(machine, now);
+        if durability == Durability::Synced {
+            machine.sync();
+        }
+        if had_quorum && !self.etcd_has_quorum() && self.etcd_members().len() > 1 {
+            self.violations
+                .push(format!("{host}: a step of ours cost etcd its quorum"));
+        }
+        self.settle();
+        Ok(())
+    }
+
+    /// Lets the fault happen if this is its moment.
+    pub(super) fn meet_fault(&mut self, host: &str) {
+        let operation = self.operations;
+        self.operations += 1;
+        let Some(fault) = self.fault.filter(|fault| fault.operation == operation) else {
+            return;
+        };
+        self.fault = None;
+        match fault.kind {
+            FaultKind::RunKilled => self.run_is_dead = true,
+            FaultKind::AgentKilled => {
+                self.lost.insert(host.to_owned());
+            }
+            FaultKind::AnswerLost => {
+                self.answers_lost.insert(host.to_owned());
+            }
+            FaultKind::PowerCut => {
+                self.lost.insert(host.to_owned());
+                self.cut_power(host);
+            }
+        }
+    }
+
+    /// The host loses what is not synced and what is in memory, and boots.
+    pub(super) fn cut_power(&mut self, host: &str) {
+        let now = self.now;
+        let Some(machine) = self.machines.get_mut(host) else {
+            return;
+        };
+        machine.disk = machine.synced.clone();
+        machine.reset_memory(now);
+        let mut waiting = machine.disk.enabled.clone();
+        waiting.remove(SYSTEM_UNIT);
+        // Units whose time has not come are tried again, as systemd does.
+        loop {
+            let startable = waiting
+                .iter()
+                .find(|unit| self.why_not_startable(host, unit).is_none());
+            let Some(unit) = startable.cloned() else {
+                break;
+            };
+            waiting.remove(&unit);
+            if let Some(machine) = self.machines.get_mut(host) {
+                machine.start_process(&unit, now);
+            }
+        }
+        self.settle();
+    }
+
+    /// The next run finds all connections whole and its own life ahead.
+    pub(super) fn reconnect(&mut self) {
+        self.lost.clear();
+        self.answers_lost.clear();
+        self.run_is_dead = false;
+        self.fault = None;
+        for machine in self.machines.values_mut() {
+            // It ends with the agent that started it.
+            machine.memory.is_seeding = false;
+        }
+    }
+
+    /// What is left.
+    pub(super) fn end_state(&self) -> EndState {
+        let mut lines = BTreeSet::new();
+        for machine in self.machines.values() {
+            let name = &machine.name;
+            let own = machine.describe().into_iter();
+            lines.extend(own.map(|line| format!("{name}: {line}")));
+            if self.node_is_ready(name) {
+                lines.insert(format!("{name}: ready"));
+            }
+        }
+        let manifests = self.cluster.manifests.iter();
+        lines.extend(manifests.map(|(name, yaml)| format!("applied {name} {}", Digest::of(yaml))));
+        EndState(lines)
+    }
+}
+
+/// The world as hosts and site share it.
+#[derive(Clone)]
+pub(super) struct SharedWorld(Arc<Mutex<World>>);
+
+impl SharedWorld {
+    pub(super) fn new(world: World) -> Self {
+        Self(Arc::new(Mutex::new(world)))
+    }
+
+    pub(super) fn with<T>(&self, look: impl FnOnce(&mut World) -> T) -> T {
+        let mut world = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        look(&mut world)
+    }
+
+    /// An operation on the jump host: only the death of the run matters there.
+    pub(super) fn site_operation(&self) -> anyhow::Result<()> {
+        self.with(|world| {
+            world.meet_fault(crate::plan::SITE);
+            if world.run_is_dead {
+                anyhow::bail!("the run was killed");
+            }
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,183 @@
+//! Runs that nothing disturbs.
+
+use super::worlds::{ALL, ALONE, SMALL, THREE_ZONES, installed, world};
+use cofferdam::desired::Stage;
+use cofferdam::event::Event;
+use cofferdam::plan::{Action, Disruption, Plan, text};
+use cofferdam::sim::Ran;
+use std::collections::BTreeMap;
+
+/// What each host was to do and did, but for transfers, which are many
+/// requests each.
+fn planned_and_done(ran: &Ran) -> [BTreeMap<String, Vec<Action>>; 2] {
+    let is_one_request = |action: &Action| {
+        !matches!(
+            action,
+            Action::Mint { .. } | Action::PutBlobs { .. } | Action::Seed { .. }
+        )
+    };
+    let mut planned: BTreeMap<String, Vec<Action>> = BTreeMap::new();
+    for step in ran
+        .planned
+        .plan
+        .steps()
+        .filter(|step| is_one_request(&step.action))
+    {
+        planned
+            .entry(step.host.clone())
+            .or_default()
+            .push(step.action.clone());
+    }
+    let mut done: BTreeMap<String, Vec<Action>> = BTreeMap::new();
+    for (host, action) in &ran.log {
+        done.entry(host.clone()).or_default().push(action.clone());
+    }
+    [planned, done]
+}
+
+fn titles_done(ran: &Ran) -> Vec<(Stage, String, String)> {
+    let events = ran.events.iter();
+    let mut titles: Vec<_> = events
+        .filter_map(|event| match event {
+            Event::StepDone {
+                stage, host, title, ..
+            } => Some((*stage, host.clone(), title.clone())),
+            _ => None,
+        })
+        .collect();
+    titles.sort();
+    titles
+}
+
+fn titles_planned(plan: &Plan) -> Vec<(Stage, String, String)> {
+    let mut titles: Vec<_> = plan
+        .steps()
+        .map(|step| (step.stage, step.host.clone(), step.title.clone()))
+        .collect();
+    titles.sort();
+    titles
+}
+
+#[tokio::test]
+async fn a_run_does_what_its_plan_says_and_the_next_one_nothing() {
+    for inventory in ALL {
+        for seed in 0..8 {
+            let world = world(inventory, seed);
+            let ran = world.install(None).await.unwrap();
+            if let Err(stopped) = &ran.result {
+                panic!("{stopped}\n{}", text(&ran.planned.plan));
+            }
+            assert_eq!(titles_done(&ran), titles_planned(&ran.planned.plan));
+            let [planned, mut done] = planned_and_done(&ran);
+            // Waits on masters belong to several lanes, so that only each
+            // host's own order is promised; and lanes with waits elsewhere
+            // interleave by time.
+            let only_waits = |actions: &mut Vec<Action>| {
+                actions.retain(|action| !matches!(action, Action::Wait { .. }));
+            };
+            let mut planned = planned;
+            planned.values_mut().for_each(only_waits);
+            done.values_mut().for_each(only_waits);
+            assert_eq!(planned, done);
+            assert_eq!(world.violations(), Vec::<String>::new());
+
+            let again = world.plan().await.unwrap();
+            assert!(again.plan.is_empty(), "{}", text(&again.plan));
+        }
+    }
+}
+
+#[tokio::test]
+async fn all_seeds_end_in_the_same_state() {
+    for inventory in ALL {
+        let expected = installed(inventory, 0).await.end_state();
+        for seed in 1..8 {
+            let found = installed(inventory, seed).await.end_state();
+            assert_eq!(expected.differences(&found), Vec::<String>::new());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_new_bundle_is_rolled_out_one_member_at_a_time() {
+    for inventory in ALL {
+        for seed in 0..4 {
+            let mut world = installed(inventory, seed).await;
+            world.take_bundle("+1");
+            let ran = world.install(None).await.unwrap();
+            if let Err(stopped) = &ran.result {
+                panic!("{stopped}\n{}", text(&ran.planned.plan));
+            }
+            assert_eq!(world.violations(), Vec::<String>::new());
+            for part in &ran.planned.plan.stages {
+                let disruptive = part
+                    .lanes
+                    .iter()
+                    .filter(|lane| lane.steps.iter().any(|step| step.disrupts.is_some()));
+                assert!(
+                    disruptive.count() <= 1 && part.lanes.len() <= 1
+                        || !part
+                            .lanes
+                            .iter()
+                            .any(|lane| lane.steps.iter().any(|step| step.disrupts.is_some()))
+                );
+            }
+            let again = world.plan().await.unwrap();
+            assert!(again.plan.is_empty(), "{}", text(&again.plan));
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_only_member_is_announced_and_one_of_three_is_not() {
+    for (inventory, is_announced) in [(ALONE, true), (SMALL, true), (THREE_ZONES, false)] {
+        let mut world = installed(inventory, 0).await;
+        world.take_bundle("+1");
+        let planned = world.plan().await.unwrap();
+        let mut restarts = planned
+            .plan
+            .steps()
+            .filter(|step| step.disrupts == Some(Disruption::EtcdMember));
+        let restart = restarts.next().unwrap();
+        assert_eq!(
+            restart.title.contains("the only etcd member"),
+            is_announced,
+            "{}",
+            restart.title
+        );
+    }
+}
+
+#[tokio::test]
+async fn all_hosts_come_back_together_and_nothing_is_to_be_done() {
+    for inventory in ALL {
+        let world = installed(inventory, 1).await;
+        let before = world.end_state();
+        world.power_cycle(world.inventory.hosts.iter().map(|host| host.name.as_str()));
+        let after = world.end_state();
+        assert_eq!(before.differences(&after), Vec::<String>::new());
+        let again = world.plan().await.unwrap();
+        assert!(again.plan.is_empty(), "{}", text(&again.plan));
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_blob_stops_the_run_and_is_stored_nowhere() {
+    let mut world = world(SMALL, 0);
+    let registry = world.bundle.files["linux/amd64"]["registry"].clone();
+    world.blobs.damage(&registry.blob);
+    let ran = world.install(None).await.unwrap();
+    let stopped = ran.result.unwrap_err();
+    assert!(
+        stopped
+            .to_string()
+            .contains("m1: the bytes that came are not sha256:"),
+        "{stopped}"
+    );
+    for host in ["m1", "w1", "w2"] {
+        let disk = world.disk(host);
+        assert!(!disk.staging.contains_key(&registry.blob));
+        assert!(!disk.store.contains_key(&registry.digest));
+        assert!(!disk.registry.blobs.contains_key(&registry.blob));
+    }
+}
