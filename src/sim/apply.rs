@@ -135,7 +135,7 @@ async fn write_files(
         // Renamed, and then its directory synced.
         let path = path.clone();
         change(host, Durability::Unsynced, |machine| {
-            machine.disk.files.insert(path, file);
+            machine.rename_into_place(path, file);
         })
         .await?;
         change(host, Durability::Synced, |_| {}).await?;
@@ -207,7 +207,7 @@ async fn install_binaries(
             group: "root".to_owned(),
         };
         change(host, Durability::Unsynced, |machine| {
-            machine.disk.files.insert(path, link);
+            machine.rename_into_place(path, link);
         })
         .await?;
         change(host, Durability::Synced, |_| {}).await?;

@@ -267,9 +267,7 @@ impl World {
                 && let DiskContent::Bytes(template) = &file.content
             {
                 let template = String::from_utf8_lossy(template);
-                let rendered = Some((render(&template, pod_cidr), pod_cidr));
-                machine.disk.cni = rendered;
-                machine.synced.cni = rendered;
+                machine.disk.cni = Some((render(&template, pod_cidr), pod_cidr));
             }
         }
     }

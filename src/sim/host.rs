@@ -93,8 +93,7 @@ impl SimulatedHost {
     pub(super) async fn pause(&self) {
         const MOST: u64 = 3;
         let times = self.world.with(|world| {
-            world.now += 1;
-            world.settle();
+            world.pass_time();
             world.random(MOST)
         });
         for _ in 0..times {

@@ -15,9 +15,10 @@ pub struct Machine {
     pub name: String,
     pub options: MachineOptions,
     pub disk: Disk,
-    /// What a power cut leaves of `disk`.
-    pub synced: Disk,
     pub memory: Memory,
+    /// What a power cut would bring back at paths that are not synced yet,
+    /// the latest change last.
+    unsynced: Vec<(String, Option<DiskFile>)>,
 }
 
 /// What differs between machines from the start.
@@ -104,8 +105,8 @@ impl Machine {
         let mut machine = Self {
             name: name.to_owned(),
             disk: Disk::default(),
-            synced: Disk::default(),
             memory: Memory::default(),
+            unsynced: Vec::new(),
             options,
         };
         machine.reset_memory(0);
@@ -176,9 +177,25 @@ impl Machine {
         self.memory.processes.contains_key(unit)
     }
 
+    /// Gives a file its name, which a power cut may take back.
+    pub(super) fn rename_into_place(&mut self, path: String, file: DiskFile) {
+        let before = self.disk.files.insert(path.clone(), file);
+        self.unsynced.push((path, before));
+    }
+
     /// Makes everything on the disk survive a power cut.
     pub(super) fn sync(&mut self) {
-        self.synced = self.disk.clone();
+        self.unsynced.clear();
+    }
+
+    /// What a power cut takes off the disk.
+    pub(super) fn lose_unsynced(&mut self) {
+        for (path, before) in std::mem::take(&mut self.unsynced).into_iter().rev() {
+            match before {
+                Some(file) => self.disk.files.insert(path, file),
+                None => self.disk.files.remove(&path),
+            };
+        }
     }
 
     /// Whether a path's owner is trust, for how it is digested.
@@ -278,4 +295,4 @@ impl Machine {
 
 /// How long a process takes until it can be ready, in moments of the model:
 /// long enough that two restarts side by side would overlap.
-const START_TICKS: u64 = 4;
+pub(super) const START_TICKS: u64 = 4;

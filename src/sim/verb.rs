@@ -225,7 +225,7 @@ impl Simulation {
 
     /// Long enough for everything that is on its way up.
     pub fn let_time_pass(&self) {
-        const MOMENTS: u64 = 100;
+        const MOMENTS: u64 = 10;
         self.world.with(|world| {
             for _ in 0..MOMENTS {
                 world.now += 1;
@@ -244,7 +244,6 @@ impl Simulation {
             let machine = world.machines.get_mut(host);
             let machine = machine.with_context(|| format!("there is no machine `{host}`"))?;
             change(machine);
-            machine.disk.clone_into(&mut machine.synced);
             Ok(())
         })
     }

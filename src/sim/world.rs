@@ -1,7 +1,7 @@
 //! All machines, the cluster on them, and the fault that a run meets.
 
 use super::cluster::Cluster;
-use super::machine::{Machine, SYSTEM_UNIT};
+use super::machine::{Machine, START_TICKS, SYSTEM_UNIT};
 use crate::desired::Desired;
 use crate::digest::Digest;
 use crate::plan::Action;
@@ -75,6 +75,8 @@ pub(super) struct World {
     pub log: Vec<(String, Action)>,
     /// Rules of a sane cluster that were broken by a step of ours.
     pub violations: Vec<String>,
+    /// Nothing becomes ready by itself after this moment.
+    pub unsettled_until: u64,
     random: u64,
 }
 
@@ -115,6 +117,7 @@ impl World {
             answers_lost: BTreeSet::new(),
             log: Vec::new(),
             violations: Vec::new(),
+            unsettled_until: 0,
             random: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
         }
     }
@@ -154,8 +157,22 @@ impl World {
             self.violations
                 .push(format!("{host}: a step of ours cost etcd its quorum"));
         }
-        self.settle();
+        self.unsettle();
         Ok(())
+    }
+
+    /// Something changed, of which more may follow.
+    pub(super) fn unsettle(&mut self) {
+        self.unsettled_until = self.now + START_TICKS;
+        self.settle();
+    }
+
+    /// One moment later.
+    pub(super) fn pass_time(&mut self) {
+        self.now += 1;
+        if self.now <= self.unsettled_until {
+            self.settle();
+        }
     }
 
     /// Lets the fault happen if this is its moment.
@@ -187,7 +204,7 @@ impl World {
         let Some(machine) = self.machines.get_mut(host) else {
             return;
         };
-        machine.disk = machine.synced.clone();
+        machine.lose_unsynced();
         machine.reset_memory(now);
         let mut waiting = machine.disk.enabled.clone();
         waiting.remove(SYSTEM_UNIT);
@@ -204,7 +221,7 @@ impl World {
                 machine.start_process(&unit, now);
             }
         }
-        self.settle();
+        self.unsettle();
     }
 
     /// The next run finds all connections whole and its own life ahead.

@@ -7,22 +7,14 @@ use cofferdam::sim::{EndState, Fault, FaultKind, Simulation};
 /// More than a run that goes on from where the last one stopped can need.
 const MOST_RUNS: usize = 3;
 
-/// Which moments of a run are tried: every one, or every so many.
-struct Moments {
-    first: usize,
-    step: usize,
-}
-
-/// Stops the first run at each of the moments in each way, repeats it, and
-/// compares what it comes to.
-async fn try_moments(
-    moments: &Moments,
-    make: impl AsyncFn(u64) -> Simulation,
-    expected: &EndState,
-    operations: usize,
-) {
-    for kind in FaultKind::ALL {
-        for operation in (moments.first..operations).step_by(moments.step) {
+/// Stops the first run at every `step`th moment in each way (the ways take
+/// turns, so that with a step of four each moment is tried in one way),
+/// repeats it, and compares what it comes to.
+async fn stop_and_repeat(step: usize, make: impl AsyncFn(u64) -> Simulation) {
+    let (expected, operations) = measure(&make).await;
+    for (turn, kind) in FaultKind::ALL.into_iter().enumerate() {
+        let first = turn * step / FaultKind::ALL.len();
+        for operation in (first..operations).step_by(step) {
             let world = make(operation as u64).await;
             let fault = Fault { operation, kind };
             finish(&world, fault).await;
@@ -49,7 +41,7 @@ async fn finish(world: &Simulation, fault: Fault) {
     panic!("{fault:?}: not done after {MOST_RUNS} runs: {last}");
 }
 
-/// How many operations the run takes that `make`'s world would make now.
+/// What an undisturbed run comes to, and how many operations it takes.
 async fn measure(make: impl AsyncFn(u64) -> Simulation) -> (EndState, usize) {
     let world = make(0).await;
     let before = world.operations();
@@ -57,50 +49,33 @@ async fn measure(make: impl AsyncFn(u64) -> Simulation) -> (EndState, usize) {
     (world.end_state(), world.operations() - before)
 }
 
+async fn with_new_bundle(inventory: &str, seed: u64) -> Simulation {
+    let mut world = installed(inventory, seed).await;
+    world.take_bundle("+1");
+    world
+}
+
 #[tokio::test]
 async fn a_first_install_alone_is_finished_from_any_moment() {
-    let make = async |seed| world(ALONE, seed);
-    let (expected, operations) = measure(make).await;
-    let every = Moments { first: 0, step: 1 };
-    try_moments(&every, make, &expected, operations).await;
+    stop_and_repeat(4, async |seed| world(ALONE, seed)).await;
 }
 
 #[tokio::test]
 async fn a_first_install_of_three_hosts_is_finished_from_any_moment() {
-    let make = async |seed| world(SMALL, seed);
-    let (expected, operations) = measure(make).await;
-    let moments = Moments { first: 1, step: 5 };
-    try_moments(&moments, make, &expected, operations).await;
+    stop_and_repeat(12, async |seed| world(SMALL, seed)).await;
 }
 
 #[tokio::test]
 async fn a_first_install_of_three_zones_is_finished_from_any_moment() {
-    let make = async |seed| world(THREE_ZONES, seed);
-    let (expected, operations) = measure(make).await;
-    let moments = Moments { first: 3, step: 23 };
-    try_moments(&moments, make, &expected, operations).await;
+    stop_and_repeat(60, async |seed| world(THREE_ZONES, seed)).await;
 }
 
 #[tokio::test]
 async fn a_new_bundle_on_three_hosts_is_finished_from_any_moment() {
-    let make = async |seed| {
-        let mut world = installed(SMALL, seed).await;
-        world.take_bundle("+1");
-        world
-    };
-    let (expected, operations) = measure(make).await;
-    let moments = Moments { first: 0, step: 11 };
-    try_moments(&moments, make, &expected, operations).await;
+    stop_and_repeat(32, async |seed| with_new_bundle(SMALL, seed).await).await;
 }
 
 #[tokio::test]
 async fn a_new_bundle_on_three_zones_is_finished_from_any_moment() {
-    let make = async |seed| {
-        let mut world = installed(THREE_ZONES, seed).await;
-        world.take_bundle("+1");
-        world
-    };
-    let (expected, operations) = measure(make).await;
-    let moments = Moments { first: 2, step: 29 };
-    try_moments(&moments, make, &expected, operations).await;
+    stop_and_repeat(80, async |seed| with_new_bundle(THREE_ZONES, seed).await).await;
 }
