@@ -58,10 +58,13 @@ pub fn client(files: &TlsFiles, quiet: Duration) -> Result<Client> {
     builder.build().context("making an HTTPS client")
 }
 
-/// A client without TLS, for loopback and local sockets.
+/// A client without TLS, for loopback and local sockets. Without a list of
+/// its own, even an empty one, it would look for the system's CAs, which a
+/// bare host has not got, and fail.
 pub fn plain(quiet: Duration) -> ClientBuilder {
     Client::builder()
         .no_proxy()
+        .tls_certs_only([])
         .connect_timeout(CONNECT_LIMIT)
         .read_timeout(quiet)
 }

@@ -14,9 +14,10 @@ use anyhow::{Context, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use reqwest::Client;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::sync::Mutex;
 
 /// Unpacking is bound by a core, and small hosts have two.
 const PARALLEL: usize = 2;
@@ -38,6 +39,7 @@ pub(super) async fn install(
         root,
         registries,
         notices,
+        failed: Mutex::default(),
     };
     // Futures first: a closure inside the stream would be too narrow in its
     // lifetimes for a spawned task.
@@ -61,6 +63,9 @@ struct Installer<'a> {
     root: &'a Root,
     registries: &'a [String],
     notices: &'a NoticeSender,
+    /// Registries that failed once: they are asked last from then on, so that
+    /// one that is down costs its time only once.
+    failed: Mutex<BTreeSet<String>>,
 }
 
 impl Installer<'_> {
@@ -92,17 +97,20 @@ impl Installer<'_> {
                 if round > 0 {
                     tokio::time::sleep(ROUND_PAUSE).await;
                 }
-                for registry in self.registries {
+                for registry in self.registries_in_order().await {
                     let url = blob_url(registry, binary);
                     let counter = self.counter(name, binary);
-                    match download::fetch(&client, &url, binary, &place, counter).await {
-                        Ok(()) => return Ok(()),
-                        Err(error) if round + 1 == ROUNDS => {
-                            tried.push(format!("{registry}: {error:#}"));
-                        }
-                        Err(error) => self.notices.send_lossy(Notice::Waiting {
+                    let fetched = download::fetch(&client, &url, binary, &place, counter).await;
+                    let Err(error) = fetched else {
+                        return Ok(());
+                    };
+                    self.failed.lock().await.insert(registry.clone());
+                    if round + 1 == ROUNDS {
+                        tried.push(format!("{registry}: {error:#}"));
+                    } else {
+                        self.notices.send_lossy(Notice::Waiting {
                             reason: format!("{name}: {registry}: {error:#}"),
-                        }),
+                        });
                     }
                 }
             }
@@ -116,6 +124,14 @@ impl Installer<'_> {
             ),
         }
         .into())
+    }
+
+    /// Nearest first, but those that failed last.
+    async fn registries_in_order(&self) -> Vec<&String> {
+        let failed = self.failed.lock().await;
+        let mut registries: Vec<&String> = self.registries.iter().collect();
+        registries.sort_by_key(|registry| failed.contains(*registry));
+        registries
     }
 
     async fn unpack_staged(

@@ -173,7 +173,7 @@ impl Job<'_> {
                 return Ok(());
             }
             let reason = if shown.is_active() && !shown.has_job() {
-                "its process still runs with its earlier configuration".to_owned()
+                "its process does not run with its new configuration yet".to_owned()
             } else {
                 shown.summary()
             };

@@ -30,7 +30,7 @@ pub(super) async fn unit_active(root: &Root, unit: &str) -> Result<()> {
         && let Some(written) = environment_inputs(root, unit)
         && inputs_of(root, unit, shown) != Some(written)
     {
-        bail!("its process still runs with its earlier configuration");
+        bail!("its process does not run with its new configuration yet");
     }
     Ok(())
 }
