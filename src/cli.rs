@@ -78,9 +78,6 @@ pub enum Command {
         #[arg(long)]
         source: std::net::Ipv4Addr,
     },
-    /// Name the files that differ between two directories (run by kubectl)
-    #[command(hide = true)]
-    Diff { old: Utf8PathBuf, new: Utf8PathBuf },
 }
 
 /// Which inventory.

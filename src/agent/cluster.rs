@@ -1,22 +1,16 @@
 //! The cluster as a master sees it.
 
 use super::api::Api;
-use super::command::Finished;
-use super::failure::last_lines;
-use super::kubectl;
+use super::compare::compare;
 use super::root::Root;
 use crate::facts::{ClusterFacts, ManifestState, NodeFacts};
-use crate::layout::FIELD_MANAGER;
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use futures_util::{StreamExt, stream};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 /// kubectl is a large program and hosts have few cores.
 const PARALLEL: usize = 2;
-/// A dry run of a set takes a second or two.
-const DIFF_LIMIT: Duration = Duration::from_secs(60);
 
 /// Looks at the nodes, the API server's version, and what applying each
 /// manifest set would change.
@@ -27,11 +21,11 @@ pub async fn observe(root: &Root, manifests: &BTreeMap<String, String>) -> Resul
     let api = Api::load(root)?;
     // Futures first: a closure inside the stream would be too narrow in its
     // lifetimes for a spawned task.
-    let diffs: Vec<_> = manifests
+    let comparisons: Vec<_> = manifests
         .iter()
-        .map(|(name, yaml)| async move { (name.clone(), diff(root, yaml).await) })
+        .map(|(name, yaml)| async move { (name.clone(), compare(root, yaml).await) })
         .collect();
-    let sets = stream::iter(diffs)
+    let sets = stream::iter(comparisons)
         .buffer_unordered(PARALLEL)
         .collect::<BTreeMap<String, ManifestState>>();
     let version = async {
@@ -53,53 +47,6 @@ pub async fn observe(root: &Root, manifests: &BTreeMap<String, String>) -> Resul
         version,
         manifests: sets.await,
     })
-}
-
-async fn diff(root: &Root, yaml: &str) -> ManifestState {
-    match run_diff(root, yaml).await {
-        Ok(finished) => judge(&finished),
-        Err(error) => ManifestState::Unknown {
-            reason: format!("{error:#}"),
-        },
-    }
-}
-
-async fn run_diff(root: &Root, yaml: &str) -> Result<Finished> {
-    // kubectl writes both sides of each object to files and runs a program to
-    // compare them: this one.
-    let this = std::env::current_exe().context("finding this program")?;
-    kubectl::program(root, DIFF_LIMIT)?
-        .environment(
-            "KUBECTL_EXTERNAL_DIFF",
-            format!("{} diff", this.to_string_lossy()),
-        )
-        .arguments(["diff", "--server-side", "--force-conflicts"])
-        .argument(format!("--field-manager={FIELD_MANAGER}"))
-        .arguments(["--filename", "-"])
-        .input(yaml.as_bytes().to_vec())
-        .finish()
-        .await
-}
-
-/// Exit status 0 says the same, 1 that the objects on its output differ; 1 is
-/// also kubectl's status for errors, which print no object.
-fn judge(finished: &Finished) -> ManifestState {
-    let objects: Vec<String> = finished
-        .stdout
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .map(str::to_owned)
-        .collect();
-    match finished.status.code() {
-        Some(0) => ManifestState::InSync,
-        Some(1) if !objects.is_empty() => ManifestState::Differs { objects },
-        _ => ManifestState::Unknown {
-            reason: last_lines(&finished.stderr)
-                .pop()
-                .unwrap_or_else(|| "kubectl said nothing".to_owned()),
-        },
-    }
 }
 
 fn parse_nodes(list: &Value) -> BTreeMap<String, NodeFacts> {
@@ -148,7 +95,6 @@ fn text<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
 mod tests {
     use super::*;
     use serde_json::json;
-    use std::os::unix::process::ExitStatusExt;
 
     #[test]
     fn reads_nodes() {
@@ -175,27 +121,5 @@ mod tests {
         assert_eq!(nodes["w1"], expected);
         assert_eq!(nodes["w2"], NodeFacts::default());
         assert!(parse_nodes(&json!({})).is_empty());
-    }
-
-    #[test]
-    fn tells_a_difference_from_an_error() {
-        let finished = |code: i32, stdout: &str, stderr: &str| Finished {
-            status: std::process::ExitStatus::from_raw(code << 8),
-            stdout: stdout.to_owned(),
-            stderr: stderr.to_owned(),
-        };
-        assert_eq!(judge(&finished(0, "", "")), ManifestState::InSync);
-        let differs = ManifestState::Differs {
-            objects: vec!["apps.v1.Deployment.kube-system.coredns".to_owned()],
-        };
-        let text = "apps.v1.Deployment.kube-system.coredns\n";
-        assert_eq!(judge(&finished(1, text, "exit status 1")), differs);
-        let unknown = ManifestState::Unknown {
-            reason: "error: no matches for kind".to_owned(),
-        };
-        assert_eq!(
-            judge(&finished(1, "", "error: no matches for kind\n")),
-            unknown
-        );
     }
 }

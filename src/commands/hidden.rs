@@ -5,7 +5,7 @@ use crate::agent::{self, Worker};
 use crate::cli::Cli;
 use crate::digest::Digest;
 use crate::proxy::{self, ProxyCommand};
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8PathBuf;
 use clap::CommandFactory;
 use ipnet::Ipv4Net;
 use std::net::{IpAddr, Ipv4Addr};
@@ -52,9 +52,4 @@ pub(super) fn route(
 ) -> Result<ExitCode, Fault> {
     agent::route::ensure(destination.into(), interface, IpAddr::V4(source))?;
     Ok(ExitCode::SUCCESS)
-}
-
-pub(super) fn diff(old: &Utf8Path, new: &Utf8Path) -> Result<ExitCode, Fault> {
-    let code = agent::diff::diff_directories(old, new, &mut std::io::stdout())?;
-    Ok(ExitCode::from(u8::try_from(code).unwrap_or(2)))
 }

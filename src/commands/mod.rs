@@ -58,7 +58,6 @@ fn dispatch(command: Command, style: Style) -> Result<ExitCode, Fault> {
             interface,
             source,
         } => hidden::route(destination, &interface, source),
-        Command::Diff { old, new } => hidden::diff(&old, &new),
     }
 }
 
