@@ -317,3 +317,24 @@ async fn ten_megabytes_and_the_end_pass_through() {
     assert!(received == sent);
     until(|| proxy.pool.backends[0].connections() == 0).await;
 }
+
+#[test]
+fn the_units_need_these_values_and_no_others() {
+    let units = [
+        (
+            include_str!("../../../templates/systemd/cofferdam-api-proxy.service"),
+            vec!["configuration", "environment_file", "program"],
+        ),
+        (
+            include_str!("../../../templates/systemd/cofferdam-api-proxy.socket"),
+            vec!["listen"],
+        ),
+    ];
+    for (text, expected) in units {
+        let environment = minijinja::Environment::new();
+        let template = environment.template_from_str(text).unwrap();
+        let mut values: Vec<String> = template.undeclared_variables(false).into_iter().collect();
+        values.sort();
+        assert_eq!(values, expected);
+    }
+}
