@@ -89,12 +89,9 @@ fn lines(part: &StagePlan) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
     for lane in &part.lanes {
         let mut position = 0;
-        for step in &lane.steps {
-            let same = lines
-                .iter()
-                .skip(position)
-                .position(|line| line.title == step.title);
-            match same {
+        for (index, step) in lane.steps.iter().enumerate() {
+            let same = |line: &Line| line.title == step.title;
+            match lines.iter().skip(position).position(same) {
                 Some(offset) => {
                     position += offset;
                     let hosts = &mut lines[position].hosts;
@@ -103,6 +100,12 @@ fn lines(part: &StagePlan) -> Vec<Line> {
                     }
                 }
                 None => {
+                    // Behind what other hosts do alone, and before the next
+                    // line that this one shares with them.
+                    let rest = &lane.steps[index..];
+                    let is_shared = |line: &Line| rest.iter().any(|step| step.title == line.title);
+                    let shared = lines.iter().skip(position).position(is_shared);
+                    position = shared.map_or(lines.len(), |offset| position + offset);
                     let line = Line {
                         hosts: vec![step.host.clone()],
                         title: step.title.clone(),

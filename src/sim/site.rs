@@ -5,12 +5,15 @@ use crate::desired::{BundleView, DigestKey, desired, materials};
 use crate::execute::{Mint, Minted};
 use crate::inventory::Inventory;
 use crate::site::{Decisions, Material, SiteView};
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 /// Keys, certificates and decisions of one cluster.
 #[derive(Debug, Default)]
 pub struct SimulatedSite {
     view: Mutex<SiteView>,
+    /// How often each material was lost: what is minted anew is another one.
+    lost: Mutex<BTreeMap<String, u32>>,
 }
 
 impl SimulatedSite {
@@ -25,6 +28,17 @@ impl SimulatedSite {
         self.change(|view| {
             view.materials.remove(material);
         });
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        *lost.entry(material.to_owned()).or_default() += 1;
+    }
+
+    /// `NAME` or `NAME, the 2nd time`, for made-up keys.
+    fn name_of(&self, material: &str) -> String {
+        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        match lost.get(material) {
+            None => material.to_owned(),
+            Some(times) => format!("{material}, lost {times} times"),
+        }
     }
 
     fn change(&self, change: impl FnOnce(&mut SiteView)) {
@@ -66,10 +80,11 @@ impl Mint for SimulatedMint<'_> {
                 continue;
             }
             self.world.site_operation()?;
+            let told = self.site.name_of(&name);
             let material = Material {
-                certificate: Some(format!("certificate of {name}\n")),
-                secret: format!("key of {name}\n").into_bytes(),
-                public_key: Some(format!("public key of {name}\n")),
+                certificate: Some(format!("certificate of {told}\n")),
+                secret: format!("key of {told}\n").into_bytes(),
+                public_key: Some(format!("public key of {told}\n")),
                 not_after: None,
                 spec,
             };

@@ -116,7 +116,10 @@ fn settings(host: &HostDiff, stage: Stage) -> Vec<Step> {
     // After the modules, which bring some of the sysctls.
     let sysctls = host.sysctls();
     if !sysctls.is_empty() {
-        let title = format!("set {}", title::names(sysctls.keys().map(String::as_str)));
+        let title = match sysctls.keys().collect::<Vec<_>>()[..] {
+            [name] => format!("set {name}"),
+            _ => format!("set {} sysctls", sysctls.len()),
+        };
         steps.push(step(
             stage,
             host.name,
