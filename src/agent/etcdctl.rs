@@ -11,7 +11,7 @@ const CERTIFICATE: &str = "/etc/etcd/pki/client.crt";
 const KEY: &str = "/etc/etcd/pki/client.key";
 
 /// `etcdctl` ends by itself shortly before its process would be ended.
-const GRACE: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Whether this host has the program and a client certificate.
 pub fn is_available(root: &Root) -> bool {

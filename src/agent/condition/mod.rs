@@ -21,7 +21,7 @@ const FIRST_INTERVAL: Duration = Duration::from_millis(100);
 /// Then more and more seldom, up to this.
 const LAST_INTERVAL: Duration = Duration::from_secs(1);
 /// One look at a condition takes no longer than this.
-const LOOK_LIMIT: Duration = Duration::from_secs(4);
+const LOOK_LIMIT: Duration = Duration::from_secs(3);
 
 /// Looks at a condition once.
 ///
@@ -105,7 +105,7 @@ pub async fn wait(
         None => Failure {
             message,
             lines: Vec::new(),
-            hint: None,
+            hint: hint_of(condition),
         },
     }
     .into())
@@ -126,6 +126,29 @@ pub fn describe(condition: &Condition) -> String {
         Condition::DeploymentAvailable { name } => format!("deployment {name} to be available"),
         Condition::ApiServiceAvailable { name } => format!("API {name} to be available"),
         Condition::DnsAnswers { address, .. } => format!("DNS at {address} to answer"),
+    }
+}
+
+/// Where to look when no unit of this host is the reason.
+fn hint_of(condition: &Condition) -> Option<String> {
+    match condition {
+        Condition::NodeReady { name } => Some(format!(
+            "look at the kubelet's log on {name}: `journalctl -u kubelet`"
+        )),
+        Condition::DeploymentAvailable { name } => {
+            let (namespace, deployment) = name.split_once('/')?;
+            Some(format!(
+                "see what its pods wait for: `cofferdam kubectl -- describe pods -n {namespace}`, and `-- describe deployment {deployment} -n {namespace}`"
+            ))
+        }
+        Condition::ApiServiceAvailable { name } => Some(format!(
+            "see what the API server says of it: `cofferdam kubectl -- describe apiservice {name}`"
+        )),
+        Condition::DnsAnswers { .. } => Some(
+            "see whether CoreDNS runs: `cofferdam kubectl -- get pods -n kube-system -o wide`; from a host without a route to Services, `cofferdam-route.service` makes one"
+                .to_owned(),
+        ),
+        _ => None,
     }
 }
 

@@ -221,3 +221,156 @@ fn pieces(body: BodyReceiver) -> impl Stream<Item = std::io::Result<Bytes>> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::channel::body_channel;
+    use crate::agent::test_host::TestHost;
+    use std::sync::{Arc, Mutex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+
+    /// A registry that has nothing, opens uploads, and answers their end as
+    /// told. Returns the requests' first lines with their bodies.
+    fn registry(host: &TestHost, end: &'static str) -> (Pusher, Arc<Mutex<Vec<String>>>) {
+        let socket = host.root.path("/registry.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let requests = seen.clone();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let requests = requests.clone();
+                tokio::spawn(async move {
+                    let mut text = String::new();
+                    let mut piece = [0; 4096];
+                    while !is_whole(&text) {
+                        match stream.read(&mut piece).await.unwrap() {
+                            0 => return,
+                            length => text.push_str(std::str::from_utf8(&piece[..length]).unwrap()),
+                        }
+                    }
+                    let answer = match text.split(' ').next().unwrap() {
+                        "HEAD" => "404 Not Found\r\nContent-Length: 0",
+                        "POST" => {
+                            "202 Accepted\r\nLocation: /v2/x/blobs/uploads/1?_state=s\r\nContent-Length: 0"
+                        }
+                        _ => end,
+                    };
+                    requests.lock().unwrap().push(text);
+                    let answer = format!("HTTP/1.1 {answer}\r\nConnection: close\r\n\r\nno room");
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                });
+            }
+        });
+        (Pusher::new(host.root.clone(), &socket).unwrap(), seen)
+    }
+
+    fn is_whole(text: &str) -> bool {
+        let Some((head, body)) = text.split_once("\r\n\r\n") else {
+            return false;
+        };
+        let length = head.lines().find_map(|line| {
+            let (name, value) = line.split_once(": ")?;
+            name.eq_ignore_ascii_case("content-length").then_some(value)
+        });
+        body.len() >= length.map_or(0, |length| length.parse().unwrap())
+    }
+
+    async fn whole_body(text: &'static str) -> BodyReceiver {
+        let (sender, receiver) = body_channel();
+        sender
+            .send(Bytes::from_static(text.as_bytes()))
+            .await
+            .unwrap();
+        sender.finish().await.unwrap();
+        receiver
+    }
+
+    const CREATED: &str = "201 Created\r\nContent-Length: 0";
+
+    #[tokio::test]
+    async fn a_blob_is_one_upload_from_the_body_or_from_staging() {
+        let host = TestHost::new();
+        let (pusher, seen) = registry(&host, CREATED);
+        let digest = Digest::of("blob");
+        let body = whole_body("blob").await;
+        let stored = pusher.put_blob("x", &digest, 4, body).await.unwrap();
+        assert_eq!(stored, Stored::Taken);
+        let put = seen.lock().unwrap().pop().unwrap();
+        let line = format!("PUT /v2/x/blobs/uploads/1?_state=s&digest={digest} HTTP/1.1");
+        assert!(
+            put.starts_with(&line) && put.ends_with("\r\n\r\nblob"),
+            "{put}"
+        );
+        host.write(
+            &format!("{}/{}", crate::layout::STAGING, digest.hex()),
+            "blob",
+        );
+        let stored = pusher
+            .put_blob("x", &digest, 4, BodyReceiver::empty())
+            .await
+            .unwrap();
+        assert_eq!(stored, Stored::AlreadyThere);
+        assert!(
+            seen.lock()
+                .unwrap()
+                .pop()
+                .unwrap()
+                .ends_with("\r\n\r\nblob")
+        );
+    }
+
+    #[tokio::test]
+    async fn a_refusal_and_a_body_that_is_cut_off_are_errors() {
+        let host = TestHost::new();
+        let refusal = "507 Insufficient Storage\r\nContent-Length: 7";
+        let (pusher, _) = registry(&host, refusal);
+        let digest = Digest::of("blob");
+        let body = whole_body("blob").await;
+        let error = pusher.put_blob("x", &digest, 4, body).await.unwrap_err();
+        assert!(
+            format!("{error:#}").contains("status 507: no room"),
+            "{error:#}"
+        );
+        let (sender, receiver) = body_channel();
+        sender.send(Bytes::from_static(b"bl")).await.unwrap();
+        drop(sender);
+        assert!(pusher.put_blob("x", &digest, 4, receiver).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn only_the_right_manifest_is_sent() {
+        let host = TestHost::new();
+        let (pusher, seen) = registry(&host, CREATED);
+        let target = ManifestTarget {
+            repository: "x".to_owned(),
+            media_type: "application/vnd.oci.image.index.v1+json".to_owned(),
+            tag: Some("v1".to_owned()),
+        };
+        let digest = Digest::of("{}");
+        for wrong in ["[]", "{} ", "{"] {
+            let body = whole_body(wrong).await;
+            assert!(
+                pusher
+                    .put_manifest(&target, &digest, 2, body)
+                    .await
+                    .is_err()
+            );
+        }
+        let is_sent = |seen: &Mutex<Vec<String>>| {
+            let seen = seen.lock().unwrap();
+            seen.iter()
+                .any(|text| text.starts_with("PUT /v2/x/manifests/v1 "))
+        };
+        assert!(!is_sent(&seen));
+        let body = whole_body("{}").await;
+        let stored = pusher
+            .put_manifest(&target, &digest, 2, body)
+            .await
+            .unwrap();
+        assert_eq!(stored, Stored::Taken);
+        assert!(is_sent(&seen));
+    }
+}

@@ -1,6 +1,8 @@
 //! Starts, restarts, reloads and stops units. A unit's inputs file is written
 //! right before, so that a restart that a crash swallowed is seen later.
 
+mod limits;
+
 use super::files::reload;
 use crate::agent::atomic::{self, Ownership};
 use crate::agent::channel::NoticeSender;
@@ -13,18 +15,11 @@ use crate::host::{Failure, Notice};
 use crate::layout;
 use crate::plan::{UnitChange, UnitVerb};
 use anyhow::{Context, Result, anyhow};
+use limits::{LONGEST_STOP, RELOAD_LIMIT, START_LIMIT, stop_limit};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A component that is not up by then will not come up by itself: images and
-/// binaries are there, and what it waits for started before it.
-const START_LIMIT: Duration = Duration::from_secs(90);
-/// On top of it, a restart may take as long as the unit may take to stop, but
-/// no longer than this: the longest is an API server that drains.
-const LONGEST_STOP: Duration = Duration::from_secs(600);
-/// A reload hands over to a successor, which has its own shorter limits.
-const RELOAD_LIMIT: Duration = Duration::from_secs(120);
 /// systemd's state changes within milliseconds.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -310,165 +305,5 @@ fn gerund(verb: UnitVerb) -> &'static str {
     }
 }
 
-/// How long a unit may take to stop, with some room for systemd itself.
-fn stop_limit(shown: &Shown) -> Duration {
-    parse_span(shown.get("TimeoutStopUSec"))
-        .unwrap_or(LONGEST_STOP)
-        .min(LONGEST_STOP)
-        + Duration::from_secs(10)
-}
-
-/// A span of time as systemd prints it: `1min 30s`, `infinity`.
-fn parse_span(text: &str) -> Option<Duration> {
-    let mut total = Duration::ZERO;
-    for part in text.split_whitespace() {
-        let digits = part.find(|letter: char| !letter.is_ascii_digit())?;
-        let (number, unit) = part.split_at(digits);
-        let number: u64 = number.parse().ok()?;
-        total += match unit {
-            "us" => Duration::from_micros(number),
-            "ms" => Duration::from_millis(number),
-            "s" => Duration::from_secs(number),
-            "min" => Duration::from_secs(number * 60),
-            "h" => Duration::from_secs(number * 3600),
-            "d" => Duration::from_secs(number * 86_400),
-            _ => return None,
-        };
-    }
-    (!text.is_empty()).then_some(total)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::agent::channel::notice_channel;
-    use crate::agent::failure::failure_of;
-    use crate::agent::test_host::TestHost;
-
-    /// A systemd of one unit, whose state is in files: `state` is what `show`
-    /// prints, and a (re)start puts `next` in its place and gives the process
-    /// the environment file.
-    const SYSTEMD: &str = r#"
-here=$(dirname "$0"); root=$here/../..
-echo "$@" >> "$here/calls"
-case "$1" in
-  show) cat "$here/state" ;;
-  start|restart|reload)
-    cp "$here/next" "$here/state"
-    mkdir -p "$root/proc/812"
-    tr '\n' '\0' < "$root/var/lib/cofferdam/inputs/x.env" > "$root/proc/812/environ" ;;
-esac"#;
-
-    fn state(active: &str, process: u32) -> String {
-        format!(
-            "Type=notify\nMainPID={process}\nLoadState=loaded\nActiveState={active}\nSubState=some\nResult=exit-code\nUnitFileState=disabled\n"
-        )
-    }
-
-    fn host(now: &str, next: &str) -> TestHost {
-        let host = TestHost::new();
-        host.program("systemctl", SYSTEMD);
-        host.program("journalctl", "echo 'bind: address already in use'");
-        host.write("/usr/bin/state", now);
-        host.write("/usr/bin/next", next);
-        host
-    }
-
-    async fn apply(host: &TestHost, verb: UnitVerb, inputs: Digest) -> Result<()> {
-        let changes = [UnitChange {
-            name: "x.service".to_owned(),
-            verb,
-        }];
-        let inputs = BTreeMap::from([("x.service".to_owned(), inputs)]);
-        let (notices, _receiver) = notice_channel();
-        start(&host.root, &changes, &inputs, Waiting::EachActive, &notices).await
-    }
-
-    #[tokio::test]
-    async fn a_unit_is_enabled_before_and_waited_for_after_its_start() {
-        let host = host(&state("inactive", 0), &state("active", 812));
-        apply(&host, UnitVerb::Start, Digest::of("one"))
-            .await
-            .unwrap();
-        let calls = host.read("/usr/bin/calls");
-        let verbs: Vec<&str> = calls
-            .lines()
-            .filter(|line| !line.starts_with("show"))
-            .collect();
-        assert_eq!(
-            verbs,
-            [
-                "daemon-reload",
-                "enable --quiet --no-reload x.service",
-                "reset-failed x.service",
-                "start --no-block x.service",
-            ]
-        );
-        let expected = format!("COFFERDAM_INPUTS={}\n", Digest::of("one"));
-        assert_eq!(host.read("/var/lib/cofferdam/inputs/x.env"), expected);
-        // Done again, it finds everything as it should be.
-        apply(&host, UnitVerb::Start, Digest::of("one"))
-            .await
-            .unwrap();
-        let again = host.read("/usr/bin/calls");
-        assert_eq!(again.matches("start --no-block").count(), 1);
-        // A start of what runs with other inputs is a restart.
-        apply(&host, UnitVerb::Start, Digest::of("two"))
-            .await
-            .unwrap();
-        assert!(
-            host.read("/usr/bin/calls")
-                .contains("restart --no-block x.service")
-        );
-    }
-
-    #[tokio::test]
-    async fn a_unit_that_fails_is_told_at_once_with_its_log() {
-        let host = host(&state("inactive", 0), &state("failed", 0));
-        let error = apply(&host, UnitVerb::Start, Digest::of("one"))
-            .await
-            .unwrap_err();
-        let failure = failure_of(&error);
-        assert_eq!(
-            failure.message,
-            "starting x.service: failed (some), result exit-code"
-        );
-        assert_eq!(failure.lines, ["bind: address already in use"]);
-        assert!(failure.hint.unwrap().contains("journalctl -u x.service"));
-    }
-
-    #[tokio::test]
-    async fn units_that_are_not_there_or_masked_are_refused() {
-        for load in ["not-found", "masked", "bad-setting"] {
-            let text = state("inactive", 0).replace("loaded", load);
-            let host = host(&text, &text);
-            let error = apply(&host, UnitVerb::Start, Digest::of("one"))
-                .await
-                .unwrap_err();
-            assert!(error.to_string().contains("x.service"), "{error}");
-            assert!(!host.read("/usr/bin/calls").contains("enable"));
-        }
-    }
-
-    #[tokio::test]
-    async fn a_oneshot_is_stopped_before_its_inputs_are_written() {
-        let now = state("active", 0).replace("notify", "oneshot");
-        let host = host(&now, &now);
-        host.write("/var/lib/cofferdam/inputs/x.env", "COFFERDAM_INPUTS=\n");
-        apply(&host, UnitVerb::Restart, Digest::of("two"))
-            .await
-            .unwrap();
-        let calls = host.read("/usr/bin/calls");
-        let stop = calls.find("stop x.service").unwrap();
-        assert!(stop < calls.find("restart --no-block").unwrap());
-    }
-
-    #[test]
-    fn reads_spans_of_time() {
-        let seconds = |text| parse_span(text).map(|span| span.as_secs());
-        assert_eq!(seconds("1min 30s"), Some(90));
-        assert_eq!(seconds("2h 1min"), Some(7260));
-        assert_eq!(seconds("infinity"), None);
-        assert_eq!(seconds(""), None);
-    }
-}
+mod tests;
