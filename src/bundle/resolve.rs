@@ -304,14 +304,9 @@ async fn lock_image(
         }
         Kind::Manifest => {
             let blobs = blobs_of(&bytes).with_context(context)?;
-            let platform = platform_of(
-                &blobs,
-                |digest, size| remote(digest, size),
-                registries,
-                cache,
-            )
-            .await
-            .with_context(context)?;
+            let platform = platform_of(&blobs, remote, registries, cache)
+                .await
+                .with_context(context)?;
             if let Some(missing) = platforms.iter().find(|wanted| **wanted != platform) {
                 bail!(
                     "resolving image {reference}: upstream has it for {platform} only, not for \
