@@ -1,6 +1,7 @@
 //! Development tasks of cofferdam: builds the real upstream components, makes
 //! the lab's hosts, and runs the demo, the tests and the benchmarks.
 
+mod dist;
 mod lab;
 mod paths;
 mod shell;
@@ -20,6 +21,8 @@ struct Cli {
 enum Task {
     /// Build the real components and lay out a local mirror of upstream.
     Upstream(upstream::Args),
+    /// Build the static release binary.
+    Dist,
     /// Make, show and take down the lab's hosts.
     Lab(lab::Args),
 }
@@ -27,6 +30,7 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Upstream(args) => upstream::run(&args),
+        Task::Dist => dist::run(),
         Task::Lab(args) => lab::run(&args),
     };
     match result {

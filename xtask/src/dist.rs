@@ -1,0 +1,60 @@
+//! The release binary: static, stripped, as it goes into a bundle.
+
+use crate::{paths, shell};
+use anyhow::{Context, Result};
+use camino::Utf8PathBuf;
+use std::process::Command;
+
+/// The product refuses to grow beyond this, in bytes: hosts get it over a slow
+/// link, and a bundle carries one per platform.
+const LARGEST: u64 = 25 * 1024 * 1024;
+
+/// Builds the static release binary for this machine's architecture, if it is
+/// not up to date, and returns its path.
+pub fn binary() -> Result<Utf8PathBuf> {
+    let repository = paths::repository()?;
+    let triple = host_triple()?;
+    // Within `cargo run`, cargo names itself, which need not be on PATH.
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    shell::run(
+        Command::new(cargo)
+            .args([
+                "build",
+                "--release",
+                "--package",
+                "cofferdam",
+                "--target",
+                &triple,
+            ])
+            .env("RUSTFLAGS", "-C target-feature=+crt-static")
+            .env_remove("CARGO_ENCODED_RUSTFLAGS")
+            .current_dir(&repository),
+    )?;
+    Ok(repository
+        .join("target")
+        .join(triple)
+        .join("release/cofferdam"))
+}
+
+/// `cargo xtask dist`: builds the binary and says where it is and how large.
+pub fn run() -> Result<()> {
+    let path = binary()?;
+    let size = fs_err::metadata(&path)?.len();
+    shell::say(&format!(
+        "{path} ({:.1} MiB)",
+        size as f64 / 1024.0 / 1024.0
+    ));
+    if size > LARGEST {
+        anyhow::bail!("{path} is larger than {} MiB", LARGEST / 1024 / 1024);
+    }
+    Ok(())
+}
+
+fn host_triple() -> Result<String> {
+    let version = shell::read(Command::new("rustc").arg("-vV"))?;
+    version
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .map(str::to_owned)
+        .context("rustc -vV names no host")
+}
