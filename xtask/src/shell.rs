@@ -9,6 +9,14 @@ pub fn say(line: &str) {
     eprintln!("{line}");
 }
 
+/// A command that is killed when the thread that started it ends, so that a
+/// task that is killed leaves nobody at work behind its back.
+pub fn attached(program: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--", program]);
+    command
+}
+
 /// Runs a command, shows its output, and fails with the command line and the
 /// exit status if it does not succeed.
 pub fn run(command: &mut Command) -> Result<()> {

@@ -34,7 +34,7 @@ pub fn make(lab: &Utf8Path, base: &Utf8Path, host: &Host, authorized: &str) -> R
         fs_err::create_dir_all(own.join(name))?;
     }
     let var = own.join("var");
-    shell::read(Command::new("cp").args(["-a", base.join("var").as_str(), var.as_str()]))
+    shell::read(shell::attached("cp").args(["-a", base.join("var").as_str(), var.as_str()]))
         .with_context(|| format!("making /var of {}", host.name))?;
     mount(lab, base, host)?;
     let root = own.join("root");

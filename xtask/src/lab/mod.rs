@@ -67,7 +67,7 @@ enum Command {
     Ssh {
         host: String,
         /// One word is a shell line, several are kept as they are.
-        #[arg(last = true)]
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
     /// Cut a host's power (or that of `all`).

@@ -5,10 +5,12 @@ use anyhow::{Context, Result, bail};
 use camino::{Utf8Path, Utf8PathBuf};
 use sha2::{Digest, Sha256};
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
 
 /// The Debian release of hosts.
 const SUITE: &str = "trixie";
+
+/// How the names of root file systems start that are being built.
+const UNFINISHED: &str = "new-";
 
 /// What a host has: systemd, sshd, `nft` and the usual tools of a base system.
 /// `sudo` is there for the test of an operator who is not root.
@@ -113,26 +115,41 @@ pub fn path() -> Result<Utf8PathBuf> {
         .join(format!("{SUITE}-{key}")))
 }
 
-/// Makes the root file system if it is not there. The caller holds the lab's
-/// lock, so that leftovers of an earlier, cut-off attempt are nobody's.
+/// Makes the root file system if it is not there. It is built under another
+/// name, so that a build that is cut off leaves nothing that looks whole.
 pub fn ensure() -> Result<Utf8PathBuf> {
     let path = path()?;
     if path.exists() {
         return Ok(path);
     }
-    let new = path.with_file_name("new");
-    if new.exists() {
-        fs_err::remove_dir_all(&new)?;
-    }
-    fs_err::create_dir_all(&new)?;
-    build(&new).context("making the hosts' root file system")?;
-    check(&new)?;
-    fs_err::rename(&new, &path)?;
+    let parent = paths::cache()?.join("rootfs");
+    fs_err::create_dir_all(&parent)?;
+    remove_unfinished(&parent)?;
+    let new = tempfile::Builder::new()
+        .prefix(UNFINISHED)
+        .tempdir_in(&parent)
+        .with_context(|| format!("making a directory in {parent}"))?;
+    let directory = Utf8Path::from_path(new.path()).context("the cache's path is not UTF-8")?;
+    build(directory).context("making the hosts' root file system")?;
+    check(directory)?;
+    fs_err::rename(new.keep(), &path)?;
     Ok(path)
 }
 
+/// Removes what earlier attempts left that were cut off. One of them may still
+/// be dying and writing; its leftovers are for the next time.
+fn remove_unfinished(parent: &Utf8Path) -> Result<()> {
+    for entry in fs_err::read_dir(parent)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            drop(fs_err::remove_dir_all(entry.path()));
+        }
+    }
+    Ok(())
+}
+
 fn build(directory: &Utf8Path) -> Result<()> {
-    let mut bootstrap = Command::new("mmdebstrap");
+    let mut bootstrap = shell::attached("mmdebstrap");
     bootstrap
         .args(["--quiet", "--mode=root", "--variant=essential"])
         .arg(format!("--include={}", PACKAGES.join(",")));

@@ -11,6 +11,11 @@ use crate::{paths, shell};
 use anyhow::{Result, bail};
 use camino::{Utf8Path, Utf8PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// A killed command's children end within this time.
+const REMOVAL_LIMIT: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Where systemd-nspawn keeps directories for its containers; one that was
 /// killed may leave its own.
@@ -87,12 +92,25 @@ fn remove_generated(directory: &Utf8Path) -> Result<()> {
     for name in GENERATED {
         let path = directory.join(name);
         match fs_err::symlink_metadata(&path) {
-            Ok(found) if found.is_dir() => fs_err::remove_dir_all(&path)?,
+            Ok(found) if found.is_dir() => remove_directory(&path)?,
             Ok(_) => fs_err::remove_file(&path)?,
             Err(_) => {}
         }
     }
     Ok(())
+}
+
+/// Removes a directory in which a copy of a command that was killed may still
+/// be at its last file.
+fn remove_directory(path: &Utf8Path) -> Result<()> {
+    let started = Instant::now();
+    loop {
+        match fs_err::remove_dir_all(path) {
+            Ok(()) => return Ok(()),
+            Err(error) if started.elapsed() > REMOVAL_LIMIT => return Err(error.into()),
+            Err(_) => std::thread::sleep(PAUSE),
+        }
+    }
 }
 
 fn remove_nspawn_directories() -> Result<()> {
