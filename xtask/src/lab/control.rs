@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 /// A host full of pods needs a while to stop all its units in order.
 const STOP_LIMIT: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(50);
-/// No command that tests run on a host takes longer than this, in seconds.
-const COMMAND_LIMIT_SECONDS: u32 = 600;
+/// No command that tests run on a host takes longer.
+const COMMAND_LIMIT: Duration = Duration::from_secs(600);
 
 /// The one lab of this machine, seen from any process.
 #[derive(Debug)]
@@ -62,12 +62,6 @@ impl Lab {
     /// The inventory that `lab up` wrote.
     pub fn inventory(&self) -> Utf8PathBuf {
         self.state.directory.join("inventory.toml")
-    }
-
-    /// Takes the lab down and leaves nothing behind but the key and bundles.
-    pub fn down(self) -> Result<()> {
-        let _lock = Lock::take()?;
-        teardown::sweep(Some(&self.state))
     }
 
     /// A power cut: all processes end at once and the network is gone. One
@@ -144,12 +138,25 @@ impl Lab {
         command.args(ssh_arguments(&self.state.directory, host));
         Ok(command)
     }
+}
+
+/// What the demo, the tests and the benchmarks use.
+#[expect(
+    dead_code,
+    reason = "these tasks come once there is something to install"
+)]
+impl Lab {
+    /// Takes the lab down and leaves nothing behind but the key and bundles.
+    pub fn down(self) -> Result<()> {
+        let _lock = Lock::take()?;
+        teardown::sweep(Some(&self.state))
+    }
 
     /// Runs a shell line on a host as root, and returns status and output
     /// whatever they are. It fails if ssh itself does or the limit passes.
     pub fn ssh(&self, name: &str, line: &str) -> Result<Output> {
         let ssh = self.ssh_command(name)?;
-        let limit = COMMAND_LIMIT_SECONDS.to_string();
+        let limit = COMMAND_LIMIT.as_secs().to_string();
         let output = Command::new("timeout")
             .args(["--kill-after=5", &limit])
             .arg(ssh.get_program())

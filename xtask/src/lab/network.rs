@@ -72,20 +72,23 @@ pub fn make_host(host: &Host, zone: &Zone, default_route: DefaultRoute) -> Resul
     )
 }
 
-/// Deletes a host's namespace, and with it every link in it. One that is not
-/// there is fine.
+/// Deletes a host's link and namespace; what is not there is fine. The kernel
+/// takes a namespace apart in its own time, and until then its links keep
+/// their names: so the link goes first, at once.
 pub fn delete_host(host: &Host) -> Result<()> {
+    if namespaces(ROUTER_NAMESPACE).is_empty() {
+        return delete_namespace(&host.namespace());
+    }
+    delete_link(Some(ROUTER_NAMESPACE), &host.name)?;
     delete_namespace(&host.namespace())
 }
 
-/// Deletes whatever bears the lab's prefix: namespaces, the jump host's link
-/// and, with the link, its route.
+/// Deletes whatever bears the lab's prefix: the jump host's link and, with it,
+/// its route, then all namespaces.
 pub fn sweep() -> Result<()> {
+    delete_link(None, JUMP_LINK)?;
     for namespace in namespaces(PREFIX) {
         delete_namespace(&namespace)?;
-    }
-    if is_link(JUMP_LINK) {
-        batch(None, &format!("link delete {JUMP_LINK}\n"))?;
     }
     Ok(())
 }
@@ -117,14 +120,40 @@ pub fn check_free() -> Result<()> {
 }
 
 fn delete_namespace(name: &str) -> Result<()> {
-    if !namespaces(name).iter().any(|found| found == name) {
+    let is_there = || namespaces(name).iter().any(|found| found == name);
+    if !is_there() {
         return Ok(());
     }
-    batch(None, &format!("netns delete {name}\n"))
+    match batch(None, &format!("netns delete {name}\n")) {
+        Err(error) if is_there() => Err(error),
+        _ => Ok(()),
+    }
 }
 
-fn is_link(name: &str) -> bool {
-    fs_err::metadata(format!("/sys/class/net/{name}")).is_ok()
+/// Deletes a link in a namespace, and the other end with it. It may vanish by
+/// itself meanwhile.
+fn delete_link(namespace: Option<&str>, name: &str) -> Result<()> {
+    if !is_link(namespace, name) {
+        return Ok(());
+    }
+    match batch(namespace, &format!("link delete {name}\n")) {
+        Err(error) if is_link(namespace, name) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn is_link(namespace: Option<&str>, name: &str) -> bool {
+    let mut show = ip(namespace);
+    shell::read(show.args(["link", "show", "dev", name])).is_ok()
+}
+
+/// The program `ip`, acting in a namespace or the machine's own.
+fn ip(namespace: Option<&str>) -> Command {
+    let mut ip = shell::attached("ip");
+    if let Some(namespace) = namespace {
+        ip.args(["-n", namespace]);
+    }
+    ip
 }
 
 /// Commands in the machine's own namespace.
@@ -180,11 +209,7 @@ fn host_inside(host: &Host, zone: &Zone, default_route: DefaultRoute) -> String 
 
 /// Runs several commands of `ip` at once, in a namespace or the machine's own.
 fn batch(namespace: Option<&str>, commands: &str) -> Result<()> {
-    let mut ip = Command::new("ip");
-    if let Some(namespace) = namespace {
-        ip.args(["-n", namespace]);
-    }
-    let mut child = ip
+    let mut child = ip(namespace)
         .args(["-batch", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
