@@ -68,7 +68,7 @@ impl Lab {
     /// host, or `all` at the same time. A host that is off stays off.
     pub fn kill(&self, name: &str) -> Result<()> {
         let _lock = Lock::take()?;
-        each(&self.layout().select(name)?, |host| switch_off(host))
+        each(&self.layout().select(name)?, switch_off)
     }
 
     /// An orderly shutdown of one host or `all`.
