@@ -141,10 +141,6 @@ impl Lab {
 }
 
 /// What the demo, the tests and the benchmarks use.
-#[expect(
-    dead_code,
-    reason = "these tasks come once there is something to install"
-)]
 impl Lab {
     /// Takes the lab down and leaves nothing behind but the key and bundles.
     pub fn down(self) -> Result<()> {
