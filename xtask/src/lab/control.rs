@@ -117,12 +117,12 @@ impl Lab {
         })
     }
 
-    /// Loads rules into the router in place of those there, and keeps a copy
-    /// beside the inventory.
+    /// Loads rules into the router in place of those there, and keeps them
+    /// beside the inventory for people to read.
     pub fn load_rules(&self, rules: &str) -> Result<()> {
-        let file = self.state.directory.join("rules.nft");
-        fs_err::write(&file, rules)?;
-        router::load(&self.state.directory, &file)
+        router::load(&self.state.directory, rules)?;
+        fs_err::write(self.state.directory.join("rules.nft"), rules)?;
+        Ok(())
     }
 
     /// What the router has counted since its rules were loaded.

@@ -30,6 +30,20 @@ table inet cofferdam {
 }
 ";
 
+/// The file with everything that is loaded, below the lab's directory.
+pub const FILE: &str = "router.nft";
+
+/// Lets nothing pass.
+const CLOSED: &str = "\
+flush ruleset
+table inet cofferdam {
+    chain forward {
+        type filter hook forward priority filter; policy drop;
+        counter drop
+    }
+}
+";
+
 /// Packets and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Count {
@@ -70,9 +84,7 @@ fn lab_table() -> String {
     let flow = "ip saddr . ip daddr . meta l4proto . th dport";
     let set = "type ipv4_addr . ipv4_addr . inet_proto . inet_service; size 65535; flags dynamic;";
     format!(
-        "table inet lab
-delete table inet lab
-table inet lab {{
+        "table inet lab {{
     counter left {{}}
     counter to_router {{}}
     set leaving {{ {set} }}
@@ -105,18 +117,19 @@ table inet lab {{
     )
 }
 
-/// Loads the lab's own table and then the product's rules, and makes sure that
-/// what no rule names is dropped. Counters start again from zero.
-pub fn load(directory: &Utf8Path, rules: &Utf8Path) -> Result<()> {
-    let own = directory.join("lab.nft");
-    fs_err::write(&own, lab_table())?;
-    for file in [own.as_path(), rules] {
-        nft(&["-f", file.as_str()]).with_context(|| format!("loading {file} into the router"))?;
-    }
-    let ruleset = ruleset()?;
-    if !has_closed_forward_chain(&ruleset) {
+/// Replaces all of the router's rules at once by the lab's own table and the
+/// given ones, and makes sure that what no rule names is dropped. Rules that
+/// don't load leave the old ones in place; rules that leave the router open
+/// close it for everything. Counters start again from zero.
+pub fn load(directory: &Utf8Path, rules: &str) -> Result<()> {
+    let all = directory.join(FILE);
+    fs_err::write(&all, format!("flush ruleset\n{}{rules}\n", lab_table()))?;
+    nft(&["-f", all.as_str()]).context("loading rules into the router")?;
+    if !has_closed_forward_chain(&ruleset()?) {
+        fs_err::write(&all, CLOSED)?;
+        nft(&["-f", all.as_str()]).context("closing the router")?;
         bail!(
-            "{rules} leaves the router open: no chain with hook forward and policy drop is in it"
+            "the rules leave the router open, so it is closed for everything: give them a chain with hook forward and policy drop"
         );
     }
     Ok(())

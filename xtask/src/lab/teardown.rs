@@ -32,7 +32,7 @@ const GENERATED: &[&str] = &[
     "inventory.toml",
     "fingerprints",
     "known_hosts",
-    "lab.nft",
+    super::router::FILE,
     "rules.nft",
 ];
 
