@@ -60,6 +60,16 @@ pub struct Flow {
     pub port: u16,
 }
 
+/// An accepting rule of the product and how many connections it let through.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RuleCount {
+    /// The rule's comment: what it is for.
+    pub comment: String,
+    /// The rule's place among the rules, from 0.
+    pub index: usize,
+    pub count: Count,
+}
+
 /// What the router has counted since the lab came up, or since its rules were
 /// loaded again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -70,6 +80,8 @@ pub struct RouterCounters {
     pub to_router: Count,
     /// What the product's rules dropped between zones.
     pub dropped: Count,
+    /// The product's accepting rules that count, in order.
+    pub rules: Vec<RuleCount>,
     /// Flows that tried to leave the lab.
     pub leaving_flows: Vec<Flow>,
     /// Flows between zones that were asked for and never passed.
@@ -177,6 +189,7 @@ fn parse_counters(ruleset: &Value) -> RouterCounters {
         left: named("left"),
         to_router: named("to_router"),
         dropped: dropped(ruleset),
+        rules: accepted(ruleset),
         leaving_flows: flows(ruleset, "leaving").into_iter().collect(),
         blocked_flows: asked.difference(&passed).cloned().collect(),
         passed_flows: passed.into_iter().collect(),
@@ -186,27 +199,55 @@ fn parse_counters(ruleset: &Value) -> RouterCounters {
 /// The sum of counters in those rules of others' tables that drop.
 fn dropped(ruleset: &Value) -> Count {
     let mut sum = Count::default();
-    for rule in objects(ruleset, "rule").filter(|rule| rule["table"] != "lab") {
-        let expressions = rule["expr"]
-            .as_array()
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        if !expressions
-            .iter()
-            .any(|expression| expression.get("drop").is_some())
-        {
-            continue;
-        }
-        for counter in expressions
-            .iter()
+    for rule in foreign_rules(ruleset).filter(|rule| rule.verdict("drop")) {
+        for counted in rule
+            .expressions()
             .filter_map(|expression| expression.get("counter"))
         {
-            let counted = count(counter);
+            let counted = count(counted);
             sum.packets += counted.packets;
             sum.bytes += counted.bytes;
         }
     }
     sum
+}
+
+/// The counters of those rules of others' tables that accept.
+fn accepted(ruleset: &Value) -> Vec<RuleCount> {
+    foreign_rules(ruleset)
+        .enumerate()
+        .filter(|(_, rule)| rule.verdict("accept"))
+        .filter_map(|(index, rule)| {
+            let counter = rule
+                .expressions()
+                .find_map(|expression| expression.get("counter"))?;
+            Some(RuleCount {
+                comment: rule.0["comment"].as_str().unwrap_or_default().to_owned(),
+                index,
+                count: count(counter),
+            })
+        })
+        .collect()
+}
+
+/// A rule in nft's JSON listing.
+struct Rule<'a>(&'a Value);
+
+impl<'a> Rule<'a> {
+    fn expressions(&self) -> impl Iterator<Item = &'a Value> {
+        self.0["expr"].as_array().into_iter().flatten()
+    }
+
+    fn verdict(&self, name: &str) -> bool {
+        self.expressions()
+            .any(|expression| expression.get(name).is_some())
+    }
+}
+
+fn foreign_rules(ruleset: &Value) -> impl Iterator<Item = Rule<'_>> {
+    objects(ruleset, "rule")
+        .filter(|rule| rule["table"] != "lab")
+        .map(Rule)
 }
 
 fn count(counter: &Value) -> Count {
@@ -258,7 +299,7 @@ mod tests {
             {"set": {"table": "lab", "name": "leaving", "elem": [
                 {"concat": ["10.77.1.11", "192.0.2.1", "udp", 53]}
             ]}},
-            {"rule": {"table": "cofferdam", "expr": [
+            {"rule": {"table": "cofferdam", "comment": "logs", "expr": [
                 {"counter": {"packets": 100, "bytes": 6000}}, {"accept": null}
             ]}},
             {"rule": {"table": "cofferdam", "expr": [
@@ -285,6 +326,17 @@ mod tests {
                 packets: 7,
                 bytes: 420
             }
+        );
+        assert_eq!(
+            counters.rules,
+            [RuleCount {
+                comment: "logs".into(),
+                index: 0,
+                count: Count {
+                    packets: 100,
+                    bytes: 6000
+                }
+            }]
         );
         let flow = |from: &str, to: &str, protocol: &str, port| Flow {
             from: from.into(),
