@@ -7,7 +7,7 @@ use std::process::Command;
 
 /// The product refuses to grow beyond this, in bytes: hosts get it over a slow
 /// link, and a bundle carries one per platform.
-const LARGEST: u64 = 25 * 1024 * 1024;
+const LARGEST: u64 = 25_000_000;
 
 /// Builds the static release binary for this machine's architecture, if it is
 /// not up to date, and returns its path.
@@ -45,7 +45,7 @@ pub fn run() -> Result<()> {
         size as f64 / 1024.0 / 1024.0
     ));
     if size > LARGEST {
-        anyhow::bail!("{path} is larger than {} MiB", LARGEST / 1024 / 1024);
+        anyhow::bail!("{path} is larger than {} MB", LARGEST / 1_000_000);
     }
     Ok(())
 }
