@@ -90,13 +90,16 @@ pub fn mounted_roots() -> Result<Vec<(String, String)>> {
     Ok(lab_mounts(&text))
 }
 
-/// Makes a key pair unless it is there.
+/// Makes a key pair unless it is there. The public half is written last.
 pub fn make_key(file: &Utf8Path, kind: &str, comment: &str) -> Result<()> {
-    if file.exists() {
+    if file.with_extension("pub").exists() {
         return Ok(());
     }
+    if file.exists() {
+        fs_err::remove_file(file)?;
+    }
     shell::read(
-        Command::new("ssh-keygen")
+        shell::attached("ssh-keygen")
             .args(["-q", "-t", kind, "-N", "", "-C", comment, "-f"])
             .arg(file),
     )
