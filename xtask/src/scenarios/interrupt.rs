@@ -1,0 +1,149 @@
+//! Installs that are cut short at chosen moments, and the same command again.
+
+use super::{Context, bare_hosts, same_state, state, undisturbed};
+use crate::product::{Product, wait_until};
+use crate::shell;
+use anyhow::{Context as _, Result, bail, ensure};
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+/// An install that is cut short has ended by itself within this: a lost host
+/// is noticed after thirty seconds.
+const END_LIMIT: Duration = Duration::from_secs(120);
+
+/// What is taken away.
+#[derive(Clone, Copy, Debug)]
+enum Blow {
+    Cli,
+    Agent(&'static str),
+    Power(&'static str),
+}
+
+/// When: so long after the stage began.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    stage: &'static str,
+    after: Duration,
+}
+
+const fn moment(stage: &'static str, milliseconds: u64) -> Moment {
+    Moment {
+        stage,
+        after: Duration::from_millis(milliseconds),
+    }
+}
+
+/// `kill -9` of the CLI and of agents, three moments each, in one install.
+pub fn killed_programs(context: &Context) -> Result<()> {
+    interrupted(
+        context,
+        &[
+            (moment("prepare", 200), Blow::Cli),
+            (moment("registry", 2000), Blow::Agent("m1")),
+            (moment("stage", 1500), Blow::Cli),
+            (moment("stage", 1000), Blow::Agent("w2")),
+            (moment("etcd", 300), Blow::Cli),
+            (moment("nodes", 500), Blow::Agent("m1")),
+        ],
+    )
+}
+
+/// Hosts that lose their power in the middle, and come back.
+pub fn power_cuts(context: &Context) -> Result<()> {
+    interrupted(
+        context,
+        &[
+            (moment("registry", 3000), Blow::Power("m1")),
+            (moment("stage", 2000), Blow::Power("w1")),
+            (moment("control-plane", 1000), Blow::Power("m1")),
+        ],
+    )
+}
+
+fn interrupted(context: &Context, blows: &[(Moment, Blow)]) -> Result<()> {
+    bare_hosts(context)?;
+    for (moment, blow) in blows {
+        shell::say(&format!(
+            "        {blow:?} at {} + {:?}",
+            moment.stage, moment.after
+        ));
+        one_blow(context, *moment, *blow)
+            .with_context(|| format!("{blow:?} at {}", moment.stage))?;
+    }
+    context
+        .product
+        .install()
+        .context("the same command at the end")?;
+    let steps = context.product.plan()?;
+    ensure!(
+        steps.is_empty(),
+        "{} steps are left after the install",
+        steps.len()
+    );
+    same_state(&undisturbed()?, &state::of(&context.lab()?)?)
+}
+
+/// Starts an install, strikes at the moment, and sees it end. If the stage has
+/// nothing left to do, it isn't reached, and the install just succeeds.
+fn one_blow(context: &Context, moment: Moment, blow: Blow) -> Result<()> {
+    let mut child = start(&context.product)?;
+    let reached = wait_for_stage(&mut child, moment.stage)?;
+    if !reached {
+        bail!("the install ended before stage {}", moment.stage);
+    }
+    std::thread::sleep(moment.after);
+    let lab = context.lab()?;
+    match blow {
+        Blow::Cli => child.kill()?,
+        Blow::Agent(host) => {
+            lab.ssh_output(host, "pkill -9 -f '^/opt/cofferdam/agent agent' || true")?;
+        }
+        Blow::Power(host) => lab.kill(host)?,
+    }
+    let status = wait_until("the install's end", END_LIMIT, || {
+        child.try_wait()?.context("it still runs")
+    })?;
+    if matches!(blow, Blow::Agent(_) | Blow::Power(_)) {
+        ensure!(
+            !status.success(),
+            "the install claims success without {blow:?}"
+        );
+    }
+    if let Blow::Power(host) = blow {
+        lab.boot(host)?;
+    }
+    Ok(())
+}
+
+fn start(product: &Product) -> Result<Child> {
+    product
+        .verb("install", &["--yes", "--json"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("starting the install")
+}
+
+/// Reads events until the stage begins; false if the run ends before.
+fn wait_for_stage(child: &mut Child, stage: &str) -> Result<bool> {
+    let stdout = child
+        .stdout
+        .take()
+        .context("the child has a standard output")?;
+    let mut lines = BufReader::new(stdout).lines();
+    for line in lines.by_ref() {
+        let line = line?;
+        let Ok(event) = serde_json::from_str::<serde_json::Value>(&line) else {
+            continue;
+        };
+        if event["event"] == "stage-started" && event["stage"] == stage {
+            // Somebody must go on reading, or the run stops for a full pipe.
+            std::thread::spawn(move || lines.for_each(drop));
+            return Ok(true);
+        }
+    }
+    child.wait()?;
+    Ok(false)
+}

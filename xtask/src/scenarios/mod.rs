@@ -1,0 +1,297 @@
+//! What is shown on real hosts. Scenarios of one group share a cluster and run
+//! in order; each leaves it as it found it.
+
+mod bundle_file;
+mod failures;
+mod interrupt;
+pub mod pods;
+mod state;
+
+use crate::lab::{self, Lab};
+use crate::product::Product;
+use crate::{demo, shell};
+use anyhow::{Context as _, Result, ensure};
+use std::time::Instant;
+
+/// Kubernetes' minor that scenarios install.
+const MINOR: &str = "1.36";
+
+/// What scenarios work with.
+pub struct Context {
+    pub product: Product,
+}
+
+impl Context {
+    /// The lab as it is now; scenarios cut its hosts off and boot them.
+    pub fn lab(&self) -> Result<Lab> {
+        Lab::open()
+    }
+}
+
+/// One thing that is shown.
+pub struct Scenario {
+    pub name: &'static str,
+    pub run: fn(&Context) -> Result<()>,
+}
+
+/// How many passed and failed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    pub passed: usize,
+    pub failed: usize,
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+}
+
+/// The default lab: one master, two workers, two zones.
+const SMALL: &[Scenario] = &[
+    Scenario {
+        name: "a bundle is read by skopeo and minisign",
+        run: bundle_file::standard_tools,
+    },
+    Scenario {
+        name: "install from bare hosts",
+        run: install,
+    },
+    Scenario {
+        name: "nodes are Ready, with zone and role",
+        run: |c| pods::nodes_ready(&c.product),
+    },
+    Scenario {
+        name: "pods and Services across zones",
+        run: |c| pods::network(&c.product),
+    },
+    Scenario {
+        name: "a ClusterIP from a host itself",
+        run: failures::cluster_ip_from_hosts,
+    },
+    Scenario {
+        name: "a pod through its own Service",
+        run: |c| pods::own_service(&c.product),
+    },
+    Scenario {
+        name: "10 MB through a ClusterIP across zones",
+        run: |c| pods::large_transfer(&c.product),
+    },
+    Scenario {
+        name: "DNS in pods",
+        run: |c| pods::dns(&c.product),
+    },
+    Scenario {
+        name: "kubectl logs, exec and top",
+        run: |c| pods::kubectl_tools(&c.product),
+    },
+    Scenario {
+        name: "Secrets are ciphertext in etcd",
+        run: |c| pods::secrets_encrypted(&c.product),
+    },
+    Scenario {
+        name: "nodes pulled from the registry",
+        run: failures::registry_was_used,
+    },
+    Scenario {
+        name: "a second install has zero steps",
+        run: failures::second_install,
+    },
+    Scenario {
+        name: "nothing tried to leave the lab",
+        run: failures::nothing_left,
+    },
+    Scenario {
+        name: "a lost restart is found",
+        run: failures::lost_restart,
+    },
+    Scenario {
+        name: "drift is found and put back",
+        run: failures::drift,
+    },
+    Scenario {
+        name: "the jump host needs no root, hosts only sudo",
+        run: failures::ordinary_user,
+    },
+    Scenario {
+        name: "master off: Services go on; boot brings it back",
+        run: failures::master_off,
+    },
+    Scenario {
+        name: "all hosts off and on together",
+        run: failures::all_off_and_on,
+    },
+];
+
+/// Fresh hosts again and again, with the site of the first install kept, so
+/// that end states can be compared byte by byte.
+const INTERRUPTED: &[Scenario] = &[
+    Scenario {
+        name: "kill -9 of the CLI and of agents",
+        run: interrupt::killed_programs,
+    },
+    Scenario {
+        name: "power cuts during an install",
+        run: interrupt::power_cuts,
+    },
+];
+
+/// One host with all roles.
+const ALONE: &[Scenario] = &[Scenario {
+    name: "a master alone installs and runs pods",
+    run: failures::alone,
+}];
+
+/// Runs the lab tier; `only` picks scenarios by part of their name (those that
+/// others build on run too).
+pub fn run(only: Option<&str>) -> Result<Tally> {
+    let context = Context {
+        product: Product::for_lab(MINOR)?,
+    };
+    let mut tally = Tally::default();
+    demo::clear_site()?;
+    tally += group(
+        &context,
+        Hosts {
+            masters: 1,
+            workers: 2,
+        },
+        SMALL,
+        only,
+    )?;
+    tally += group(
+        &context,
+        Hosts {
+            masters: 1,
+            workers: 2,
+        },
+        INTERRUPTED,
+        only,
+    )?;
+    demo::clear_site()?;
+    tally += group(
+        &context,
+        Hosts {
+            masters: 1,
+            workers: 0,
+        },
+        ALONE,
+        only,
+    )?;
+    Ok(tally)
+}
+
+#[derive(Clone, Copy)]
+struct Hosts {
+    masters: u8,
+    workers: u8,
+}
+
+fn group(
+    context: &Context,
+    hosts: Hosts,
+    scenarios: &[Scenario],
+    only: Option<&str>,
+) -> Result<Tally> {
+    let wanted: Vec<&Scenario> = scenarios
+        .iter()
+        .filter(|scenario| {
+            only.is_none_or(|only| scenario.name.contains(only))
+                || scenario.name.starts_with("install")
+        })
+        .collect();
+    let mut tally = Tally::default();
+    if !wanted
+        .iter()
+        .any(|scenario| only.is_none_or(|only| scenario.name.contains(only)))
+    {
+        return Ok(tally);
+    }
+    fresh_hosts(context, hosts)?;
+    for scenario in wanted {
+        let begun = Instant::now();
+        let result = (scenario.run)(context);
+        let seconds = begun.elapsed().as_secs_f64();
+        match result {
+            Ok(()) => {
+                tally.passed += 1;
+                shell::say(&format!("ok      {:<52} {seconds:>7.1} s", scenario.name));
+            }
+            Err(error) => {
+                tally.failed += 1;
+                shell::say(&format!(
+                    "FAILED  {:<52} {seconds:>7.1} s\n{error:#}",
+                    scenario.name
+                ));
+            }
+        }
+    }
+    Lab::open()?.down()?;
+    Ok(tally)
+}
+
+/// Takes down what is up and makes bare hosts, trusted anew.
+fn fresh_hosts(context: &Context, hosts: Hosts) -> Result<()> {
+    if let Ok(lab) = Lab::open() {
+        lab.down()?;
+    }
+    let options = lab::Options {
+        wanted: lab::Wanted {
+            masters: hosts.masters,
+            workers: hosts.workers,
+            zones: Vec::new(),
+        },
+        // A way out that leads nowhere, so that whoever tries it is counted.
+        default_route: lab::DefaultRoute::Absent,
+        rules: lab::Rules::Binary(context.product.binary.clone()),
+    };
+    lab::up(&options)?;
+    forget_host_keys()?;
+    context.product.trust_hosts()
+}
+
+/// Bare hosts for an interrupted install; the site's keys stay.
+pub fn bare_hosts(context: &Context) -> Result<()> {
+    fresh_hosts(
+        context,
+        Hosts {
+            masters: 1,
+            workers: 2,
+        },
+    )
+}
+
+fn forget_host_keys() -> Result<()> {
+    let path = crate::paths::lab()?.join("site/host_keys");
+    if path.exists() {
+        fs_err::remove_file(path)?;
+    }
+    Ok(())
+}
+
+fn install(context: &Context) -> Result<()> {
+    context.product.install()?;
+    let state = state::of(&context.lab()?)?;
+    let path = crate::paths::lab()?.join("undisturbed-state.json");
+    fs_err::write(path, serde_json::to_vec_pretty(&state)?)?;
+    Ok(())
+}
+
+/// The state that the undisturbed install left.
+pub fn undisturbed() -> Result<state::State> {
+    let path = crate::paths::lab()?.join("undisturbed-state.json");
+    let bytes = fs_err::read(path).context("the undisturbed install has not run")?;
+    Ok(serde_json::from_slice(&bytes)?)
+}
+
+/// Fails with the first differences between two states.
+pub fn same_state(expected: &state::State, found: &state::State) -> Result<()> {
+    let differences = state::differences(expected, found);
+    ensure!(
+        differences.is_empty(),
+        "the end state differs:\n{}",
+        differences.join("\n")
+    );
+    Ok(())
+}
