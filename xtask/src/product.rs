@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 use std::io::Write;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Everything an operator has at hand.
@@ -22,7 +22,6 @@ pub struct Outcome {
     pub status: i32,
     pub stdout: String,
     pub stderr: String,
-    pub seconds: f64,
 }
 
 impl Product {
@@ -196,7 +195,6 @@ pub fn run_quietly(command: &mut Command) -> Result<String> {
 
 /// Runs a command to its end.
 pub fn outcome(command: &mut Command) -> Result<Outcome> {
-    let begun = Instant::now();
     let line = format!("{command:?}");
     let output = command
         .stdin(Stdio::null())
@@ -206,7 +204,6 @@ pub fn outcome(command: &mut Command) -> Result<Outcome> {
         status: output.status.code().unwrap_or(-1),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        seconds: begun.elapsed().as_secs_f64(),
     })
 }
 
@@ -226,16 +223,5 @@ pub fn wait_until<T>(
             }
             Err(_) => std::thread::sleep(Duration::from_millis(500)),
         }
-    }
-}
-
-/// A child that is killed when it is dropped.
-pub struct Running(pub Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }

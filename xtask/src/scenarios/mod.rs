@@ -11,6 +11,7 @@ use crate::lab::{self, Lab};
 use crate::product::Product;
 use crate::{demo, shell};
 use anyhow::{Context as _, Result, ensure};
+use std::process::Command;
 use std::time::Instant;
 
 /// Kubernetes' minor that scenarios install.
@@ -124,8 +125,7 @@ const SMALL: &[Scenario] = &[
     },
 ];
 
-/// Fresh hosts again and again, with the site of the first install kept, so
-/// that end states can be compared byte by byte.
+/// Fresh hosts each, and installs that don't come to their end at first.
 const INTERRUPTED: &[Scenario] = &[
     Scenario {
         name: "kill -9 of the CLI and of agents",
@@ -247,11 +247,11 @@ fn fresh_hosts(context: &Context, hosts: Hosts) -> Result<()> {
         rules: lab::Rules::Binary(context.product.binary.clone()),
     };
     lab::up(&options)?;
-    forget_host_keys()?;
     context.product.trust_hosts()
 }
 
-/// Bare hosts for an interrupted install; the site's keys stay.
+/// Bare hosts for an interrupted install, with the keys and decisions of the
+/// undisturbed one, so that end states can be compared byte by byte.
 pub fn bare_hosts(context: &Context) -> Result<()> {
     fresh_hosts(
         context,
@@ -259,21 +259,38 @@ pub fn bare_hosts(context: &Context) -> Result<()> {
             masters: 1,
             workers: 2,
         },
-    )
-}
-
-fn forget_host_keys() -> Result<()> {
-    let path = crate::paths::lab()?.join("site/host_keys");
-    if path.exists() {
-        fs_err::remove_file(path)?;
+    )?;
+    let lab = crate::paths::lab()?;
+    let (site, kept) = (lab.join("site"), lab.join(KEPT_SITE));
+    for name in ["site.toml", "digest.key", "decisions.toml", "pki"] {
+        shell::run(
+            Command::new("cp")
+                .arg("-a")
+                .arg(kept.join(name))
+                .arg(site.join(name)),
+        )?;
     }
     Ok(())
 }
 
+/// Name of the undisturbed install's site, kept beside the lab's own.
+const KEPT_SITE: &str = "kept-site";
+
 fn install(context: &Context) -> Result<()> {
     context.product.install()?;
+    let lab = crate::paths::lab()?;
+    let kept = lab.join(KEPT_SITE);
+    if kept.exists() {
+        fs_err::remove_dir_all(&kept)?;
+    }
+    shell::run(
+        Command::new("cp")
+            .arg("-a")
+            .arg(lab.join("site"))
+            .arg(&kept),
+    )?;
     let state = state::of(&context.lab()?)?;
-    let path = crate::paths::lab()?.join("undisturbed-state.json");
+    let path = lab.join("undisturbed-state.json");
     fs_err::write(path, serde_json::to_vec_pretty(&state)?)?;
     Ok(())
 }
