@@ -93,7 +93,13 @@ pub fn registry(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
         text,
         // The server reads its certificate once.
         reads: &[CONFIG, CA, CERTIFICATE, KEY],
-        follows: &[layout::REGISTRY],
+        // Whether it serves is asked with the host's own certificate.
+        follows: &[
+            layout::REGISTRY,
+            layout::REGISTRY_CA,
+            layout::REGISTRY_CLIENT_CERTIFICATE,
+            layout::REGISTRY_CLIENT_KEY,
+        ],
         binaries: &["registry"],
         change: Change::Restart,
         ready: Some(ready),
