@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test helper may stop the test")]
 
+use cofferdam::desired::Condition;
 use cofferdam::inventory::Inventory;
 use cofferdam::plan::text;
 use cofferdam::sim::machine::{DiskContent, DiskFile};
@@ -96,6 +97,10 @@ async fn make_true(world: &mut Simulation, line: &str) {
         ["the", "bundle", "is", "a", "newer", "one"] => world.take_bundle("+1"),
         ["the", "site", "lost", material] => world.site.lose(material),
         ["manifests", set, "were", "changed"] => world.tamper_with_manifests(set, "changed"),
+        ["deployment", name, "takes", "its", "time"] => {
+            let name = name.to_owned();
+            world.delay(Condition::DeploymentAvailable { name }, 3);
+        }
         [host, "lost", "power"] => world.power_cycle([host]),
         [host, "has", "swap", "on"] => tamper(host, &|machine| machine.memory.swap_is_on = true),
         [host, "has", "no", "swap"] => tamper(host, &|machine| {

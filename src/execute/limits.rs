@@ -12,9 +12,9 @@ const SYSTEM_TOOL: Duration = Duration::from_secs(60);
 const SWAP_OFF: Duration = Duration::from_secs(900);
 /// Hundreds of megabytes over a link of some Mbit/s between zones.
 const TRANSFER: Duration = Duration::from_secs(3600);
-/// One unit: an API server that drains stops in up to two minutes, and the
-/// agent waits for 90 s until it runs again.
-const UNIT: Duration = Duration::from_secs(240);
+/// One unit: the agent gives it up to ten minutes to stop and 90 s to run
+/// again.
+const UNIT: Duration = Duration::from_secs(720);
 /// kubectl, several documents, an API server that has just started.
 const APPLY: Duration = Duration::from_secs(300);
 /// A drain waits for pods to end, and for disruption budgets.

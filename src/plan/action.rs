@@ -146,6 +146,7 @@ pub struct SeedArtifact {
     pub repository: String,
     pub tag: String,
     pub blobs: Vec<BlobReference>,
+    /// In push order. The last one is what the tag names, and gets the tag.
     pub manifests: Vec<BlobReference>,
 }
 

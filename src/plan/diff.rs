@@ -346,8 +346,9 @@ fn is_installed(name: &str, binary: &Binary, facts: &HostFacts) -> bool {
     stored && linked
 }
 
-/// What of an artifact a registry lacks; none if it is complete. The manifest
-/// that the tag names comes last, and is sent again if only the tag is wrong.
+/// What of an artifact a registry lacks; none if it is complete. Wherever there
+/// are manifests to send, the one that the tag names is the last of them, even
+/// if the registry has it, since the last one gets the tag.
 fn missing_of_artifact(artifact: &RegistryArtifact, facts: &RegistryFacts) -> Option<SeedArtifact> {
     let is_held = |blob: &BlobReference| {
         facts.blobs.get(&blob.digest) == Some(&blob.size)
@@ -367,7 +368,8 @@ fn missing_of_artifact(artifact: &RegistryArtifact, facts: &RegistryFacts) -> Op
     let name = format!("{}:{}", artifact.repository, artifact.tag);
     let root = artifact.manifests.last()?;
     let tagged = facts.tags.get(&name) == Some(&root.digest);
-    if !tagged && manifests.last() != Some(root) {
+    let is_root_due = !tagged || !manifests.is_empty();
+    if is_root_due && manifests.last() != Some(root) {
         manifests.push(root.clone());
     }
     if manifests.is_empty() && blobs.is_empty() {

@@ -77,7 +77,10 @@ impl World {
     }
 
     /// None if the condition holds, as the host sees it; else why not.
-    pub(super) fn why_unmet(&self, host: &str, condition: &Condition) -> Option<String> {
+    pub(super) fn why_unmet(&mut self, host: &str, condition: &Condition) -> Option<String> {
+        if self.is_delayed(condition) {
+            return Some("it takes its time".to_owned());
+        }
         let any_node = || !self.ready_nodes().is_empty();
         let holds = match condition {
             Condition::UnitActive { unit } => self.is_active(host, unit),

@@ -15,18 +15,21 @@ use std::collections::BTreeMap;
 
 impl World {
     /// Everything that the planner may ask about a host.
-    pub(super) fn observe(&self, host: &str, request: &ObserveRequest) -> Option<HostFacts> {
+    pub(super) fn observe(&mut self, host: &str, request: &ObserveRequest) -> Option<HostFacts> {
+        let mut unmet = Vec::new();
+        for condition in &request.conditions {
+            if let Some(reason) = self.why_unmet(host, condition) {
+                unmet.push(UnmetCondition {
+                    condition: condition.clone(),
+                    reason,
+                });
+            }
+        }
         let machine = self.machines.get(host)?;
         let memory = &machine.memory;
         let disk = &machine.disk;
         let modules = request.modules.iter();
         let sysctls = request.sysctls.iter();
-        let unmet = request.conditions.iter().filter_map(|condition| {
-            Some(UnmetCondition {
-                condition: condition.clone(),
-                reason: self.why_unmet(host, condition)?,
-            })
-        });
         let swaps = memory.swap_is_on.then(|| "/dev/sda2".to_owned());
         Some(HostFacts {
             system: system(machine),
@@ -43,7 +46,7 @@ impl World {
                 .filter_map(|name| Some((name.clone(), memory.sysctls.get(name)?.clone())))
                 .collect(),
             users: request.users.intersection(&disk.users).cloned().collect(),
-            unmet: unmet.collect(),
+            unmet,
             files: files(machine, request),
             store: disk.store.clone(),
             staging: disk.staging.clone(),

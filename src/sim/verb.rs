@@ -5,7 +5,7 @@ use super::host::SimulatedHost;
 use super::machine::{Disk, Machine, MachineOptions};
 use super::site::{SimulatedMint, SimulatedSite};
 use super::world::{EndState, Fault, SharedWorld, World as Model};
-use crate::desired::{BundleView, Desired, DigestKey, desired};
+use crate::desired::{BundleView, Condition, Desired, DigestKey, desired};
 use crate::event::{Event, EventSink};
 use crate::execute::{Finished, Patience, Run, Stopped, execute};
 use crate::facts::{ClusterFacts, HostFacts, ObserveRequest};
@@ -20,7 +20,6 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
 
 /// Simulated machines with a site and a bundle.
 pub struct Simulation {
@@ -145,12 +144,12 @@ impl Simulation {
 
     /// Runs a plan, meeting the fault if one is given.
     pub async fn run(&self, planned: Planned, fault: Option<Fault>) -> Ran {
-        let (start, logged) = self.world.with(|world| {
+        let (stop, logged) = self.world.with(|world| {
             world.fault = fault.map(|fault| Fault {
                 operation: world.operations + fault.operation,
                 ..fault
             });
-            (world.operations, world.log.len())
+            (world.stop.clone(), world.log.len())
         });
         let events = Collected::default();
         let mint = SimulatedMint {
@@ -168,7 +167,7 @@ impl Simulation {
             blobs: &self.blobs,
             mint: &mint,
             events: &events,
-            stop: CancellationToken::new(),
+            stop,
             patience: Patience {
                 interval: Duration::ZERO,
                 attempts: 20,
@@ -176,7 +175,6 @@ impl Simulation {
         };
         let result = execute(run).await;
         let log = self.world.with(|world| world.log.split_off(logged));
-        debug_assert!(self.world.with(|world| world.operations) >= start);
         Ran {
             planned,
             result,
@@ -205,6 +203,17 @@ impl Simulation {
     /// Sane rules that steps of ours have broken.
     pub fn violations(&self) -> Vec<String> {
         self.world.with(|world| world.violations.clone())
+    }
+
+    /// Units whose process does not carry what the last plan wanted.
+    pub fn stale_units(&self) -> Vec<String> {
+        self.world.with(|world| world.stale_units())
+    }
+
+    /// Lets a condition be found not to hold for the next so many looks.
+    pub fn delay(&self, condition: Condition, looks: u32) {
+        self.world
+            .with(|world| world.delays.push((condition, looks)));
     }
 
     /// What hosts and cluster have come to, once all has come up.

@@ -2,11 +2,12 @@
 
 use super::cluster::Cluster;
 use super::machine::{Machine, START_TICKS, SYSTEM_UNIT};
-use crate::desired::Desired;
+use crate::desired::{Condition, Desired};
 use crate::digest::Digest;
 use crate::plan::Action;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio_util::sync::CancellationToken;
 
 /// A fault at a moment of a run: before the operation of that number. An
 /// operation is the smallest change that a host makes, such as a rename.
@@ -28,14 +29,17 @@ pub enum FaultKind {
     AnswerLost,
     /// The host loses power, what was not synced with it, and boots again.
     PowerCut,
+    /// Somebody presses Ctrl-C.
+    Interrupted,
 }
 
 impl FaultKind {
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::RunKilled,
         Self::AgentKilled,
         Self::AnswerLost,
         Self::PowerCut,
+        Self::Interrupted,
     ];
 }
 
@@ -65,6 +69,10 @@ pub(super) struct World {
     /// Operations done so far.
     pub operations: usize,
     pub fault: Option<Fault>,
+    /// What Ctrl-C cancels in the run that goes on.
+    pub stop: CancellationToken,
+    /// How often a condition is still found not to hold.
+    pub delays: Vec<(Condition, u32)>,
     /// Hosts whose connection is gone until the next run.
     pub lost: BTreeSet<String>,
     /// Whether the run itself is gone.
@@ -112,6 +120,8 @@ impl World {
             now: 0,
             operations: 0,
             fault: None,
+            stop: CancellationToken::new(),
+            delays: Vec::new(),
             lost: BTreeSet::new(),
             run_is_dead: false,
             answers_lost: BTreeSet::new(),
@@ -185,6 +195,7 @@ impl World {
         self.fault = None;
         match fault.kind {
             FaultKind::RunKilled => self.run_is_dead = true,
+            FaultKind::Interrupted => self.stop.cancel(),
             FaultKind::AgentKilled => {
                 self.lost.insert(host.to_owned());
             }
@@ -229,11 +240,39 @@ impl World {
         self.lost.clear();
         self.answers_lost.clear();
         self.run_is_dead = false;
+        self.stop = CancellationToken::new();
         self.fault = None;
         for machine in self.machines.values_mut() {
             // It ends with the agent that started it.
             machine.memory.is_seeding = false;
         }
+    }
+
+    /// Counts down a condition that takes its time.
+    pub(super) fn is_delayed(&mut self, condition: &Condition) -> bool {
+        let mut delays = self.delays.iter_mut();
+        match delays.find(|(known, left)| known == condition && *left > 0) {
+            Some((_, left)) => {
+                *left -= 1;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Units whose process does not carry what is desired.
+    pub(super) fn stale_units(&self) -> Vec<String> {
+        let mut stale = Vec::new();
+        for (name, host) in &self.desired.hosts {
+            for unit in host.units.iter().filter(|unit| unit.inputs.is_some()) {
+                let machine = self.machines.get(name);
+                let process = machine.and_then(|machine| machine.memory.processes.get(&unit.name));
+                if process.and_then(|process| process.inputs) != unit.inputs {
+                    stale.push(format!("{name}: {}", unit.name));
+                }
+            }
+        }
+        stale
     }
 
     /// What is left.

@@ -2,13 +2,14 @@
 
 use super::worlds::{ALONE, SMALL, THREE_ZONES, installed, world};
 use cofferdam::plan::text;
-use cofferdam::sim::{EndState, Fault, FaultKind, Simulation};
+use cofferdam::sim::machine::{DiskContent, DiskFile};
+use cofferdam::sim::{EndState, Fault, FaultKind, Machine, Simulation};
 
 /// More than a run that goes on from where the last one stopped can need.
 const MOST_RUNS: usize = 3;
 
 /// Stops the first run at every `step`th moment in each way (the ways take
-/// turns, so that with a step of four each moment is tried in one way),
+/// turns, so that with a step of five each moment is tried in one way),
 /// repeats it, and compares what it comes to.
 async fn stop_and_repeat(step: usize, make: impl AsyncFn(u64) -> Simulation) {
     let (expected, operations) = measure(&make).await;
@@ -35,6 +36,9 @@ async fn finish(world: &Simulation, fault: Fault) {
         let ran = world.install(fault_left.take()).await.unwrap();
         match ran.result {
             Ok(_) => return,
+            Err(stopped) if fault.kind == FaultKind::Interrupted => {
+                assert!(stopped.is_interrupted(), "{stopped}");
+            }
             Err(stopped) => last = format!("{stopped}\n{}", text(&ran.planned.plan)),
         }
     }
@@ -57,12 +61,12 @@ async fn with_new_bundle(inventory: &str, seed: u64) -> Simulation {
 
 #[tokio::test]
 async fn a_first_install_alone_is_finished_from_any_moment() {
-    stop_and_repeat(4, async |seed| world(ALONE, seed)).await;
+    stop_and_repeat(5, async |seed| world(ALONE, seed)).await;
 }
 
 #[tokio::test]
 async fn a_first_install_of_three_hosts_is_finished_from_any_moment() {
-    stop_and_repeat(12, async |seed| world(SMALL, seed)).await;
+    stop_and_repeat(15, async |seed| world(SMALL, seed)).await;
 }
 
 #[tokio::test]
@@ -78,4 +82,109 @@ async fn a_new_bundle_on_three_hosts_is_finished_from_any_moment() {
 #[tokio::test]
 async fn a_new_bundle_on_three_zones_is_finished_from_any_moment() {
     stop_and_repeat(80, async |seed| with_new_bundle(THREE_ZONES, seed).await).await;
+}
+
+/// What people and accidents do to hosts, by number.
+fn tamper(world: &Simulation, host: &str, what: usize) {
+    let change = |machine: &mut Machine| {
+        let Machine { disk, memory, .. } = machine;
+        let nth = |length: usize| what % length.max(1);
+        match what % 9 {
+            0 => {
+                let path = disk.files.keys().nth(nth(disk.files.len())).cloned();
+                path.and_then(|path| disk.files.remove(&path));
+            }
+            1 => {
+                let index = nth(disk.files.len());
+                // The mode of a link means nothing.
+                let is_link = |file: &DiskFile| matches!(file.content, DiskContent::Link(_));
+                let file = disk.files.values_mut().nth(index);
+                if let Some(file) = file.filter(|file| !is_link(file)) {
+                    file.mode ^= 0o007;
+                }
+            }
+            2 => {
+                let unit = memory.processes.keys().nth(nth(memory.processes.len()));
+                let unit = unit.filter(|unit| !unit.contains("journald")).cloned();
+                unit.and_then(|unit| memory.processes.remove(&unit));
+            }
+            3 => {
+                let index = nth(memory.processes.len());
+                let process = memory.processes.iter_mut().nth(index);
+                if let Some((_, process)) = process.filter(|(unit, _)| unit.ends_with(".service")) {
+                    process.inputs = None;
+                }
+            }
+            4 => {
+                let stored = disk.store.keys().nth(nth(disk.store.len())).copied();
+                stored.and_then(|digest| disk.store.remove(&digest));
+            }
+            5 => {
+                let image = disk.images.keys().nth(nth(disk.images.len())).cloned();
+                image.and_then(|image| disk.images.remove(&image));
+            }
+            6 => {
+                let link = disk
+                    .registry
+                    .links
+                    .iter()
+                    .nth(nth(disk.registry.links.len()));
+                let link = link.cloned();
+                link.map(|link| disk.registry.links.remove(&link));
+            }
+            7 => {
+                disk.enabled.pop_first();
+                memory.swap_is_on = true;
+            }
+            _ => {
+                memory.modules.pop_first();
+                memory.sysctls.pop_last();
+            }
+        }
+    };
+    world.tamper(host, change).unwrap();
+}
+
+/// From whatever people did to the hosts, and stopped on the way, a run comes
+/// back to what was installed.
+#[tokio::test]
+async fn whatever_was_done_to_hosts_is_put_right() {
+    for (number, inventory) in [ALONE, SMALL, THREE_ZONES].into_iter().enumerate() {
+        let expected = installed(inventory, 0).await.end_state();
+        for seed in 0..20 {
+            let world = installed(inventory, seed).await;
+            let names: Vec<String> = world
+                .inventory
+                .hosts
+                .iter()
+                .map(|h| h.name.clone())
+                .collect();
+            let seed = seed as usize;
+            let mut told = Vec::new();
+            for index in 0..3 {
+                let host = &names[(seed + index) % names.len()];
+                let what = seed * 31 + index * 7 + number;
+                told.push(format!("{host} {what}"));
+                tamper(&world, host, what);
+            }
+            let fault = Fault {
+                operation: seed * 3 % 40,
+                kind: FaultKind::ALL[seed % FaultKind::ALL.len()],
+            };
+            finish(&world, fault).await;
+            let differences = expected.differences(&world.end_state());
+            assert_eq!(differences, Vec::<String>::new(), "{told:?} {fault:?}");
+            assert_eq!(
+                world.violations(),
+                Vec::<String>::new(),
+                "{told:?} {fault:?}"
+            );
+            let again = world.plan().await.unwrap();
+            assert!(
+                again.plan.is_empty(),
+                "{told:?} {fault:?}\n{}",
+                text(&again.plan)
+            );
+        }
+    }
 }

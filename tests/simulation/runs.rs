@@ -80,6 +80,7 @@ async fn a_run_does_what_its_plan_says_and_the_next_one_nothing() {
             done.values_mut().for_each(only_waits);
             assert_eq!(planned, done);
             assert_eq!(world.violations(), Vec::<String>::new());
+            assert_eq!(world.stale_units(), Vec::<String>::new());
 
             let again = world.plan().await.unwrap();
             assert!(again.plan.is_empty(), "{}", text(&again.plan));
@@ -109,6 +110,7 @@ async fn a_new_bundle_is_rolled_out_one_member_at_a_time() {
                 panic!("{stopped}\n{}", text(&ran.planned.plan));
             }
             assert_eq!(world.violations(), Vec::<String>::new());
+            assert_eq!(world.stale_units(), Vec::<String>::new());
             for part in &ran.planned.plan.stages {
                 let disruptive = part
                     .lanes
@@ -180,4 +182,28 @@ async fn a_damaged_blob_stops_the_run_and_is_stored_nowhere() {
         assert!(!disk.store.contains_key(&registry.digest));
         assert!(!disk.registry.blobs.contains_key(&registry.blob));
     }
+}
+
+#[tokio::test]
+async fn a_member_that_went_down_after_the_plan_was_made_keeps_the_others_up() {
+    let mut world = installed(THREE_ZONES, 0).await;
+    world.take_bundle("+1");
+    let planned = world.plan().await.unwrap();
+    assert_eq!(planned.plan.refusals, []);
+    let etcd = "etcd.service";
+    let stop = |machine: &mut cofferdam::sim::Machine| {
+        machine.memory.processes.remove(etcd);
+    };
+    world.tamper("m2", stop).unwrap();
+    let stopped = world.run(planned, None).await.result.unwrap_err();
+    let text = stopped.to_string();
+    assert!(
+        text.contains("m1: its etcd member can't be interrupted now")
+            && text.contains("m2: etcd.service is inactive"),
+        "{text}"
+    );
+    assert_eq!(world.violations(), Vec::<String>::new());
+    // The next run starts it first.
+    world.install(None).await.unwrap().result.unwrap();
+    assert_eq!(world.violations(), Vec::<String>::new());
 }
