@@ -123,7 +123,7 @@ pub fn users(builder: &mut HostBuilder<'_>) {
         .built
         .users
         .iter()
-        .map(|user| format!("u {user} - \"cofferdam: {user}\" - -\n"))
+        .map(|user| format!("u {user} - \"cofferdam {user}\" - -\n"))
         .collect();
     builder.plain(SYSUSERS, format!("{HEADER}{lines}"));
 }

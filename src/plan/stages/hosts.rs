@@ -44,8 +44,9 @@ pub(in super::super) fn bring_up_registries(
 /// then, and images are there before a kubelet starts.
 pub(in super::super) fn lay_down(comparison: &Comparison, stage: Stage) -> Vec<StagePlan> {
     let preparation = lanes(comparison, |host| {
-        let mut steps: Vec<Step> = install_binaries(host, stage).into_iter().collect();
-        steps.extend(write_files(host, stage, |_| true));
+        // Registries ask for the host's certificate, so files come first.
+        let mut steps = write_files(host, stage, |_| true);
+        steps.extend(install_binaries(host, stage));
         steps
     });
     let units = lanes(comparison, |host| unit_steps(comparison, host, stage));
