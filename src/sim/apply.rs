@@ -188,7 +188,9 @@ async fn install_binaries(
                 disk.store.contains_key(&binary.digest) || disk.staging.contains_key(&binary.blob);
             match is_here {
                 true => None,
-                false => world.why_not_served(registries, &binary.repository, &binary.blob),
+                false => {
+                    world.why_not_served(&host.name, registries, &binary.repository, &binary.blob)
+                }
             }
         });
         if let Some(reason) = reason {
@@ -226,7 +228,7 @@ async fn pull_images(
             if !machine.is_active("containerd.service") {
                 return Some("containerd does not run".to_owned());
             }
-            world.why_image_not_served(registries, reference, digest)
+            world.why_image_not_served(&host.name, registries, reference, digest)
         });
         if let Some(reason) = reason {
             return Err(host.failed(format!("pulling {reference}: {reason}")));

@@ -81,6 +81,9 @@ impl World {
         if self.is_delayed(condition) {
             return Some("it takes its time".to_owned());
         }
+        if let Some(path) = self.missing_to_ask(host, condition) {
+            return Some(format!("{path} is not there"));
+        }
         let any_node = || !self.ready_nodes().is_empty();
         let holds = match condition {
             Condition::UnitActive { unit } => self.is_active(host, unit),
@@ -107,6 +110,40 @@ impl World {
             | Condition::DnsAnswers { .. } => self.is_applied(condition) && any_node(),
         };
         (!holds).then(|| format!("{condition:?} does not hold yet"))
+    }
+
+    /// What the host's agent lacks to ask whether a condition holds.
+    fn missing_to_ask(&self, host: &str, condition: &Condition) -> Option<String> {
+        let binary = |name: &str| format!("{}/{name}", layout::BIN);
+        let needed = match condition {
+            Condition::RegistryServing { .. } => registry_client(),
+            Condition::ApiReady { .. } => vec!["/etc/kubernetes/pki/ca.crt".to_owned()],
+            Condition::EtcdHealthy { .. } => vec![
+                binary("etcdctl"),
+                "/etc/etcd/pki/ca.crt".to_owned(),
+                "/etc/etcd/pki/client.crt".to_owned(),
+                "/etc/etcd/pki/client.key".to_owned(),
+            ],
+            Condition::NodeReady { .. }
+            | Condition::DeploymentAvailable { .. }
+            | Condition::ApiServiceAvailable { .. } => {
+                vec![binary("kubectl"), layout::ADMIN_KUBECONFIG.to_owned()]
+            }
+            Condition::UnitActive { .. }
+            | Condition::HealthEndpoint { .. }
+            | Condition::OverlayUp
+            | Condition::DnsAnswers { .. } => Vec::new(),
+        };
+        self.first_missing(host, &needed)
+    }
+
+    /// The first of some paths that the host lacks.
+    pub(super) fn first_missing(&self, host: &str, paths: &[String]) -> Option<String> {
+        let files = &self.machines.get(host)?.disk.files;
+        paths
+            .iter()
+            .find(|path| !files.contains_key(*path))
+            .cloned()
     }
 
     /// Why a unit would fail if it were started now.
@@ -274,6 +311,17 @@ impl World {
             }
         }
     }
+}
+
+/// What a host needs to read from registries.
+pub(super) fn registry_client() -> Vec<String> {
+    [
+        layout::REGISTRY_CA,
+        layout::REGISTRY_CLIENT_CERTIFICATE,
+        layout::REGISTRY_CLIENT_KEY,
+    ]
+    .map(str::to_owned)
+    .into()
 }
 
 /// What containerd makes of the template that cofferdam writes.

@@ -1,5 +1,6 @@
 //! Registries as the other hosts see them, and how blobs get into one.
 
+use super::cluster::registry_client;
 use super::machine::Machine;
 use super::world::World;
 use crate::digest::Digest;
@@ -11,10 +12,14 @@ impl World {
     /// Why no registry of the list gives the blob.
     pub(super) fn why_not_served(
         &self,
+        host: &str,
         registries: &[String],
         repository: &str,
         digest: &Digest,
     ) -> Option<String> {
+        if let Some(path) = self.first_missing(host, &registry_client()) {
+            return Some(format!("{path} is not there"));
+        }
         let link = format!("{repository}@{digest}");
         let serves = |machine: &Machine| {
             machine.is_active(REGISTRY)
@@ -34,6 +39,7 @@ impl World {
     /// Why no registry of the list gives the image with all its content.
     pub(super) fn why_image_not_served(
         &self,
+        host: &str,
         registries: &[String],
         reference: &str,
         digest: &Digest,
@@ -54,7 +60,8 @@ impl World {
         if root != Some(*digest) {
             return Some(format!("{reference} is not {digest}"));
         }
-        parts.find_map(|part| self.why_not_served(registries, &artifact.repository, &part.digest))
+        let repository = &artifact.repository;
+        parts.find_map(|part| self.why_not_served(host, registries, repository, &part.digest))
     }
 
     /// Why the writable instance refuses a blob or manifest.

@@ -78,7 +78,7 @@ pub(in super::super) fn reset_pod_networks(
             let action = Action::ResetCni {
                 node: node.name.clone(),
             };
-            let title = format!("drain {} and reset its pod network", node.name);
+            let title = format!("end pods of {} and give them new addresses", node.name);
             let reset = step(stage, host.name, title, action);
             let ready = Condition::NodeReady {
                 name: node.name.clone(),
