@@ -1,5 +1,6 @@
 //! The command line's words, and nothing else.
 
+use crate::output::Color;
 use crate::ports::Format;
 use camino::Utf8PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -9,12 +10,30 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[derive(Debug, Parser)]
 #[command(name = "cofferdam", version, max_term_width = 80, after_help = EXIT_CODES)]
 pub struct Cli {
-    /// Print failures only.
-    #[arg(long, short, global = true)]
+    /// Print failures only
+    #[arg(long, short, global = true, display_order = 100)]
     pub quiet: bool,
-    /// Print plain lines even on a terminal.
-    #[arg(long, global = true)]
+    /// Show lines of hosts' logs and every wait too
+    #[arg(
+        long,
+        short,
+        global = true,
+        display_order = 101,
+        conflicts_with = "quiet"
+    )]
+    pub verbose: bool,
+    /// Print plain lines even on a terminal
+    #[arg(long, global = true, display_order = 102)]
     pub no_progress: bool,
+    /// Color text for people
+    #[arg(
+        long,
+        global = true,
+        display_order = 103,
+        value_name = "WHEN",
+        default_value = "auto"
+    )]
+    pub color: Color,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -26,7 +45,10 @@ Exit codes:
   2    wrong usage, or an inventory, bundle or site that can't be used
   3    checks of the hosts refused the run; nothing was changed
   4    hosts can't be reached or trusted
-  130  interrupted";
+  130  interrupted, or a question was not answered with yes
+
+Text for people goes to stderr, data to stdout. `kubectl` and `etcdctl` exit
+with the program's own code.";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -47,7 +69,10 @@ pub enum Command {
     /// Run etcdctl on a master
     Etcdctl(RunArgs),
     /// Print a shell's completions
-    Completions { shell: clap_complete::Shell },
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
 
     /// Serve requests on standard input (run over SSH)
     #[command(hide = true)]
@@ -122,7 +147,7 @@ pub struct PlanArgs {
     /// Print the plan as a JSON object with a `steps` array
     #[arg(long)]
     pub json: bool,
-    /// Exit with 2 if there is something to do
+    /// Exit with 2 if there is something to do, with 0 if not
     #[arg(long)]
     pub detailed_exitcode: bool,
 }
@@ -131,6 +156,7 @@ pub struct PlanArgs {
 pub struct PortsArgs {
     #[command(flatten)]
     pub inventory: InventoryArgs,
+    /// How to print them
     #[arg(long, value_enum, default_value = "table")]
     pub format: PortsFormat,
 }
@@ -162,7 +188,8 @@ impl From<PortsFormat> for Format {
 pub struct RunArgs {
     #[command(flatten)]
     pub inventory: InventoryArgs,
-    /// Pass standard input on
+    /// Pass standard input on. It is by itself for arguments that read it
+    /// (`-f -`, `-i`, /dev/stdin), unless it is a terminal
     #[arg(long)]
     pub stdin: bool,
     /// Arguments, after `--`
@@ -181,7 +208,8 @@ pub enum HostsCommand {
         /// Record what the hosts show without asking
         #[arg(long, short)]
         yes: bool,
-        /// Record only keys that stand in this file, lines of `NAME SHA256:…`
+        /// Record only keys that stand in this file, lines of `NAME SHA256:…`;
+        /// asks nothing
         #[arg(long, value_name = "FILE", conflicts_with = "yes")]
         fingerprints: Option<Utf8PathBuf>,
         /// Replace the recorded key of a host that was set up anew
@@ -194,8 +222,10 @@ pub enum HostsCommand {
 pub enum BundleCommand {
     /// Make a key pair for signing, in minisign's format
     Keygen {
+        /// Where the secret key goes; it must not exist yet
         #[arg(long, value_name = "FILE")]
         secret_key: Utf8PathBuf,
+        /// Where the public key goes
         #[arg(long, value_name = "FILE")]
         public_key: Utf8PathBuf,
         /// Don't protect the secret key with a password
@@ -204,12 +234,17 @@ pub enum BundleCommand {
     },
     /// Resolve a definition to digests
     Lock {
+        /// The definition, such as bundles/kubernetes-1.36.toml
         definition: Utf8PathBuf,
         #[command(flatten)]
         fetch: FetchArgs,
     },
     /// Build a bundle from a definition and its lock
+    #[command(override_usage = "\
+cofferdam bundle build [OPTIONS] --sign-key <FILE> -o <FILE>
+                              <DEFINITION>")]
     Build {
+        /// The definition, such as bundles/kubernetes-1.36.toml
         definition: Utf8PathBuf,
         #[command(flatten)]
         fetch: FetchArgs,
@@ -229,15 +264,20 @@ pub enum BundleCommand {
     },
     /// Read a bundle once and check its signature and every digest
     Verify {
+        /// The bundle
         bundle: Utf8PathBuf,
+        /// A minisign public key file that may have signed it; may be repeated
         #[arg(long, value_name = "FILE", required = true)]
         trusted_key: Vec<Utf8PathBuf>,
+        /// Print what was found as a JSON object
         #[arg(long)]
         json: bool,
     },
     /// Show what a bundle holds; checks no signature
     Inspect {
+        /// The bundle
         bundle: Utf8PathBuf,
+        /// Print the contents as a JSON object
         #[arg(long)]
         json: bool,
     },

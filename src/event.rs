@@ -38,6 +38,12 @@ pub enum Event {
         phase: String,
         hosts: usize,
     },
+    /// What a phase does now, or whom it waits for. May be dropped when
+    /// readers are slow.
+    PhaseProgress {
+        phase: String,
+        doing: String,
+    },
     PhaseDone {
         phase: String,
         seconds: f64,

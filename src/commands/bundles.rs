@@ -1,7 +1,7 @@
 //! `cofferdam bundle …`.
 
-use super::converge::trusted_keys;
 use super::fault::{Exit, Fault};
+use super::prospect::{refuse_damages, trusted_keys};
 use crate::bundle::build::{BuildOptions, build};
 use crate::bundle::cache::Cache;
 use crate::bundle::fetch::{FetchOptions, Mirrors};
@@ -221,11 +221,7 @@ fn verify_bundle(
     if json {
         output.data(&pretty(&found)?).map_err(anyhow::Error::from)?;
     }
-    if !found.damages.is_empty() {
-        let damages: Vec<String> = found.damages.iter().map(ToString::to_string).collect();
-        let message = format!("{path} is damaged:\n{}", damages.join("\n"));
-        return Err(Fault::new(Exit::Input, message).hint("carry it over again, or build it anew"));
-    }
+    refuse_damages(path, &found)?;
     let seconds = started.elapsed().as_secs_f64();
     let signer = found
         .signed_by

@@ -1,13 +1,13 @@
 //! Reaching hosts: keys, identities, agents.
 
 use super::fault::{Exit, Fault};
+use super::phase::Phase;
 use crate::host::remote::{self, AgentSource, RemoteHost};
-use crate::host::{Call, Host, Request};
+use crate::host::{Call, Host, Notice, Request};
 use crate::inventory::{self, Inventory};
 use crate::site::Site;
 use crate::ssh::{HostKeys, Identity, Target};
 use camino::Utf8Path;
-use futures_util::future::join_all;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::net::IpAddr;
@@ -16,45 +16,73 @@ use std::time::Duration;
 
 /// A step of a run that died may still be in hand on a host; it is bounded.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(130);
+/// What an answer may take over a slow link once a host has given up.
+const ANSWER_ALLOWANCE: Duration = Duration::from_secs(10);
 
 /// Name of the pinned host keys in a site.
 pub(super) const HOST_KEYS: &str = "host_keys";
 
 /// Inventory and site, read and checked.
 pub(super) fn read(inventory: &Utf8Path) -> Result<(Inventory, Site), Fault> {
-    let inventory = inventory::load(inventory).map_err(Fault::input)?;
+    let inventory = load_inventory(inventory)?;
     let site = Site::open(&inventory.site_path, &inventory.cluster.name).map_err(Fault::input)?;
     Ok((inventory, site))
 }
 
+/// The inventory, with a hint where there is none.
+pub(super) fn load_inventory(path: &Utf8Path) -> Result<Inventory, Fault> {
+    inventory::load(path).map_err(|error| {
+        let fault = Fault::input(error);
+        match path.exists() {
+            true => fault,
+            false => fault
+                .hint("name it with `-i FILE`; inventory.example.toml shows what stands in one"),
+        }
+    })
+}
+
+/// SSH targets of all hosts, for looking at their keys: that takes no identity.
+pub(super) fn targets_without_identity(inventory: &Inventory) -> BTreeMap<String, Target> {
+    let target = |host: &inventory::Host| Target {
+        host: host.name.clone(),
+        address: IpAddr::V4(host.ssh.address),
+        port: host.ssh.port,
+        user: host.ssh.user.clone(),
+        identity: Identity::Agent,
+    };
+    inventory
+        .hosts
+        .iter()
+        .map(|host| (host.name.clone(), target(host)))
+        .collect()
+}
+
 /// SSH targets of all hosts. A key file is unlocked once for all of them.
-pub(super) fn targets(inventory: &Inventory) -> Result<BTreeMap<String, Target>, Fault> {
-    let mut unlocked: BTreeMap<String, Identity> = BTreeMap::new();
-    let mut targets = BTreeMap::new();
+fn targets(inventory: &Inventory) -> Result<BTreeMap<String, Target>, Fault> {
+    let mut unlocked: BTreeMap<&Utf8Path, Identity> = BTreeMap::new();
+    let mut targets = targets_without_identity(inventory);
     for host in &inventory.hosts {
-        let identity = match &host.ssh.key {
-            None => Identity::Agent,
-            Some(path) => match unlocked.get(path.as_str()) {
-                Some(identity) => identity.clone(),
-                None => {
-                    let identity = Identity::KeyFile(path.clone())
-                        .unlock(&mut ask_passphrase)
-                        .map_err(Fault::input)?;
-                    unlocked.insert(path.to_string(), identity.clone());
-                    identity
-                }
-            },
+        let Some(path) = host.ssh.key.as_deref() else {
+            continue;
         };
-        let target = Target {
-            host: host.name.clone(),
-            address: IpAddr::V4(host.ssh.address),
-            port: host.ssh.port,
-            user: host.ssh.user.clone(),
-            identity,
+        let identity = match unlocked.get(path) {
+            Some(identity) => identity.clone(),
+            None => unlock(path)?,
         };
-        targets.insert(host.name.clone(), target);
+        if let Some(target) = targets.get_mut(&host.name) {
+            target.identity = identity.clone();
+        }
+        unlocked.insert(path, identity);
     }
     Ok(targets)
+}
+
+fn unlock(path: &Utf8Path) -> Result<Identity, Fault> {
+    let key = Identity::KeyFile(path.to_owned());
+    key.unlock(&mut ask_passphrase).map_err(|error| {
+        let hint = error.hint();
+        Fault::input(error).hint(hint)
+    })
 }
 
 /// Asks for a passphrase where somebody can answer.
@@ -72,29 +100,28 @@ pub(super) fn host_keys(site: &Site) -> Result<HostKeys, Fault> {
 
 /// Connects to all hosts at once. Every host that can't be reached is told.
 pub(super) async fn connect_all(
+    phase: &Phase<'_>,
     inventory: &Inventory,
     site: &Site,
-    source: Option<&dyn AgentSource>,
+    source: &dyn AgentSource,
 ) -> Result<BTreeMap<String, Arc<RemoteHost>>, Fault> {
     let targets = targets(inventory)?;
     let keys = host_keys(site)?;
-    let each = targets
-        .values()
-        .map(|target| remote::connect(target, &keys, source));
+    let each = targets.iter().map(|(name, target)| {
+        let work = remote::connect(target, &keys, Some(source));
+        (name.clone(), work)
+    });
     let mut hosts = BTreeMap::new();
     let mut faults: Vec<Fault> = Vec::new();
-    for (name, result) in targets.keys().zip(join_all(each).await) {
+    for (name, result) in phase.for_all(each).await {
         match result {
             Ok(host) => {
-                hosts.insert(name.clone(), Arc::new(host));
+                hosts.insert(name, Arc::new(host));
             }
             Err(error) => faults.push(error.into()),
         }
     }
-    match merge(faults) {
-        Some(fault) => Err(fault),
-        None => Ok(hosts),
-    }
+    Fault::merge(faults).map_or(Ok(hosts), Err)
 }
 
 /// Connects to the first host that answers; the others' reasons are kept.
@@ -112,40 +139,36 @@ pub(super) async fn connect_first(
             Err(error) => faults.push(error.into()),
         }
     }
-    Err(merge(faults).unwrap_or_else(|| Fault::new(Exit::Hosts, "no host to connect to")))
+    Err(Fault::merge(faults).unwrap_or_else(|| Fault::new(Exit::Hosts, "no host to connect to")))
 }
 
 /// Takes all hosts for this run.
-pub(super) async fn acquire(hosts: &BTreeMap<String, Arc<RemoteHost>>) -> Result<(), Fault> {
+pub(super) async fn acquire(
+    phase: &Phase<'_>,
+    hosts: &BTreeMap<String, Arc<RemoteHost>>,
+) -> Result<(), Fault> {
     let limit_seconds = u32::try_from(ACQUIRE_LIMIT.as_secs()).unwrap_or(u32::MAX);
-    let each = hosts.values().map(|host| {
-        host.call(Call {
-            request: Request::Acquire { limit_seconds },
-            body: None,
-            notices: &|_| (),
-            limit: ACQUIRE_LIMIT + Duration::from_secs(10),
-        })
+    let each = hosts.iter().map(|(name, host)| {
+        let work = async move {
+            let notices = |notice| {
+                if let Notice::Waiting { reason } = notice {
+                    phase.doing(format!("{name}: {reason}"));
+                }
+            };
+            let call = Call {
+                request: Request::Acquire { limit_seconds },
+                body: None,
+                notices: &notices,
+                limit: ACQUIRE_LIMIT + ANSWER_ALLOWANCE,
+            };
+            host.call(call).await
+        };
+        (name.clone(), work)
     });
-    let results = join_all(each).await;
+    let results = phase.for_all(each).await;
     let faults = results
         .into_iter()
-        .filter_map(Result::err)
-        .map(Fault::from)
-        .collect();
-    merge(faults).map_or(Ok(()), Err)
-}
-
-/// One fault of many; equal hints are told once.
-fn merge(faults: Vec<Fault>) -> Option<Fault> {
-    let mut faults = faults.into_iter();
-    let mut all = faults.next()?;
-    for fault in faults {
-        all.failures.extend(fault.failures);
-    }
-    let mut told: Vec<String> = Vec::new();
-    for failure in all.failures.iter_mut().rev() {
-        failure.hints.retain(|hint| !told.contains(hint));
-        told.extend(failure.hints.iter().cloned());
-    }
-    Some(all)
+        .filter_map(|(_, result)| result.err())
+        .map(Fault::from);
+    Fault::merge(faults.collect()).map_or(Ok(()), Err)
 }

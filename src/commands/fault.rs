@@ -1,7 +1,7 @@
 //! Why a command did not succeed, as it is told to people and to scripts.
 
 use crate::event::EventFailure;
-use crate::execute::Stopped;
+use crate::execute::{StepError, Stopped};
 use crate::host::HostError;
 use crate::host::remote::RemoteError;
 
@@ -68,6 +68,22 @@ impl Fault {
         }
     }
 
+    /// One fault of many, with the first one's exit code. Equal hints are told
+    /// once, at the end. None if there is none.
+    pub fn merge(faults: Vec<Self>) -> Option<Self> {
+        let mut faults = faults.into_iter();
+        let mut all = faults.next()?;
+        for fault in faults {
+            all.failures.extend(fault.failures);
+        }
+        let mut told: Vec<String> = Vec::new();
+        for failure in all.failures.iter_mut().rev() {
+            failure.hints.retain(|hint| !told.contains(hint));
+            told.extend(failure.hints.iter().cloned());
+        }
+        Some(all)
+    }
+
     /// Adds what to do next.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -86,17 +102,13 @@ impl From<anyhow::Error> for Fault {
 
 impl From<HostError> for Fault {
     fn from(error: HostError) -> Self {
-        let mut failure = EventFailure {
-            message: error.to_string(),
-            ..EventFailure::default()
+        let exit = match error {
+            HostError::Lost { .. } | HostError::Timeout { .. } => Exit::Hosts,
+            HostError::Failed { .. } | HostError::Body { .. } => Exit::Failed,
         };
-        if let HostError::Failed { failure: told, .. } = &error {
-            failure.lines.clone_from(&told.lines);
-            failure.hints.extend(told.hint.clone());
-        }
         Self {
-            exit: Exit::Failed,
-            failures: vec![failure],
+            exit,
+            failures: vec![StepError::from(error).to_event()],
         }
     }
 }
@@ -137,5 +149,58 @@ impl From<Stopped> for Fault {
             exit: Exit::Failed,
             failures: failures.collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::anyhow;
+
+    #[test]
+    fn causes_are_told_once_and_in_order() {
+        let error = anyhow!("disk full")
+            .context("writing a.toml")
+            .context("recording decisions");
+        let fault = Fault::of(Exit::Failed, &error);
+        assert_eq!(fault.failures[0].message, "recording decisions");
+        assert_eq!(fault.failures[0].causes, ["writing a.toml", "disk full"]);
+        let repeating = anyhow!("no route").context("connecting to m1: no route");
+        assert!(Fault::input(repeating).failures[0].causes.is_empty());
+    }
+
+    #[test]
+    fn many_faults_are_one_and_equal_hints_come_once_at_the_end() {
+        let fault = |message: &str, hint: &str| Fault::new(Exit::Hosts, message).hint(hint);
+        let merged = Fault::merge(vec![
+            fault("m1: no", "trust them"),
+            fault("w1: no", "start it"),
+            fault("w2: no", "trust them"),
+        ])
+        .unwrap();
+        assert_eq!(merged.exit, Exit::Hosts);
+        let hints: Vec<&[String]> = merged.failures.iter().map(|each| &each.hints[..]).collect();
+        assert_eq!(
+            hints,
+            [
+                &[][..],
+                &["start it".to_owned()],
+                &["trust them".to_owned()]
+            ]
+        );
+        assert!(Fault::merge(Vec::new()).is_none());
+    }
+
+    #[test]
+    fn a_lost_host_says_so_in_the_exit_code() {
+        let (host, doing) = ("w1".to_owned(), "observing".to_owned());
+        let reason = "reset by peer".to_owned();
+        let fault = Fault::from(HostError::Lost {
+            host,
+            doing,
+            reason,
+        });
+        assert_eq!(fault.exit, Exit::Hosts);
+        assert!(fault.failures[0].hints[0].contains("check that w1 is up"));
     }
 }

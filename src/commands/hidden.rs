@@ -4,6 +4,7 @@ use super::fault::{Exit, Fault};
 use crate::agent::{self, Worker};
 use crate::cli::Cli;
 use crate::digest::Digest;
+use crate::output::{Output, Style};
 use crate::proxy::{self, ProxyCommand};
 use camino::Utf8PathBuf;
 use clap::CommandFactory;
@@ -11,13 +12,13 @@ use ipnet::Ipv4Net;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
 
-pub(super) fn completions(shell: clap_complete::Shell) -> Result<ExitCode, Fault> {
-    clap_complete::generate(
-        shell,
-        &mut Cli::command(),
-        "cofferdam",
-        &mut std::io::stdout(),
-    );
+pub(super) fn completions(shell: clap_complete::Shell, style: Style) -> Result<ExitCode, Fault> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "cofferdam", &mut script);
+    let script = String::from_utf8(script).map_err(anyhow::Error::from)?;
+    Output::new(style)
+        .data(&script)
+        .map_err(anyhow::Error::from)?;
     Ok(ExitCode::SUCCESS)
 }
 

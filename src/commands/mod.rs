@@ -1,18 +1,25 @@
 //! The verbs. Each file is one of them; what it does stands on one screen.
 
+mod ask;
 pub mod bundle_content;
 mod bundles;
+mod carry_out;
 mod connect;
-mod converge;
 pub mod fault;
 mod hidden;
 mod hosts;
+mod install;
+mod interrupt;
 mod observe;
+mod phase;
+mod plan;
 mod ports;
+mod prospect;
 mod run;
 
 use crate::cli::{Cli, Command};
-use crate::output::{Output, Style, failure_lines};
+use crate::event::{Event, EventSink};
+use crate::output::{Output, Shape, Style, failure_lines, paint};
 use fault::{Exit, Fault};
 use std::io::Write;
 use std::process::ExitCode;
@@ -23,7 +30,7 @@ pub fn run(cli: Cli) -> ExitCode {
     match dispatch(cli.command, style) {
         Ok(code) => code,
         Err(fault) => {
-            report(&fault);
+            report(&fault, style);
             ExitCode::from(fault.exit as u8)
         }
     }
@@ -31,11 +38,16 @@ pub fn run(cli: Cli) -> ExitCode {
 
 fn style(cli: &Cli) -> Style {
     let json = matches!(&cli.command, Command::Install(args) if args.json);
-    match (json, cli.quiet, cli.no_progress) {
-        (true, _, _) => Style::Json,
-        (_, true, _) => Style::Quiet,
-        (_, _, true) => Style::Plain,
-        _ => Style::People,
+    let shape = match (json, cli.quiet, cli.no_progress) {
+        (true, _, _) => Shape::Json,
+        (_, true, _) => Shape::Quiet,
+        (_, _, true) => Shape::Plain,
+        _ => Shape::People,
+    };
+    Style {
+        shape,
+        is_colored: cli.color.is_wanted(),
+        is_verbose: cli.verbose,
     }
 }
 
@@ -43,12 +55,12 @@ fn dispatch(command: Command, style: Style) -> Result<ExitCode, Fault> {
     match command {
         Command::Bundle(command) => bundles::run(command, style),
         Command::Hosts(command) => block_on(hosts::run(command, style)),
-        Command::Install(args) => block_on(converge::install(args, style)),
-        Command::Plan(args) => block_on(converge::plan(args, style)),
-        Command::Ports(args) => ports::run(&args),
+        Command::Install(args) => block_on(install::run(args, style)),
+        Command::Plan(args) => block_on(plan::run(args, style)),
+        Command::Ports(args) => ports::run(&args, style),
         Command::Kubectl(args) => block_on(run::run("kubectl", args)),
         Command::Etcdctl(args) => block_on(run::run("etcdctl", args)),
-        Command::Completions { shell } => hidden::completions(shell),
+        Command::Completions { shell } => hidden::completions(shell, style),
         Command::Agent => hidden::agent(),
         Command::AgentInstall { digest } => hidden::agent_install(&digest),
         Command::AgentReplace { digest } => hidden::agent_replace(&digest),
@@ -61,15 +73,27 @@ fn dispatch(command: Command, style: Style) -> Result<ExitCode, Fault> {
     }
 }
 
-/// Tells people what went wrong, on stderr.
-fn report(fault: &Fault) {
+/// Tells people what went wrong, on stderr; what to do comes last.
+fn report(fault: &Fault, style: Style) {
+    let lines = fault.failures.iter().flat_map(failure_lines);
+    let (hints, others): (Vec<_>, Vec<_>) = lines.partition(|line| line.starts_with("hint:"));
     let mut stderr = std::io::stderr().lock();
-    for failure in &fault.failures {
-        for line in failure_lines(failure) {
-            // Nobody is left to tell if stderr is closed.
-            let _ = writeln!(stderr, "{line}");
+    for line in others.iter().chain(&hints) {
+        // Nobody is left to tell if stderr is closed.
+        let _ = writeln!(stderr, "{}", paint(line, style.is_colored));
+    }
+}
+
+/// The end of a run, also for those who follow its events.
+fn conclude<T>(output: &Output, result: Result<T, Fault>) -> Result<T, Fault> {
+    if let Err(fault) = &result {
+        for failure in &fault.failures {
+            let (seconds, failure) = (output.elapsed(), failure.clone());
+            output.emit(Event::RunFailed { seconds, failure });
         }
     }
+    output.clear();
+    result
 }
 
 /// Runs a verb on a runtime with all cores: twenty hosts' ciphers need them.
@@ -86,5 +110,7 @@ fn block_on<T>(work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault>
 
 /// What every verb begins with.
 fn output(style: Style) -> std::sync::Arc<Output> {
-    std::sync::Arc::new(Output::new(style))
+    let output = std::sync::Arc::new(Output::new(style));
+    output.keep_speaking();
+    output
 }

@@ -1,13 +1,15 @@
 //! Looking at all hosts at once, and at the cluster through a master.
 
-use super::fault::Fault;
-use crate::desired::{Desired, DigestKey};
+use super::fault::{Exit, Fault};
+use super::phase::Phase;
+use crate::desired::{Desired, DigestKey, Stage};
+use crate::event::{Event, EventSink};
 use crate::facts::{ClusterFacts, HostFacts, ObserveRequest};
 use crate::host::remote::RemoteHost;
 use crate::host::{Call, Host, HostError, Request, Response};
+use crate::output::Output;
 use crate::plan::world::observe_cluster_request;
 use crate::plan::{World, cluster_host, observe_requests};
-use futures_util::future::join_all;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -27,98 +29,143 @@ pub(super) struct Seen {
 }
 
 /// Looks at hosts before there is a desired state.
-pub(super) async fn at_first(hosts: &BTreeMap<String, Arc<RemoteHost>>) -> Result<Seen, Fault> {
+pub(super) async fn at_first(
+    phase: &Phase<'_>,
+    hosts: &BTreeMap<String, Arc<RemoteHost>>,
+) -> Result<Seen, Fault> {
     let requests = hosts
         .keys()
         .map(|name| (name.clone(), ObserveRequest::default()));
-    look(hosts, requests.collect()).await
+    look(phase, hosts, requests.collect()).await
 }
 
 /// Looks at all that the desired state names.
 pub(super) async fn hosts(
+    phase: &Phase<'_>,
     hosts: &BTreeMap<String, Arc<RemoteHost>>,
     desired: &Desired,
     key: Option<&DigestKey>,
 ) -> Result<Seen, Fault> {
-    look(hosts, observe_requests(desired, key)).await
+    look(phase, hosts, observe_requests(desired, key)).await
 }
 
-/// The world for a plan: the hosts as seen, and the cluster if its API server
-/// is up.
+/// The world for a plan: the hosts as seen, and the cluster through the first
+/// master whose API server answers.
 pub(super) async fn world(
+    phase: &Phase<'_>,
+    output: &Output,
     hosts: &BTreeMap<String, Arc<RemoteHost>>,
     desired: &Desired,
     seen: BTreeMap<String, HostFacts>,
 ) -> Result<World, Fault> {
-    let master = cluster_host(desired).unwrap_or_default().to_owned();
-    let is_up = seen.get(&master).is_some_and(|facts| {
-        facts
-            .units
-            .get("kube-apiserver.service")
-            .is_some_and(|unit| unit.active == "active")
-    });
-    let cluster = match hosts.get(&master) {
-        Some(host) if is_up => ask_cluster(host, desired).await?,
-        _ => None,
-    };
+    let mut cluster = None;
+    for name in masters(desired, &seen) {
+        let Some(host) = hosts.get(name) else {
+            continue;
+        };
+        phase.doing(format!("asking the cluster through {name}"));
+        match ask_cluster(host, desired).await? {
+            Ok(facts) => {
+                cluster = Some(facts);
+                break;
+            }
+            // It may be on its way up or down. What it would have told is
+            // planned for as unknown, which is safe, but worth a word.
+            Err(reason) => output.emit(Event::Warning {
+                host: None,
+                message: format!("{reason}; the cluster was not asked through it"),
+            }),
+        }
+    }
     Ok(World {
         hosts: seen,
         cluster,
-        cluster_host: master,
+        cluster_host: cluster_host(desired).unwrap_or_default().to_owned(),
     })
 }
 
-/// None if the API server does not answer after all: it may be on its way up
-/// or down, which the plan then says.
-async fn ask_cluster(host: &RemoteHost, desired: &Desired) -> Result<Option<ClusterFacts>, Fault> {
-    let request = observe_cluster_request(desired);
+/// Masters whose API servers run, that of [`cluster_host`] first, since hosts
+/// are in the same order there.
+fn masters<'a>(
+    desired: &'a Desired,
+    seen: &'a BTreeMap<String, HostFacts>,
+) -> impl Iterator<Item = &'a str> {
+    let has_api_server = |(name, host): &(&'a String, &'a crate::desired::DesiredHost)| {
+        let is_master = host
+            .units
+            .iter()
+            .any(|unit| unit.stage == Stage::ControlPlane);
+        let is_up = seen.get(*name).is_some_and(|facts| {
+            let unit = facts.units.get("kube-apiserver.service");
+            unit.is_some_and(|unit| unit.active == "active")
+        });
+        is_master && is_up
+    };
+    desired
+        .hosts
+        .iter()
+        .filter(has_api_server)
+        .map(|(name, _)| name.as_str())
+}
+
+/// The cluster's facts, or why the API server could not tell them. A host that
+/// is lost is an error.
+async fn ask_cluster(
+    host: &RemoteHost,
+    desired: &Desired,
+) -> Result<Result<ClusterFacts, String>, Fault> {
     let call = Call {
-        request,
+        request: observe_cluster_request(desired),
         body: None,
         notices: &|_| (),
         limit: CLUSTER_LIMIT,
     };
     match host.call(call).await {
-        Ok(Response::Cluster(facts)) => Ok(Some(*facts)),
-        Ok(_) | Err(HostError::Failed { .. }) => Ok(None),
+        Ok(Response::Cluster(facts)) => Ok(Ok(*facts)),
+        Ok(_) => Ok(Err(format!("{}: an unexpected answer", host.name()))),
+        Err(error @ (HostError::Failed { .. } | HostError::Timeout { .. })) => {
+            Ok(Err(error.to_string()))
+        }
         Err(error) => Err(error.into()),
     }
 }
 
 async fn look(
+    phase: &Phase<'_>,
     hosts: &BTreeMap<String, Arc<RemoteHost>>,
     requests: BTreeMap<String, ObserveRequest>,
 ) -> Result<Seen, Fault> {
     let each = requests.into_iter().filter_map(|(name, request)| {
         let host = hosts.get(&name)?.clone();
-        Some(async move {
+        Some((name, async move {
             let before = now();
-            let request = Request::Observe(request);
             let call = Call {
-                request,
+                request: Request::Observe(request),
                 body: None,
                 notices: &|_| (),
                 limit: HOST_LIMIT,
             };
             let response = host.call(call).await;
-            (name, response, f64::midpoint(before, now()))
-        })
+            (response, f64::midpoint(before, now()))
+        }))
     });
     let mut seen = Seen::default();
-    for (name, response, middle) in join_all(each).await {
-        match response? {
-            Response::Facts(facts) => {
-                seen.clock_offsets
-                    .insert(name.clone(), facts.clock - middle);
+    let mut faults = Vec::new();
+    for (name, (response, middle)) in phase.for_all(each).await {
+        match response {
+            Ok(Response::Facts(facts)) => {
+                let offset = facts.clock - middle;
+                seen.clock_offsets.insert(name.clone(), offset);
                 seen.facts.insert(name, *facts);
             }
-            other => {
-                let message = format!("{name}: an unexpected answer to observing: {other:?}");
-                return Err(Fault::new(super::fault::Exit::Failed, message));
+            Ok(_) => {
+                let message = format!("{name}: an unexpected answer to observing");
+                faults.push(Fault::new(Exit::Failed, message));
             }
+            Err(error) => faults.push(error.into()),
         }
     }
-    Ok(seen)
+    Fault::merge(faults).map_or(Ok(seen), Err)
 }
 
 fn now() -> f64 {

@@ -6,7 +6,7 @@ use super::fault::{Exit, Fault};
 use crate::cli::RunArgs;
 use crate::host::{Body, Call, Host, Notice, OutputStream, Request, Response, RunRequest};
 use bytes::Bytes;
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -23,12 +23,13 @@ pub(super) async fn run(program: &str, args: RunArgs) -> Result<ExitCode, Fault>
         .map(|host| host.name.as_str())
         .collect();
     let host = connect::connect_first(&inventory, &site, &masters).await?;
+    let takes_input = args.stdin || (reads_input(&args.arguments) && !io::stdin().is_terminal());
     let request = Request::Run(RunRequest {
         program: program.to_owned(),
         arguments: args.arguments,
-        input: args.stdin,
+        input: takes_input,
     });
-    let body: Option<Box<dyn Body>> = args.stdin.then(|| Box::new(Stdin) as Box<dyn Body>);
+    let body: Option<Box<dyn Body>> = takes_input.then(|| Box::new(Stdin) as Box<dyn Body>);
     let call = Call {
         request,
         body,
@@ -37,11 +38,31 @@ pub(super) async fn run(program: &str, args: RunArgs) -> Result<ExitCode, Fault>
     };
     match host.call(call).await? {
         Response::Exited { status } => Ok(ExitCode::from(u8::try_from(status).unwrap_or(1))),
-        other => Err(Fault::new(
-            Exit::Failed,
-            format!("an unexpected answer: {other:?}"),
-        )),
+        _ => {
+            let message = format!("{}: an unexpected answer to running {program}", host.name());
+            Err(Fault::new(Exit::Failed, message))
+        }
     }
+}
+
+/// Whether kubectl reads its standard input with these arguments. It is not
+/// passed on otherwise: a loop over lines (`while read`) must keep its own.
+fn reads_input(arguments: &[String]) -> bool {
+    let own = arguments.iter().take_while(|argument| *argument != "--");
+    let mut before = "";
+    for argument in own {
+        let argument = argument.as_str();
+        let is_file_flag = matches!(before, "-f" | "--filename" | "--patch-file");
+        let is_named = matches!(
+            argument,
+            "-i" | "-it" | "-ti" | "--stdin" | "--stdin=true" | "-f-" | "-f=-" | "--filename=-"
+        );
+        if is_named || (is_file_flag && argument == "-") || argument.ends_with("/dev/stdin") {
+            return true;
+        }
+        before = argument;
+    }
+    false
 }
 
 /// A program's output, where it belongs. A closed pipe ends nothing there.
@@ -67,5 +88,30 @@ impl Body for Stdin {
         let read = io::stdin().lock().read(&mut piece)?;
         piece.truncate(read);
         Ok((read > 0).then(|| piece.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reads_input;
+
+    #[test]
+    fn input_is_taken_only_where_it_is_read() {
+        for (line, expected) in [
+            ("apply -f -", true),
+            ("apply -f-", true),
+            ("apply --filename=-", true),
+            ("apply --server-side --filename -", true),
+            ("exec -i web -- cat", true),
+            ("exec -it web -- sh", true),
+            ("create secret generic a --from-file=key=/dev/stdin", true),
+            ("get nodes", false),
+            ("apply -f manifest.yaml", false),
+            ("exec web -- tar -i -f -", false),
+            ("get pods -", false),
+        ] {
+            let arguments: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            assert_eq!(reads_input(&arguments), expected, "{line}");
+        }
     }
 }

@@ -39,7 +39,10 @@ impl Journal {
 
     /// Adds an event. A full disk on the jump host must not stop a run.
     pub(super) fn write(&mut self, event: &TimedEvent) {
-        if matches!(event.event, Event::StepProgress { .. }) {
+        if matches!(
+            event.event,
+            Event::StepProgress { .. } | Event::PhaseProgress { .. }
+        ) {
             return;
         }
         if let Ok(mut line) = serde_json::to_vec(event) {

@@ -1,75 +1,97 @@
-//! Bars on a terminal: one for each step in hand.
+//! Bars on a terminal: one for the phase and one for each step in hand.
 
-use super::lines::progress;
+use super::lines::Plain;
 use crate::event::Event;
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How often a bar's spinner turns.
 const TURN: Duration = Duration::from_millis(120);
 
-/// The bars of steps in hand.
+/// The bars of what is in hand.
 pub(super) struct Live {
     bars: MultiProgress,
-    running: BTreeMap<(String, String), ProgressBar>,
+    pub(super) phase: Option<ProgressBar>,
+    /// By host and title.
+    pub(super) steps: BTreeMap<(String, String), ProgressBar>,
 }
 
 impl Live {
     pub(super) fn new() -> Self {
+        Self::on(ProgressDrawTarget::stderr())
+    }
+
+    pub(super) fn on(target: ProgressDrawTarget) -> Self {
         Self {
-            bars: MultiProgress::new(),
-            running: BTreeMap::new(),
+            bars: MultiProgress::with_draw_target(target),
+            phase: None,
+            steps: BTreeMap::new(),
         }
     }
 
     /// A line above the bars.
-    pub(super) fn print(&self, text: &str) {
-        for line in text.lines() {
-            let _ = self.bars.println(line);
-        }
+    pub(super) fn print(&self, line: &str) {
+        // Nobody is left to tell if the terminal is gone.
+        let _ = self.bars.println(line);
     }
 
-    /// Adds, moves and removes bars.
-    pub(super) fn follow(&mut self, event: &Event) {
+    /// Adds, moves and removes bars. `plain` has followed the event already.
+    pub(super) fn follow(&mut self, event: &Event, plain: &Plain) {
         match event {
-            Event::StepStarted { host, title, .. } => {
-                let bar = self.bars.add(ProgressBar::new_spinner());
-                // The template is a constant, its parts are known to be right.
-                if let Ok(style) =
-                    ProgressStyle::with_template("  {prefix:<8} {spinner} {msg} [{elapsed}]")
-                {
-                    bar.set_style(style);
+            Event::PhaseStarted { phase, .. } => {
+                self.clear();
+                self.phase = Some(self.bar("{prefix:<9} {spinner} {wide_msg} {elapsed}", phase));
+            }
+            Event::PhaseProgress { doing, .. } => {
+                if let Some(bar) = &self.phase {
+                    bar.set_message(doing.clone());
                 }
-                bar.set_prefix(host.clone());
+            }
+            Event::StepStarted { host, title, .. } => {
+                let bar = self.bar("  {prefix:<8} {spinner} {wide_msg} {elapsed}", host);
                 bar.set_message(title.clone());
-                bar.enable_steady_tick(TURN);
-                self.running.insert((host.clone(), title.clone()), bar);
+                self.steps.insert((host.clone(), title.clone()), bar);
+            }
+            Event::StepProgress { host, .. } | Event::StepWaiting { host, .. } => {
+                for (key, doing) in plain.doing(host) {
+                    if let Some(bar) = self.steps.get(key) {
+                        bar.set_message(format!("{}: {doing}", key.1));
+                    }
+                }
             }
             Event::StepDone { host, title, .. } | Event::StepFailed { host, title, .. } => {
-                if let Some(bar) = self.running.remove(&(host.clone(), title.clone())) {
+                if let Some(bar) = self.steps.remove(&(host.clone(), title.clone())) {
                     bar.finish_and_clear();
                 }
             }
-            Event::StepProgress {
-                host,
-                item,
-                done,
-                total,
-                ..
-            } => {
-                self.tell(host, &progress(item, *done, *total));
-            }
-            Event::StepWaiting { host, reason, .. } => self.tell(host, reason),
-            _ => {}
+            Event::PhaseDone { .. }
+            | Event::StageDone { .. }
+            | Event::RunDone { .. }
+            | Event::RunFailed { .. } => self.clear(),
+            Event::RunStarted { .. }
+            | Event::StageStarted { .. }
+            | Event::HostLog { .. }
+            | Event::Warning { .. } => {}
         }
     }
 
-    fn tell(&self, host: &str, doing: &str) {
-        for ((of, title), bar) in &self.running {
-            if of == host {
-                bar.set_message(format!("{title}: {doing}"));
-            }
+    /// Takes all bars away, so that questions and errors stand alone.
+    pub(super) fn clear(&mut self) {
+        let steps = std::mem::take(&mut self.steps).into_values();
+        for bar in self.phase.take().into_iter().chain(steps) {
+            bar.finish_and_clear();
         }
+    }
+
+    fn bar(&self, template: &str, prefix: &str) -> ProgressBar {
+        let bar = self.bars.add(ProgressBar::new_spinner());
+        // The templates are constants, their parts are known to be right.
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.set_prefix(prefix.to_owned());
+        bar.enable_steady_tick(TURN);
+        bar
     }
 }

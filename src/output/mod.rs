@@ -5,30 +5,25 @@
 mod journal;
 mod lines;
 mod live;
+mod style;
+#[cfg(test)]
+mod tests;
+mod text;
 mod transfer;
 
 pub use journal::Journal;
-pub use lines::{failure_lines, seconds};
+pub use style::{Color, Shape, Style, paint};
+pub use text::{failure_lines, seconds};
 pub use transfer::TransferProgress;
 
 use crate::event::{EVENT_VERSION, Event, EventSink, TimedEvent};
 use live::Live;
 use std::io::{self, IsTerminal, Write};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-/// How a run is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Style {
-    /// Bars on a terminal, plain lines elsewhere; on stderr.
-    People,
-    /// Plain lines even on a terminal.
-    Plain,
-    /// One JSON object a line, on stdout.
-    Json,
-    /// Failures only.
-    Quiet,
-}
+/// How often it is looked whether something has to be said.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Renders events. Text for people goes to stderr, data to stdout.
 pub struct Output {
@@ -45,11 +40,11 @@ struct Inner {
 
 impl Output {
     pub fn new(style: Style) -> Self {
-        let is_live = style == Style::People && io::stderr().is_terminal();
+        let is_live = style.shape == Shape::People && io::stderr().is_terminal();
         let inner = Inner {
             style,
             live: is_live.then(Live::new),
-            plain: lines::Plain::default(),
+            plain: lines::Plain::new(style.is_verbose),
             journal: None,
         };
         Self {
@@ -66,20 +61,30 @@ impl Output {
     /// A line for people that is no event, such as a plan or a question.
     pub fn say(&self, text: &str) {
         let inner = self.inner();
-        if matches!(inner.style, Style::Json | Style::Quiet) {
+        if matches!(inner.style.shape, Shape::Json | Shape::Quiet) {
             return;
         }
         inner.show(text);
     }
 
-    /// Data, to stdout.
+    /// A question, which is shown whatever the style.
+    pub fn ask(&self, text: &str) {
+        self.inner().show(text);
+    }
+
+    /// Data, to stdout. A reader that has seen enough, as `head` has, is fine.
     ///
     /// # Errors
-    /// When stdout is closed.
+    /// When stdout can't be written.
     pub fn data(&self, text: &str) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
-        stdout.write_all(text.as_bytes())?;
-        stdout.flush()
+        let written = stdout
+            .write_all(text.as_bytes())
+            .and_then(|()| stdout.flush());
+        match written {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            result => result,
+        }
     }
 
     /// Seconds since the run began.
@@ -87,11 +92,31 @@ impl Output {
         self.started.elapsed().as_secs_f64()
     }
 
-    /// Says what still goes on, if nothing was said for a while. To be called
-    /// every second or so.
-    pub fn tick(&self) {
+    /// Says what still goes on whenever nothing was said for a while, for as
+    /// long as the output lives. A thread, since a runtime's own may be busy.
+    pub fn keep_speaking(self: &Arc<Self>) {
+        let output = Arc::downgrade(self);
+        std::thread::spawn(move || {
+            loop {
+                std::thread::sleep(TICK);
+                match output.upgrade() {
+                    Some(output) => output.tick(),
+                    None => return,
+                }
+            }
+        });
+    }
+
+    /// Takes bars away, before a question or an error.
+    pub fn clear(&self) {
+        if let Some(live) = &mut self.inner().live {
+            live.clear();
+        }
+    }
+
+    fn tick(&self) {
         let mut inner = self.inner();
-        if inner.live.is_some() || matches!(inner.style, Style::Json | Style::Quiet) {
+        if inner.live.is_some() || matches!(inner.style.shape, Shape::Json | Shape::Quiet) {
             return;
         }
         let now = self.elapsed();
@@ -107,11 +132,14 @@ impl Output {
 
 impl Inner {
     fn show(&self, text: &str) {
-        match &self.live {
-            Some(live) => live.print(text),
-            None => {
-                // Nobody is left to tell if stderr is closed.
-                let _ = writeln!(io::stderr().lock(), "{text}");
+        for line in text.lines() {
+            let line = paint(line, self.style.is_colored);
+            match &self.live {
+                Some(live) => live.print(&line),
+                None => {
+                    // Nobody is left to tell if stderr is closed.
+                    let _ = writeln!(io::stderr().lock(), "{line}");
+                }
             }
         }
     }
@@ -128,19 +156,21 @@ impl EventSink for Output {
         if let Some(journal) = &mut inner.journal {
             journal.write(&event);
         }
-        match inner.style {
-            Style::Json => {
+        match inner.style.shape {
+            Shape::Json => {
                 if let Ok(line) = serde_json::to_string(&event) {
                     let _ = writeln!(io::stdout().lock(), "{line}");
                 }
             }
-            Style::Quiet => {}
-            Style::People | Style::Plain => {
-                if let Some(live) = &mut inner.live {
-                    live.follow(&event.event);
-                }
+            Shape::Quiet => {}
+            Shape::People | Shape::Plain => {
                 let is_live = inner.live.is_some();
-                for line in inner.plain.render(&event, is_live) {
+                let lines = inner.plain.render(&event, is_live);
+                let Inner { live, plain, .. } = &mut *inner;
+                if let Some(live) = live {
+                    live.follow(&event.event, plain);
+                }
+                for line in lines {
                     inner.show(&line);
                 }
             }

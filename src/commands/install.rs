@@ -1,0 +1,150 @@
+//! `cofferdam install`: the whole loop.
+
+use super::carry_out::{carry_out, prove};
+use super::fault::{Exit, Fault};
+use super::interrupt::Interrupt;
+use super::prospect::{Prospect, Purpose, Request, prospect};
+use super::{ask, conclude, connect};
+use crate::bundle::inspect::human_bytes;
+use crate::cli::InstallArgs;
+use crate::desired::admin_kubeconfig;
+use crate::event::{Event, EventSink};
+use crate::host::Host;
+use crate::inventory::Inventory;
+use crate::output::{Journal, Output, Style, seconds};
+use crate::plan::text;
+use crate::site::Site;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// Name of the kubeconfig in a site.
+const KUBECONFIG: &str = "kubeconfig";
+
+pub(super) async fn run(args: InstallArgs, style: Style) -> Result<ExitCode, Fault> {
+    let output = super::output(style);
+    let interrupt = Interrupt::watch(&output)?;
+    let (inventory, site) = connect::read(&args.inventory.inventory)?;
+    site.create(&inventory.cluster.name).map_err(Fault::input)?;
+    let _lock = site
+        .lock()
+        .map_err(|error| Fault::of(Exit::Failed, &error))?;
+    output.record(Journal::create(&site.path("journal"), "install").map_err(Fault::input)?);
+    output.emit(Event::RunStarted {
+        verb: "install".to_owned(),
+        cluster: inventory.cluster.name.clone(),
+        bundle: Some(args.bundle.bundle.to_string()),
+    });
+    let result = phases(&output, &interrupt, &args, inventory, site).await;
+    conclude(&output, result)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn phases(
+    output: &Arc<Output>,
+    interrupt: &Interrupt,
+    args: &InstallArgs,
+    inventory: Inventory,
+    site: Site,
+) -> Result<(), Fault> {
+    let request = Request {
+        output,
+        bundle: &args.bundle,
+        inventory,
+        site,
+        purpose: Purpose::Change,
+    };
+    let prospect = prospect(request, interrupt).await?;
+    if prospect.plan.is_empty() && prospect.plan.refusals.is_empty() {
+        write_kubeconfig(&prospect)?;
+        tell_nothing_to_do(output, &prospect);
+        return Ok(());
+    }
+    output.say(text(&prospect.plan).trim_end());
+    confirm(output, interrupt, args).await?;
+    let steps = carry_out(output, interrupt, &prospect).await?;
+    prove(output, interrupt, &prospect).await?;
+    write_kubeconfig(&prospect)?;
+    tell_totals(output, &prospect, steps);
+    Ok(())
+}
+
+async fn confirm(output: &Output, interrupt: &Interrupt, args: &InstallArgs) -> Result<(), Fault> {
+    if args.yes {
+        return Ok(());
+    }
+    let refusal = Fault::new(Exit::Input, "nobody is here to confirm the plan")
+        .hint("pass --yes to run it without asking, or use `cofferdam plan` to look only");
+    let what_then = "no host was changed but for its agent";
+    interrupt
+        .or(what_then, ask::confirm(output, "Go on?", refusal))
+        .await
+}
+
+/// Leaves a kubeconfig in the site. It is written anew only if it differs.
+fn write_kubeconfig(prospect: &Prospect) -> Result<(), Fault> {
+    let site = &prospect.site;
+    let view = site.view().map_err(Fault::input)?;
+    let Some(kubeconfig) = admin_kubeconfig(&prospect.inventory, &view) else {
+        return Ok(());
+    };
+    let there = fs_err::read(site.path(KUBECONFIG)).ok();
+    if there.as_deref() != Some(kubeconfig.as_bytes()) {
+        site.write(KUBECONFIG, kubeconfig.as_bytes())
+            .map_err(Fault::input)?;
+    }
+    Ok(())
+}
+
+fn tell_nothing_to_do(output: &Output, prospect: &Prospect) {
+    run_done(output, prospect, 0);
+    output.say(&format!(
+        "nothing to do: {} hosts are as the inventory and {} say ({})",
+        prospect.hosts.len(),
+        prospect.desired.bundle,
+        seconds(output.elapsed())
+    ));
+}
+
+fn tell_totals(output: &Output, prospect: &Prospect, steps: usize) {
+    run_done(output, prospect, steps);
+    let by_host: Vec<String> = prospect
+        .hosts
+        .iter()
+        .map(|(name, host)| format!("{name} {}", human_bytes(host.transferred().sent)))
+        .collect();
+    let zones = prospect.inventory.registries().len();
+    let registries = if zones == 1 { "registry" } else { "registries" };
+    output.say(&format!(
+        "link      {} sent ({}), for a bundle of {} and {zones} {registries}",
+        human_bytes(sent(prospect)),
+        by_host.join(", "),
+        human_bytes(prospect.bundle_bytes)
+    ));
+    output.say(&format!(
+        "done      {steps} steps in {}: {} runs {}",
+        seconds(output.elapsed()),
+        prospect.inventory.cluster.name,
+        prospect.desired.bundle,
+    ));
+    output.say(&format!("next: {}", next(prospect)));
+}
+
+fn run_done(output: &Output, prospect: &Prospect, steps: usize) {
+    output.emit(Event::RunDone {
+        seconds: output.elapsed(),
+        steps,
+        sent_bytes: sent(prospect),
+        next: next(prospect),
+    });
+}
+
+/// Bytes that went over the jump host's link in this run.
+fn sent(prospect: &Prospect) -> u64 {
+    let hosts = prospect.hosts.values();
+    hosts.map(|host| host.transferred().sent).sum()
+}
+
+fn next(prospect: &Prospect) -> String {
+    let inventory = &prospect.inventory.file;
+    format!("cofferdam kubectl -i {inventory} -- get nodes")
+}

@@ -1,0 +1,320 @@
+//! What `install` and `plan` share: everything up to the plan, phase by phase.
+
+use super::bundle_content::{BundleContent, view};
+use super::fault::{Exit, Fault};
+use super::interrupt::Interrupt;
+use super::phase::Phase;
+use super::{connect, observe};
+use crate::bundle::inspect::human_bytes;
+use crate::bundle::{Bundle, TrustedKey, verify};
+use crate::cli::BundleArgs;
+use crate::desired::{BundleView, Desired, desired};
+use crate::event::{Event, EventSink};
+use crate::host::remote::RemoteHost;
+use crate::inventory::Inventory;
+use crate::output::{Output, TransferProgress};
+use crate::plan::checks::{self, Question, Severity};
+use crate::plan::decisions::decide;
+use crate::plan::{self as planning, Plan, World};
+use crate::site::{Decisions, Site, SiteView};
+use camino::Utf8PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// All that is known before anything is done.
+pub(super) struct Prospect {
+    pub(super) inventory: Inventory,
+    pub(super) site: Site,
+    pub(super) content: BundleContent,
+    pub(super) view: BundleView,
+    /// Size of the bundle in bytes.
+    pub(super) bundle_bytes: u64,
+    pub(super) decisions: Decisions,
+    pub(super) hosts: BTreeMap<String, Arc<RemoteHost>>,
+    pub(super) desired: Desired,
+    pub(super) world: World,
+    pub(super) plan: Plan,
+}
+
+/// Whether hosts are taken for a run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Look,
+    Change,
+}
+
+/// What a prospect is made of.
+pub(super) struct Request<'a> {
+    pub(super) output: &'a Arc<Output>,
+    pub(super) bundle: &'a BundleArgs,
+    pub(super) inventory: Inventory,
+    pub(super) site: Site,
+    pub(super) purpose: Purpose,
+}
+
+/// Everything up to the plan. May be dropped at any moment: nothing but the
+/// agent is written to any host.
+pub(super) async fn prospect(
+    request: Request<'_>,
+    interrupt: &Interrupt,
+) -> Result<Prospect, Fault> {
+    let what_then = "no host was changed but for its agent";
+    interrupt.or(what_then, phases(request)).await
+}
+
+async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
+    let Request {
+        output,
+        bundle,
+        inventory,
+        site,
+        purpose,
+    } = request;
+    let (bundle, view) = verify_bundle(output, bundle).await?;
+    let site_view = read_site(output, &inventory, &site, &view)?;
+    let bundle_bytes = bundle.length();
+    let content = BundleContent::new(bundle);
+    let hosts = connect_hosts(output, &inventory, &site, &content, purpose).await?;
+    let seen = observe_hosts(output, &inventory, &view, &site_view, &hosts).await?;
+    check(output, &inventory, &view, &seen)?;
+    let plan = plan(output, &seen, &site_view);
+    let Observed {
+        decisions,
+        desired,
+        world,
+        ..
+    } = seen;
+    Ok(Prospect {
+        inventory,
+        site,
+        content,
+        view,
+        bundle_bytes,
+        decisions,
+        hosts,
+        desired,
+        world,
+        plan,
+    })
+}
+
+/// Reads the whole bundle: nothing goes to any host before its signature and
+/// every digest are known to be right.
+async fn verify_bundle(
+    output: &Arc<Output>,
+    args: &BundleArgs,
+) -> Result<(Bundle, BundleView), Fault> {
+    let phase = Phase::begin(output, "verify", 0);
+    let keys = trusted_keys(&args.trusted_key)?;
+    let progress = TransferProgress::within(output, "verify");
+    let path = args.bundle.clone();
+    // On a thread of its own, so that the run can be interrupted meanwhile.
+    let work = move || -> Result<(verify::Verification, Bundle), Fault> {
+        let found = verify::verify(&path, Some(&keys), progress.as_ref()).map_err(Fault::input)?;
+        refuse_damages(&path, &found)?;
+        let bundle = Bundle::open(&path, &keys).map_err(Fault::input)?;
+        Ok((found, Bundle::clone(&bundle)))
+    };
+    let (found, bundle) = tokio::task::spawn_blocking(work)
+        .await
+        .map_err(anyhow::Error::from)??;
+    let view = view(&bundle);
+    let files: usize = view.files.values().map(BTreeMap::len).sum();
+    let signer = found
+        .signed_by
+        .map_or(String::new(), |id| format!(", signed by {id}"));
+    phase.done(format!(
+        "{} {}{signer}, {files} files, {} images, {}",
+        view.name,
+        view.version,
+        view.images.len(),
+        human_bytes(bundle.length())
+    ));
+    Ok((bundle, view))
+}
+
+/// Names everything in a bundle that is not what its digest says.
+pub(super) fn refuse_damages(
+    path: &camino::Utf8Path,
+    found: &verify::Verification,
+) -> Result<(), Fault> {
+    if found.damages.is_empty() {
+        return Ok(());
+    }
+    let damages: Vec<String> = found.damages.iter().map(ToString::to_string).collect();
+    let message = format!("the bundle {path} is damaged:\n{}", damages.join("\n"));
+    Err(Fault::new(Exit::Input, message).hint("carry it over again, or build it anew"))
+}
+
+pub(super) fn trusted_keys(paths: &[Utf8PathBuf]) -> Result<Vec<TrustedKey>, Fault> {
+    paths
+        .iter()
+        .map(|path| TrustedKey::load(path).map_err(Fault::input))
+        .collect()
+}
+
+fn read_site(
+    output: &Output,
+    inventory: &Inventory,
+    site: &Site,
+    view: &BundleView,
+) -> Result<SiteView, Fault> {
+    let phase = Phase::begin(output, "read", 0);
+    for warning in &inventory.warnings {
+        let message = warning.display(&inventory.file).to_string();
+        output.emit(Event::Warning {
+            host: None,
+            message,
+        });
+    }
+    for known in view.flags.values() {
+        inventory
+            .check_flags(known)
+            .into_result()
+            .map_err(Fault::input)?;
+    }
+    let site_view = site.view().map_err(Fault::input)?;
+    let zones: Vec<&str> = inventory
+        .zones
+        .iter()
+        .map(|zone| zone.name.as_str())
+        .collect();
+    phase.done(format!(
+        "cluster {}: {} hosts in zones {}",
+        inventory.cluster.name,
+        inventory.hosts.len(),
+        zones.join(" ")
+    ));
+    Ok(site_view)
+}
+
+async fn connect_hosts(
+    output: &Output,
+    inventory: &Inventory,
+    site: &Site,
+    content: &BundleContent,
+    purpose: Purpose,
+) -> Result<BTreeMap<String, Arc<RemoteHost>>, Fault> {
+    let phase = Phase::begin(output, "connect", inventory.hosts.len());
+    let hosts = connect::connect_all(&phase, inventory, site, content).await?;
+    if purpose == Purpose::Change {
+        connect::acquire(&phase, &hosts).await?;
+    }
+    let brought = hosts.values().filter(|host| host.brought).count();
+    let names: Vec<&str> = hosts.keys().map(String::as_str).collect();
+    let agents = match brought {
+        0 => String::new(),
+        count => format!(" (agent brought to {count})"),
+    };
+    phase.done(format!("{}{agents}", names.join(" ")));
+    Ok(hosts)
+}
+
+/// What was seen, and what is desired, which depends on it through decisions.
+struct Observed {
+    decisions: Decisions,
+    desired: Desired,
+    world: World,
+    /// Each host's clock less ours, in seconds.
+    clock_offsets: BTreeMap<String, f64>,
+}
+
+async fn observe_hosts(
+    output: &Output,
+    inventory: &Inventory,
+    view: &BundleView,
+    site: &SiteView,
+    hosts: &BTreeMap<String, Arc<RemoteHost>>,
+) -> Result<Observed, Fault> {
+    let phase = Phase::begin(output, "observe", hosts.len());
+    let (decisions, new) = settle(&phase, hosts, inventory, site).await?;
+    let decided = SiteView {
+        decisions: decisions.clone(),
+        ..site.clone()
+    };
+    let mut desired = desired(inventory, view, &decided).map_err(Fault::input)?;
+    desired.to_decide = new;
+    let key = site.digest_key.as_ref();
+    let seen = observe::hosts(&phase, hosts, &desired, key).await?;
+    let world = observe::world(&phase, output, hosts, &desired, seen.facts).await?;
+    phase.done(match &world.cluster {
+        Some(cluster) => format!("{} hosts, {} nodes", hosts.len(), cluster.nodes.len()),
+        None => format!("{} hosts, no cluster yet", hosts.len()),
+    });
+    Ok(Observed {
+        decisions,
+        desired,
+        world,
+        clock_offsets: seen.clock_offsets,
+    })
+}
+
+/// Decisions for all hosts: those recorded, and those that facts lead to now.
+/// Hosts without one are looked at before there is a desired state to ask for.
+async fn settle(
+    phase: &Phase<'_>,
+    hosts: &BTreeMap<String, Arc<RemoteHost>>,
+    inventory: &Inventory,
+    site: &SiteView,
+) -> Result<(Decisions, Vec<String>), Fault> {
+    let all_decided = inventory
+        .hosts
+        .iter()
+        .all(|host| site.decisions.hosts.contains_key(&host.name));
+    if all_decided {
+        return Ok((site.decisions.clone(), Vec::new()));
+    }
+    let seen = observe::at_first(phase, hosts).await?;
+    Ok(decide(&site.decisions, inventory, &seen.facts))
+}
+
+/// Refuses the run with everything that is wrong at once.
+fn check(
+    output: &Output,
+    inventory: &Inventory,
+    view: &BundleView,
+    seen: &Observed,
+) -> Result<(), Fault> {
+    let phase = Phase::begin(output, "check", seen.world.hosts.len());
+    let platforms: BTreeSet<String> = view.files.keys().cloned().collect();
+    let results = checks::check(&Question {
+        inventory,
+        facts: &seen.world.hosts,
+        clock_offsets: &seen.clock_offsets,
+        platforms: &platforms,
+        decisions: &seen.decisions,
+        desired: Some(&seen.desired),
+    });
+    let (fatal, warnings): (Vec<_>, Vec<_>) = results
+        .into_iter()
+        .partition(|result| result.severity == Severity::Fatal);
+    for warning in warnings {
+        let message = format!("{}; {}", warning.found, warning.remedy);
+        let host = Some(warning.host);
+        output.emit(Event::Warning { host, message });
+    }
+    if fatal.is_empty() {
+        phase.done(format!("{} checks passed", checks::CHECKS.len()));
+        return Ok(());
+    }
+    let lines: Vec<String> = fatal
+        .iter()
+        .map(|result| format!("{result} [{}]", result.check))
+        .collect();
+    let message = format!(
+        "hosts are not fit; nothing was changed\n{}",
+        lines.join("\n")
+    );
+    Err(Fault::new(Exit::Checks, message).hint("put these right, then run the same command again"))
+}
+
+fn plan(output: &Output, seen: &Observed, site: &SiteView) -> Plan {
+    let phase = Phase::begin(output, "plan", seen.world.hosts.len());
+    let plan = planning::plan(&seen.desired, &seen.world, site.digest_key.as_ref());
+    let count = plan.steps().count();
+    phase.done(match count {
+        1 => "1 step".to_owned(),
+        count => format!("{count} steps"),
+    });
+    plan
+}
