@@ -83,3 +83,109 @@ fn missing(step: &Step, what: &str) -> StepError {
         what: what.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desired::{Change, FileKind, Needs, Stage, Unit};
+    use crate::plan::{FileChange, FileChangeKind, UnitChange, UnitVerb};
+
+    fn file(content: Content) -> File {
+        File {
+            content,
+            mode: 0o600,
+            user: "root".to_owned(),
+            group: "root".to_owned(),
+            kind: FileKind::Trust,
+        }
+    }
+
+    fn desired() -> Desired {
+        let mut desired = Desired::default();
+        let mut host = DesiredHost::default();
+        for (path, content) in [
+            ("/directory", Content::Directory),
+            ("/key", Content::Secret(b"secret".to_vec())),
+            ("/pending", Content::Pending),
+        ] {
+            host.files.insert(path.to_owned(), file(content));
+        }
+        host.units.push(Unit {
+            name: "etcd.service".to_owned(),
+            stage: Stage::Etcd,
+            inputs: None,
+            pending: true,
+            needs: Needs::default(),
+            change: Change::Restart,
+            ready: None,
+        });
+        desired.hosts.insert("m1".to_owned(), host);
+        desired
+    }
+
+    fn step(host: &str, action: Action) -> Step {
+        Step {
+            stage: Stage::Stage,
+            host: host.to_owned(),
+            title: "write files".to_owned(),
+            disrupts: None,
+            action,
+        }
+    }
+
+    fn write(paths: &[&str]) -> Action {
+        let files = paths.iter().map(|path| FileChange {
+            path: (*path).to_owned(),
+            change: FileChangeKind::Create,
+        });
+        Action::WriteFiles {
+            files: files.collect(),
+            remove: Vec::new(),
+            kind: FileKind::Trust,
+        }
+    }
+
+    #[test]
+    fn bytes_are_looked_up_and_told_nowhere() {
+        let step = step("m1", write(&["/directory", "/key"]));
+        let request = apply_request(&step, &desired()).unwrap();
+        assert_eq!(request.files["/directory"].bytes, None);
+        let key = &request.files["/key"];
+        assert!(key.secret && key.bytes.as_deref() == Some(b"secret"));
+        assert!(!format!("{request:?}").contains("secret\""));
+    }
+
+    #[test]
+    fn what_is_not_known_is_an_error_that_names_it() {
+        let start = Action::StartUnits {
+            units: vec![UnitChange {
+                name: "etcd.service".to_owned(),
+                verb: UnitVerb::Start,
+            }],
+            wait: false,
+        };
+        for (host, action, expected) in [
+            ("m1", write(&["/pending"]), "m1: the content of /pending"),
+            ("m1", write(&["/other"]), "m1: /other"),
+            ("m2", write(&["/key"]), "m2: the host"),
+            ("m1", start, "m1: what etcd.service reads"),
+            (
+                "m1",
+                Action::Apply {
+                    set: "dns".to_owned(),
+                },
+                "m1: manifest set dns",
+            ),
+            ("m1", Action::Commit { generation: 1 }, ""),
+        ] {
+            let result = apply_request(&step(host, action), &desired());
+            match expected {
+                "" => assert!(result.is_ok()),
+                _ => {
+                    let error = result.unwrap_err().to_string();
+                    assert!(error.starts_with(expected), "{error}");
+                }
+            }
+        }
+    }
+}

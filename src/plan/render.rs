@@ -118,3 +118,113 @@ fn lines(part: &StagePlan) -> Vec<Line> {
     }
     lines
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desired::{Condition, Stage};
+    use crate::plan::{Action, Disruption, Lane, Refusal, Step};
+    use std::collections::BTreeMap;
+
+    fn step(host: &str, title: &str) -> Step {
+        Step {
+            stage: Stage::Nodes,
+            host: host.to_owned(),
+            title: title.to_owned(),
+            disrupts: Some(Disruption::Node),
+            action: Action::Wait {
+                condition: Condition::OverlayUp,
+                limit_seconds: 5,
+            },
+        }
+    }
+
+    fn part(lanes: &[(&str, &[(&str, &str)])]) -> StagePlan {
+        let lanes = lanes.iter().map(|(host, steps)| Lane {
+            host: (*host).to_owned(),
+            steps: steps
+                .iter()
+                .map(|(host, title)| step(host, title))
+                .collect(),
+        });
+        StagePlan {
+            stage: Stage::Nodes,
+            lanes: lanes.collect(),
+        }
+    }
+
+    #[test]
+    fn hosts_that_do_the_same_share_lines_in_their_order() {
+        let plan = Plan {
+            stages: vec![
+                part(&[
+                    ("m1", &[("m1", "one"), ("m1", "only here"), ("m1", "three")]),
+                    ("w1", &[("w1", "one"), ("w1", "two"), ("w1", "three")]),
+                    ("w2", &[("w2", "one"), ("w2", "two"), ("m1", "ask")]),
+                ]),
+                part(&[("w10", &[("w10", "one")])]),
+            ],
+            refusals: Vec::new(),
+        };
+        let expected = "\
+nodes
+  m1 w1 w2  one
+  m1        only here
+  w1 w2     two
+  m1 w1     three
+  m1        ask
+nodes, then
+  w10       one
+10 steps on 4 hosts
+";
+        assert_eq!(text(&plan), expected);
+    }
+
+    #[test]
+    fn an_empty_plan_says_so() {
+        assert_eq!(
+            text(&Plan::default()),
+            "nothing to do: everything is as it should be\n"
+        );
+    }
+
+    #[test]
+    fn the_object_has_steps_and_refusals() {
+        let plan = Plan {
+            stages: vec![part(&[("w1", &[("m1", "ask")])])],
+            refusals: vec![Refusal::LastServing {
+                host: "m1".to_owned(),
+                what: Disruption::ApiServer,
+                down: BTreeMap::from([("m2".to_owned(), "off".to_owned())]),
+            }],
+        };
+        let expected = serde_json::json!({
+            "version": 1,
+            "steps": [{
+                "part": 0,
+                "lane": "w1",
+                "stage": "nodes",
+                "host": "m1",
+                "title": "ask",
+                "disrupts": "node",
+                "action": {
+                    "action": "wait",
+                    "condition": {"condition": "overlay-up"},
+                    "limit_seconds": 5,
+                },
+            }],
+            "refusals": [{
+                "refusal": {
+                    "reason": "last-serving",
+                    "host": "m1",
+                    "what": "api-server",
+                    "down": {"m2": "off"},
+                },
+                "message": "m1: its API server can't be interrupted now, since it is the last one that serves (m2: off); bring another back, then run the same command again",
+            }],
+        });
+        assert_eq!(json(&plan), expected);
+        let back: Plan = serde_json::from_value(serde_json::to_value(&plan).unwrap()).unwrap();
+        assert_eq!(back, plan);
+    }
+}

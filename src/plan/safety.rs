@@ -86,12 +86,15 @@ pub fn may_disrupt(host: &str, what: Disruption, serving: &Serving) -> Result<Co
     if members <= 1 {
         return Ok(Consent::Announced);
     }
+    if !serves_now {
+        return Ok(Consent::Safe);
+    }
     if what == Disruption::EtcdMember {
         // etcd accepts writes while a majority of its voting members agrees:
         // https://etcd.io/docs/v3.6/faq/#what-is-failure-tolerance
         let needed = members / 2 + 1;
-        let quorum_now = left + usize::from(serves_now) >= needed;
-        if !quorum_now {
+        let has_quorum = left + 1 >= needed;
+        if !has_quorum {
             return Ok(Consent::Safe);
         }
         if left < needed {
@@ -108,9 +111,6 @@ pub fn may_disrupt(host: &str, what: Disruption, serving: &Serving) -> Result<Co
                 error: error.clone(),
             });
         }
-    }
-    if !serves_now {
-        return Ok(Consent::Safe);
     }
     let zone = own.map(|server| server.zone.as_str()).unwrap_or_default();
     let elsewhere = |name: &String| {
@@ -375,5 +375,9 @@ mod tests {
             text.contains("m1") && text.contains("m2 lags behind"),
             "{text}"
         );
+        // Unless it is the one that is down.
+        serving.hosts.extend(serving_of("m1/a!").hosts);
+        let consent = may_disrupt("m1", Disruption::EtcdMember, &serving);
+        assert_eq!(consent, Ok(Consent::Safe));
     }
 }

@@ -23,9 +23,12 @@ pub(in super::super) fn remove_what_is_no_longer_desired(
             if remove.is_empty() {
                 continue;
             }
-            let title = match &remove[..] {
-                [path] => format!("remove {path}"),
-                paths => format!("remove {} files", paths.len()),
+            let title = match (&remove[..], kind) {
+                ([path], _) => format!("remove {path}"),
+                (paths, FileKind::Software) => format!("remove {} files", paths.len()),
+                (paths, FileKind::Trust) => {
+                    format!("remove {} keys and certificates", paths.len())
+                }
             };
             let action = Action::WriteFiles {
                 files: Vec::new(),
