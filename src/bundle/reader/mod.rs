@@ -6,6 +6,7 @@
 mod blob;
 mod contents;
 mod error;
+mod front;
 mod scan;
 mod walk;
 
@@ -15,16 +16,16 @@ pub use error::{BundleError, Damage};
 
 use super::oci::Index;
 use super::platform::Platform;
-use super::sign::{Signature, SignatureProblem, TrustedKey};
+use super::sign::{Signature, TrustedKey};
 use super::tar_format;
 use crate::digest::Digest;
 use camino::{Utf8Path, Utf8PathBuf};
+use front::{Trust, check_signature, check_start, fixed_entry, not_a_bundle};
 use fs_err::File;
 use scan::{Location, Scanner};
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::ops::Deref;
-use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use walk::{Reached, Walk};
 
@@ -61,12 +62,6 @@ struct Inner {
     blobs: BTreeMap<Digest, Location>,
     reached: BTreeMap<Digest, Reached>,
     contents: Contents,
-}
-
-/// What is needed of the signature.
-enum Trust<'a> {
-    Required(&'a [TrustedKey]),
-    Ignored,
 }
 
 impl Bundle {
@@ -322,128 +317,6 @@ impl std::fmt::Debug for Bundle {
             "Bundle({}, {})",
             self.inner.path, self.inner.index_digest
         )
-    }
-}
-
-fn not_a_bundle(path: &Utf8Path, found: impl Into<String>) -> BundleError {
-    BundleError::NotABundle {
-        path: path.to_owned(),
-        found: found.into(),
-    }
-}
-
-/// Tells other kinds of files from bundles by their first block, so that the
-/// message says what was given.
-fn check_start(file: &File, path: &Utf8Path, length: u64) -> Result<(), BundleError> {
-    let mut start = [0; tar_format::BLOCK_BYTES as usize];
-    let available = (length as usize).min(start.len());
-    file.file()
-        .read_exact_at(&mut start[..available], 0)
-        .map_err(|source| BundleError::Io {
-            path: path.to_owned(),
-            source,
-        })?;
-    let start = &start[..available];
-    const KINDS: [(&[u8], &str); 6] = [
-        (
-            b"\x1f\x8b",
-            "it is compressed with gzip (bundles are not compressed as a whole)",
-        ),
-        (
-            b"\x28\xb5\x2f\xfd",
-            "it is compressed with zstd (bundles are not compressed as a whole)",
-        ),
-        (
-            b"\xfd7zXZ",
-            "it is compressed with xz (bundles are not compressed as a whole)",
-        ),
-        (b"PK\x03\x04", "it is a zip archive"),
-        (b"\x7fELF", "it is a program"),
-        (b"untrusted comment:", "it is a minisign key or signature"),
-    ];
-    if length == 0 {
-        return Err(not_a_bundle(path, "it is empty"));
-    }
-    for (magic, found) in KINDS {
-        if start.starts_with(magic) {
-            return Err(not_a_bundle(path, found));
-        }
-    }
-    let name = tar_format::OCI_LAYOUT_NAME.as_bytes();
-    if start.starts_with(name) {
-        return Ok(());
-    }
-    if start.get(257..262) == Some(b"ustar") {
-        return Err(not_a_bundle(
-            path,
-            "it is a tar, but does not begin with `oci-layout`",
-        ));
-    }
-    let is_text = start
-        .iter()
-        .all(|byte| matches!(byte, b'\t' | b'\n' | b'\r' | b' '..=b'~'));
-    Err(not_a_bundle(
-        path,
-        if is_text {
-            "it is a text file"
-        } else {
-            "it is no tar"
-        },
-    ))
-}
-
-/// Reads one of the files at the front. `None` if the next entry is another: the
-/// scanner then stays where it is.
-fn fixed_entry(
-    scanner: &mut Scanner<'_>,
-    file: &File,
-    path: &Utf8Path,
-    name: &str,
-    limit: u64,
-) -> Result<Option<Vec<u8>>, BundleError> {
-    let Some(location) = scanner.next_named(name)? else {
-        return Ok(None);
-    };
-    if location.size > limit {
-        let problem = format!("it has {} bytes; at most {limit} are read", location.size);
-        return Err(scanner.entry_error(name, location.offset, problem));
-    }
-    let mut content = vec![0; location.size as usize];
-    file.file()
-        .read_exact_at(&mut content, location.offset)
-        .map_err(|source| BundleError::Io {
-            path: path.to_owned(),
-            source,
-        })?;
-    Ok(Some(content))
-}
-
-fn check_signature(
-    path: &Utf8Path,
-    index: &[u8],
-    signature: Option<Vec<u8>>,
-    trust: &Trust<'_>,
-) -> Result<Option<Signature>, BundleError> {
-    let problem = |problem| BundleError::Signature {
-        path: path.to_owned(),
-        problem,
-    };
-    let parsed = signature.map(|bytes| {
-        String::from_utf8(bytes)
-            .map_err(|_| SignatureProblem::Malformed("it is not text"))
-            .and_then(|text| Signature::parse(&text))
-    });
-    match (parsed, trust) {
-        (None, Trust::Required(_)) => Err(BundleError::Unsigned {
-            path: path.to_owned(),
-        }),
-        (None, Trust::Ignored) => Ok(None),
-        (Some(parsed), Trust::Required(keys)) => {
-            let signature = parsed.map_err(problem)?;
-            signature.verify(index, keys).map_err(problem)?;
-            Ok(Some(signature))
-        }
-        (Some(parsed), Trust::Ignored) => parsed.map(Some).map_err(problem),
     }
 }
 

@@ -3,10 +3,12 @@
 use super::{KeyId, Signature, TrustedKey, prehash};
 use anyhow::{Context, Result, anyhow, bail};
 use aws_lc_rs::signature::Ed25519KeyPair;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt as _;
-use minisign::{KeyPair, SecretKey, SecretKeyBox};
+use minisign::{KeyPair, SecretKeyBox};
 use std::io::Write as _;
 
 /// Where the password of a protected key comes from.
@@ -39,6 +41,8 @@ pub struct KeyPairPaths {
 const NUMBER_OFFSET: usize = 6 + 32 + 16;
 const SEED_OFFSET: usize = NUMBER_OFFSET + 8;
 const PUBLIC_OFFSET: usize = SEED_OFFSET + 32;
+/// All of that, and a checksum (32).
+const SECRET_KEY_BYTES: usize = PUBLIC_OFFSET + 32 + 32;
 
 impl SigningKey {
     /// Reads a key file of the standard tool, protected or not (`minisign -G -W`).
@@ -52,19 +56,26 @@ impl SigningKey {
     }
 
     fn parse(text: &str, password: &dyn Fn() -> Result<String>) -> Result<Self> {
-        let key_box = SecretKeyBox::from(text.to_owned());
-        let key = match key_box.clone().into_unencrypted_secret_key() {
-            Ok(key) => key,
-            Err(_) if is_protected(text) => key_box
-                .into_secret_key(Some(password()?))
-                .map_err(|error| anyhow!("unlocking it: {error}"))?,
-            Err(error) => bail!("this is not a minisign secret key: {error}"),
-        };
-        Self::from_minisign(&key)
+        let line = text.lines().nth(1).unwrap_or_default().trim();
+        let bytes = STANDARD.decode(line).unwrap_or_default();
+        if bytes.len() != SECRET_KEY_BYTES || !bytes.starts_with(b"Ed") {
+            bail!("this is not a minisign secret key (a comment line, then a line of base64)");
+        }
+        match &bytes[2..4] {
+            // The standard tool leaves the checksum of such keys empty, so that is not
+            // looked at; that both halves belong together is.
+            [0, 0] => Self::from_bytes(&bytes),
+            b"Sc" => {
+                let key = SecretKeyBox::from(text.to_owned())
+                    .into_secret_key(Some(password()?))
+                    .map_err(|error| anyhow!("unlocking it: {error}"))?;
+                Self::from_bytes(&key.to_bytes())
+            }
+            _ => bail!("it is protected in a way that is not known; minisign's own is scrypt"),
+        }
     }
 
-    fn from_minisign(key: &SecretKey) -> Result<Self> {
-        let bytes = key.to_bytes();
+    fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let field = |offset: usize, length: usize| {
             bytes
                 .get(offset..offset + length)
@@ -153,17 +164,6 @@ fn write_new(path: &Utf8Path, text: &str, mode: u32) -> Result<()> {
         .context("writing a new key (an existing file is never overwritten)")?;
     file.write_all(text.as_bytes())?;
     Ok(())
-}
-
-/// Whether the text is a key file whose key is protected: its key derivation is
-/// `Sc`, scrypt.
-fn is_protected(text: &str) -> bool {
-    use base64::Engine as _;
-    let line = text.lines().nth(1).unwrap_or_default().trim();
-    let bytes = base64::engine::general_purpose::STANDARD
-        .decode(line)
-        .unwrap_or_default();
-    bytes.get(2..4) == Some(b"Sc")
 }
 
 fn ask(path: &Utf8Path, password: &Password<'_>) -> Result<String> {

@@ -108,3 +108,37 @@ fn rejects_texts_that_are_no_keys() {
         assert!(TrustedKey::parse(bad).is_err(), "{bad}");
     }
 }
+
+/// A key for this test alone, which the standard tool (0.11) made with `minisign -G -W`, and what it signed
+/// with it: the same content and comments give the same bytes here.
+#[test]
+fn keys_and_signatures_are_those_of_the_standard_tool() {
+    let (_guard, directory) = temporary();
+    let path = directory.join("standard.key");
+    fs_err::write(&path, STANDARD_SECRET).unwrap();
+    let secret = SigningKey::load(&path, &Password::None).unwrap();
+    assert_eq!(
+        secret.trusted_key(),
+        TrustedKey::parse(STANDARD_PUBLIC).unwrap()
+    );
+    let signature = secret.sign(b"content\n", "bundle x").unwrap();
+    assert_eq!(signature.render(), STANDARD_SIGNATURE);
+    let damaged = STANDARD_SECRET.replacen("JKbQst", "JKbRst", 1);
+    fs_err::write(&path, damaged).unwrap();
+    assert!(SigningKey::load(&path, &Password::None).is_err());
+}
+
+const STANDARD_SECRET: &str = concat!(
+    "untrusted comment: minisign encrypted secret key\n",
+    "RWQAAEIyAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAU21ST+wUlE8pJKbQst1w9v42QcsbqGdlGVBhzjvCmFJZKT9ttEtiQvEcIQJEcAOeDPe24eMwcA3HxU+dIB2lfvnRX0H7spJ0AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n",
+);
+const STANDARD_PUBLIC: &str = concat!(
+    "untrusted comment: minisign public key 4F9414EC4F526D53\n",
+    "RWRTbVJP7BSUT/EcIQJEcAOeDPe24eMwcA3HxU+dIB2lfvnRX0H7spJ0\n",
+);
+const STANDARD_SIGNATURE: &str = concat!(
+    "untrusted comment: signature of a cofferdam bundle\n",
+    "RURTbVJP7BSUT9Yp2T8+8duGpaXzr5+D2UaiEr5w1XoCvjNt/BnaPeNctSUVCGOyA/4zGIfCzi+wwo9Z5t7jxH9bWlRyH3jHRA4=\n",
+    "trusted comment: bundle x\n",
+    "inSEyQUp9m0mFF+3/qhJbqnJVI2e0OFjWLasw4jkDT4Z13M+AOsFRiskiQFu/0DHfsJN/F8oKV0lRnL+Tw//DA==\n",
+);
