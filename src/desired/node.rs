@@ -4,7 +4,7 @@ use super::builder::{Access, HostBuilder, UnitSpec, own};
 use super::command_line::flags;
 use super::error::DesiredError;
 use super::materials::CLUSTER_CA;
-use super::types::{Change, Condition, Node, Stage};
+use super::types::{Change, Condition, Content, FileKind, Node, Stage};
 use crate::inventory::Component;
 use crate::layout;
 use crate::ports::numbers::{
@@ -20,6 +20,16 @@ const RESOLV_CONF: &str = "/etc/kubernetes/resolv.conf";
 const PROXY_USER: &str = "cofferdam-api-proxy";
 const PROXY_CONFIG: &str = "/etc/cofferdam/api-proxy.toml";
 const PROXY_CA: &str = "/etc/cofferdam/pki/cluster-ca.crt";
+
+/// flanneld clears rules that it may once have made with iptables before it
+/// makes its own with nftables, and gives up if there is no iptables at all
+/// (`CleanUp` in 0.28's `pkg/trafficmngr/iptables`). On such a host it finds
+/// these at the end of its path: there are no such rules.
+const IPTABLES_STAND_INS: [&str; 2] = [
+    "/etc/cofferdam/flanneld/iptables",
+    "/etc/cofferdam/flanneld/ip6tables",
+];
+const IPTABLES_STAND_IN: &str = "#!/bin/sh\n# Written by cofferdam. Stands in for iptables where a host has none, so that\n# flanneld finds that it never made rules with it.\nif [ \"$1\" = --version ]; then\n  echo 'iptables v1.8.0 (nf_tables)'\n  exit 0\nfi\nexit 1\n";
 
 /// Where every client of a node finds an API server.
 fn proxy_server() -> String {
@@ -258,6 +268,14 @@ fn flanneld(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
         "Backend": {"Type": "vxlan"},
     });
     builder.plain(network_file, format!("{network}\n"));
+    for stand_in in IPTABLES_STAND_INS {
+        let content = Content::Plain(IPTABLES_STAND_IN.into());
+        let access = Access {
+            mode: 0o755,
+            ..Access::PUBLIC
+        };
+        builder.file(stand_in, content, access, FileKind::Software);
+    }
     let arguments = builder.overridden_flags(
         Component::Flanneld,
         flags([
@@ -279,7 +297,7 @@ fn flanneld(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
         stage: Stage::Network,
         text,
         reads: &[network_file, kubeconfig],
-        follows: &[],
+        follows: &IPTABLES_STAND_INS,
         binaries: &["flanneld"],
         change: Change::Restart,
         ready: Some(Condition::OverlayUp),

@@ -13,6 +13,7 @@ use crate::host::{Failure, Notice};
 use crate::ports::numbers;
 use anyhow::Result;
 use futures_util::future::join_all;
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -77,24 +78,24 @@ pub async fn wait(
 ) -> Result<()> {
     let begin = Instant::now();
     let mut interval = FIRST_INTERVAL;
-    let mut last_reason = String::new();
-    loop {
+    let mut told = BTreeSet::new();
+    let last_reason = loop {
         let reason = match check(root, condition).await {
             Ok(()) => return Ok(()),
             Err(error) => format!("{error:#}"),
         };
-        if reason != last_reason {
+        // What goes back and forth is told once.
+        if told.insert(reason.clone()) {
             notices.send_lossy(Notice::Waiting {
                 reason: reason.clone(),
             });
-            last_reason = reason;
         }
         if begin.elapsed() >= limit {
-            break;
+            break reason;
         }
         tokio::time::sleep(interval).await;
         interval = (interval * 3 / 2).min(LAST_INTERVAL);
-    }
+    };
     let message = format!(
         "waiting for {}: not within {} s; last: {last_reason}",
         describe(condition),

@@ -54,6 +54,11 @@ impl Shown {
         self.get("ActiveState") == "active"
     }
 
+    /// Whether something of it runs, or is about to.
+    pub(crate) fn has_process(&self) -> bool {
+        !matches!(self.get("ActiveState"), "" | "inactive" | "failed")
+    }
+
     pub(crate) fn is_oneshot(&self) -> bool {
         self.get("Type") == "oneshot"
     }

@@ -16,10 +16,14 @@ use crate::layout;
 use crate::plan::{UnitChange, UnitVerb};
 use anyhow::{Context, Result, anyhow};
 use limits::{LONGEST_STOP, RELOAD_LIMIT, START_LIMIT, stop_limit};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// A process shows its inputs as soon as it executes its program. One that
+/// does not by then was started by somebody else with the inputs before, such
+/// as by its socket, and is restarted.
+const TAKE_UP_LIMIT: Duration = Duration::from_secs(3);
 /// systemd's state changes within milliseconds.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -38,13 +42,17 @@ pub(super) async fn start(
     waiting: Waiting,
     notices: &NoticeSender,
 ) -> Result<()> {
+    let interrupted = stop_sockets(root, changes).await?;
     reload(root).await?;
     let names: Vec<&str> = changes.iter().map(|change| change.name.as_str()).collect();
     let shown = show_units(root, &names).await?;
     for name in &names {
         check_loaded(name, shown.get(*name))?;
     }
-    enable(root, &shown).await?;
+    if enable(root, &shown).await? == Enabled::Some {
+        // A unit that was enabled counts as changed until it is read again.
+        reload(root).await?;
+    }
     for change in changes {
         let job = Job {
             root,
@@ -57,7 +65,38 @@ pub(super) async fn start(
             verb => job.change(verb, waiting).await?,
         }
     }
+    for service in interrupted {
+        if !names.contains(&service.as_str()) {
+            run_verb(root, &service, "start").await?;
+        }
+    }
     Ok(())
+}
+
+/// Stops sockets that are to be started anew, with the services that run on
+/// them: systemd starts no socket whose service runs. The only trace of a
+/// changed socket is that systemd has not read it yet, so this comes before
+/// it does: from here on the trace is that the socket is not active. Returns
+/// the services that ran.
+async fn stop_sockets(root: &Root, changes: &[UnitChange]) -> Result<Vec<String>> {
+    let sockets = changes
+        .iter()
+        .filter(|change| change.verb != UnitVerb::Enable)
+        .filter_map(|change| Some((change.name.as_str(), change.name.strip_suffix(".socket")?)));
+    let mut interrupted = Vec::new();
+    for (socket, name) in sockets {
+        let service = format!("{name}.service");
+        let shown = show_units(root, &[socket, &service]).await?;
+        let is_active = |unit: &str| shown.get(unit).is_some_and(Shown::is_active);
+        if is_active(&service) {
+            interrupted.push(service.clone());
+            run_verb(root, &service, "stop").await?;
+        }
+        if is_active(socket) {
+            run_verb(root, socket, "stop").await?;
+        }
+    }
+    Ok(interrupted)
 }
 
 pub(super) async fn stop(root: &Root, units: &[String], notices: &NoticeSender) -> Result<()> {
@@ -96,12 +135,12 @@ struct Job<'a> {
 impl Job<'_> {
     async fn change(&self, verb: UnitVerb, waiting: Waiting) -> Result<()> {
         let shown = self.show().await?;
-        if self.unit.ends_with(".socket") {
-            return self.start_socket(&shown).await;
-        }
         let is_current = self.inputs.is_none() || self.running_inputs(&shown) == self.inputs;
         let verb = match verb {
             UnitVerb::Start if shown.is_active() && is_current => return Ok(()),
+            // What is on its way up (by its socket, or again and again) may
+            // have read the inputs that were there before.
+            _ if shown.has_process() && !shown.is_active() => UnitVerb::Restart,
             UnitVerb::Start if shown.is_active() => UnitVerb::Restart,
             UnitVerb::Reload if !shown.is_active() => UnitVerb::Start,
             other => other,
@@ -135,39 +174,24 @@ impl Job<'_> {
         }
     }
 
-    /// systemd does not start a socket whose service runs already, so that
-    /// the service stands back for the moment.
-    async fn start_socket(&self, shown: &Shown) -> Result<()> {
-        let service = self.unit.replace(".socket", ".service");
-        let services = show_units(self.root, &[&service]).await?;
-        let service_runs = services.get(&service).is_some_and(Shown::is_active);
-        if service_runs {
-            let program = systemctl(self.root, &["stop", &service])?;
-            self.run(&program.limit(stop_limit(shown)), "stopping the service of")
-                .await?;
-        }
-        self.reset_failed().await?;
-        self.queue("restart").await?;
-        self.wait(UnitVerb::Restart, START_LIMIT).await?;
-        if service_runs {
-            let program = systemctl(self.root, &["start", "--no-block", &service])?;
-            self.run(&program, "starting the service of").await?;
-        }
-        Ok(())
-    }
-
     /// Waits until the unit is active and, where it has inputs, its process
     /// carries them.
     async fn wait(&self, verb: UnitVerb, limit: Duration) -> Result<()> {
         let begin = Instant::now();
-        let mut last_reason = String::new();
+        let mut is_repeated = verb == UnitVerb::Reload;
+        let mut told = BTreeSet::new();
         loop {
             let shown = self.show().await?;
             let is_current = self.inputs.is_none() || self.running_inputs(&shown) == self.inputs;
-            if shown.is_active() && !shown.has_job() && is_current {
+            let is_up = shown.is_active() && !shown.has_job();
+            if is_up && is_current {
                 return Ok(());
             }
-            let reason = if shown.is_active() && !shown.has_job() {
+            if is_up && !is_repeated && begin.elapsed() >= TAKE_UP_LIMIT {
+                is_repeated = true;
+                self.queue("restart").await?;
+            }
+            let reason = if is_up {
                 "its process does not run with its new configuration yet".to_owned()
             } else {
                 shown.summary()
@@ -182,11 +206,11 @@ impl Job<'_> {
                 let message = format!("{} {}: {within}{reason}", gerund(verb), self.unit);
                 return Err(journal::failure(self.root, self.unit, message).await.into());
             }
-            if reason != last_reason {
+            // A unit that fails over and over goes back and forth.
+            if told.insert(reason.clone()) {
                 self.notices.send_lossy(Notice::Waiting {
                     reason: format!("{}: {reason}", self.unit),
                 });
-                last_reason = reason;
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
@@ -243,21 +267,28 @@ async fn run(root: &Root, unit: &str, program: &Program, doing: &str) -> Result<
     Err(journal::failure(root, unit, message).await.into())
 }
 
-async fn enable(root: &Root, shown: &BTreeMap<String, Shown>) -> Result<()> {
+/// Whether anything had to be enabled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Enabled {
+    None,
+    Some,
+}
+
+async fn enable(root: &Root, shown: &BTreeMap<String, Shown>) -> Result<Enabled> {
     let names: Vec<&str> = shown
         .iter()
         .filter(|(_, shown)| !shown.starts_at_boot())
         .map(|(name, _)| name.as_str())
         .collect();
     if names.is_empty() {
-        return Ok(());
+        return Ok(Enabled::None);
     }
     systemctl(root, &["enable", "--quiet", "--no-reload"])?
         .arguments(names.iter().copied())
         .succeed()
         .await
         .with_context(|| format!("enabling {}", names.join(", ")))?;
-    Ok(())
+    Ok(Enabled::Some)
 }
 
 fn check_loaded(name: &str, shown: Option<&Shown>) -> Result<()> {

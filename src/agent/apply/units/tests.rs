@@ -12,7 +12,9 @@ const SYSTEMD: &str = r#"
 here=$(dirname "$0"); root=$here/../..
 echo "$@" >> "$here/calls"
 case "$1" in
-  show) cat "$here/state" ;;
+  show)
+    while [ "$1" != -- ]; do shift; done; shift
+    for unit; do cat "$here/state"; echo; done ;;
   start|restart|reload)
     cp "$here/next" "$here/state"
     mkdir -p "$root/proc/812"
@@ -60,6 +62,7 @@ async fn a_unit_is_enabled_before_and_waited_for_after_its_start() {
         [
             "daemon-reload",
             "enable --quiet --no-reload x.service",
+            "daemon-reload",
             "reset-failed x.service",
             "start --no-block x.service",
         ]
@@ -121,4 +124,24 @@ async fn a_oneshot_is_stopped_before_its_inputs_are_written() {
     let calls = host.read("/usr/bin/calls");
     let stop = calls.find("stop x.service").unwrap();
     assert!(stop < calls.find("restart --no-block").unwrap());
+}
+
+#[tokio::test]
+async fn a_socket_is_stopped_before_systemd_reads_its_change() {
+    let host = host(&state("active", 812), &state("active", 812));
+    let changes = [UnitChange {
+        name: "x.socket".to_owned(),
+        verb: UnitVerb::Restart,
+    }];
+    let (notices, _receiver) = notice_channel();
+    host.write("/var/lib/cofferdam/inputs/x.env", "");
+    let inputs = BTreeMap::new();
+    start(&host.root, &changes, &inputs, Waiting::EachActive, &notices)
+        .await
+        .unwrap();
+    let calls = host.read("/usr/bin/calls");
+    let at = |call: &str| calls.find(call).unwrap();
+    assert!(at("stop x.service") < at("stop x.socket"));
+    assert!(at("stop x.socket") < at("daemon-reload"));
+    assert!(at("daemon-reload") < at("start x.service"));
 }
