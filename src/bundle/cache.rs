@@ -29,11 +29,13 @@ pub struct RecordKind(pub String);
 impl Cache {
     /// Opens the cache in a directory and makes that if it is missing.
     pub fn open(root: &Utf8Path) -> Result<Self> {
+        // Programs are run out of it, in another directory.
+        let root = camino::absolute_utf8(root).context("finding the cache")?;
         for directory in ["blobs/sha256", "records", "temporary"] {
             fs::create_dir_all(root.join(directory)).context("making the cache")?;
         }
         Ok(Self {
-            root: Arc::from(root),
+            root: Arc::from(root.as_path()),
         })
     }
 

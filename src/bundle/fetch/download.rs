@@ -1,7 +1,7 @@
 //! Downloads of plain files over HTTP(S) or from a directory.
 
 use super::retry::{Failure, with_retries};
-use super::{CONNECT_TIMEOUT, FetchOptions, Mirrors, READ_TIMEOUT, chain};
+use super::{CONNECT_TIMEOUT, FetchOptions, Mirrors, READ_TIMEOUT, chain, check_authorities};
 use crate::bundle::cache::{BlobWriter, Cache, WrongDigest};
 use crate::bundle::hash::COPY_BUFFER_BYTES;
 use crate::bundle::progress::Progress;
@@ -36,6 +36,7 @@ pub struct Downloader {
 
 impl Downloader {
     pub fn new(options: &FetchOptions) -> Result<Self> {
+        check_authorities()?;
         let mut builder = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(READ_TIMEOUT)

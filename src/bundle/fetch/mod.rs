@@ -12,6 +12,7 @@ pub use download::{Download, Downloader};
 pub use mirrors::Mirrors;
 pub use registry::{Registries, RemoteBlob};
 
+use anyhow::{Result, anyhow};
 use camino::Utf8PathBuf;
 use std::time::Duration;
 
@@ -32,6 +33,19 @@ pub struct FetchOptions {
     pub mirrors: Mirrors,
     /// PEM file with certificate authorities to trust beside the system's.
     pub ca_file: Option<Utf8PathBuf>,
+}
+
+/// Fails on a machine without any certificate authorities. Clients can't be set up
+/// there, even for mirrors without TLS, and say so badly.
+fn check_authorities() -> Result<()> {
+    let built = reqwest::Client::builder().build();
+    built.map(drop).map_err(|error| {
+        anyhow!(
+            "setting up downloads: {}; install the system's certificate authorities (package \
+             ca-certificates), or name a PEM file in the environment variable SSL_CERT_FILE",
+            chain(&error)
+        )
+    })
 }
 
 /// An error with all its causes in one line: HTTP errors say little at the top.

@@ -1,7 +1,7 @@
 //! Images from registries: raw manifests and blobs, bytes kept as they are.
 
 use super::retry::{Failure, with_retries};
-use super::{CONNECT_TIMEOUT, FetchOptions, Mirrors, READ_TIMEOUT, chain};
+use super::{CONNECT_TIMEOUT, FetchOptions, Mirrors, READ_TIMEOUT, chain, check_authorities};
 use crate::bundle::cache::{Cache, WrongDigest};
 use crate::bundle::oci;
 use crate::bundle::progress::Progress;
@@ -53,6 +53,7 @@ struct Place {
 
 impl Registries {
     pub fn new(options: &FetchOptions) -> Result<Self> {
+        check_authorities()?;
         let client = |protocol: ClientProtocol| -> Result<Client> {
             let mut extra_root_certificates = Vec::new();
             if let Some(path) = &options.ca_file {
