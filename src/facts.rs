@@ -210,6 +210,7 @@ pub struct UnitFacts {
     pub active: String,
     /// `running`, `exited`, `dead`, `auto-restart`.
     pub sub: String,
+    /// Whether it starts at boot: enabled, or with nothing to enable.
     pub enabled: bool,
     /// Whether the unit file changed since systemd read it.
     pub needs_reload: bool,
@@ -225,8 +226,10 @@ pub struct UnitFacts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageFacts {
     pub digest: Digest,
+    /// Whether it is pinned, under this name and by digest.
     pub pinned: bool,
-    /// Whether all its content for this platform is there and unpacked.
+    /// Whether all its content for this platform is there and unpacked, and
+    /// containerd's Kubernetes part knows it under this name and by digest.
     pub complete: bool,
 }
 
