@@ -34,8 +34,8 @@ pub struct Server {
 pub enum Consent {
     /// Others go on serving, or nothing is served now anyway.
     Safe,
-    /// It is the only one: clients wait until it is back. Part of the plan
-    /// that is confirmed.
+    /// No other can take over: clients wait until it is back. Part of the
+    /// plan that is confirmed.
     Announced,
 }
 
@@ -96,6 +96,10 @@ pub fn may_disrupt(host: &str, what: Disruption, serving: &Serving) -> Result<Co
         let has_quorum = left + 1 >= needed;
         if !has_quorum {
             return Ok(Consent::Safe);
+        }
+        if members - 1 < needed && down.is_empty() {
+            // Of two members both are needed: there is no way around it.
+            return Ok(Consent::Announced);
         }
         if left < needed {
             return Err(Refusal::EtcdQuorum {
@@ -340,7 +344,8 @@ mod tests {
             (EtcdMember, "m1/a! m2/b m3/c", "safe"),
             (EtcdMember, "m1/a! m2/b! m3/c", "safe"),
             // With two members both are needed.
-            (EtcdMember, "m1/a m2/a", "quorum"),
+            (EtcdMember, "m1/a m2/b", "announced"),
+            (EtcdMember, "m1/a m2/b!", "safe"),
             (EtcdMember, "m1/a m2/a m3/b m4/b m5/c!", "other zone"),
             (EtcdMember, "m1/a m2/a! m3/b m4/b m5/c", "safe"),
             (ApiServer, "m1/a", "announced"),

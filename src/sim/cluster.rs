@@ -57,7 +57,14 @@ impl World {
     }
 
     pub(super) fn api_is_ready(&self, host: &str) -> bool {
-        self.is_active(host, API_SERVER) && self.is_active(host, ETCD) && self.etcd_has_quorum()
+        self.is_active(host, API_SERVER) && self.etcd_serves(host)
+    }
+
+    /// Whether the host's API server finds its member of etcd: the host's own
+    /// where it has one, else any.
+    fn etcd_serves(&self, host: &str) -> bool {
+        let has_own = self.etcd_members().iter().any(|member| member == host);
+        self.etcd_has_quorum() && (!has_own || self.is_active(host, ETCD))
     }
 
     pub(super) fn ready_nodes(&self) -> BTreeSet<String> {
@@ -238,17 +245,21 @@ impl World {
         }
     }
 
-    /// Everything else is ready a while after its start, the API server once
-    /// its own host's member serves.
+    /// Everything else is ready a while after its start, an API server once
+    /// its etcd serves.
     fn activate_units(&mut self) {
         let now = self.now;
-        let quorum = self.etcd_has_quorum();
+        let names: Vec<String> = self.machines.keys().cloned().collect();
+        let served: BTreeSet<String> = names
+            .into_iter()
+            .filter(|name| self.etcd_serves(name))
+            .collect();
         for machine in self.machines.values_mut() {
-            let has_member = machine.is_active(ETCD);
+            let has_etcd = served.contains(&machine.name);
             for (unit, process) in &mut machine.memory.processes {
                 let is_ready = match unit.as_str() {
                     ETCD => continue,
-                    API_SERVER => quorum && has_member,
+                    API_SERVER => has_etcd,
                     _ => true,
                 };
                 process.is_active |= is_ready && now >= process.ready_at;

@@ -1,6 +1,6 @@
 //! Runs that are stopped, and repeated until they are done.
 
-use super::worlds::{ALONE, SMALL, THREE_ZONES, installed, world};
+use super::worlds::{ALONE, SMALL, THREE_ZONES, installed, shape, world};
 use cofferdam::plan::text;
 use cofferdam::sim::machine::{DiskContent, DiskFile};
 use cofferdam::sim::{EndState, Fault, FaultKind, Machine, Simulation};
@@ -186,5 +186,41 @@ async fn whatever_was_done_to_hosts_is_put_right() {
                 text(&again.plan)
             );
         }
+    }
+}
+
+/// Other shapes than those above: two masters, members of etcd of their own,
+/// registries on workers.
+#[tokio::test]
+async fn any_shape_of_one_to_five_hosts_is_finished() {
+    const WORLDS: usize = 15;
+    // Steps that share no factor with the number of roles, so that all come.
+    let shapes = (1_u64..).map(|index| index * 7_919).filter_map(shape);
+    for (index, inventory) in shapes.take(WORLDS).enumerate() {
+        let seed = index as u64;
+        let expected = installed(&inventory, 0).await.end_state();
+        let world = world(&inventory, seed);
+        let fault = Fault {
+            operation: index * 37,
+            kind: FaultKind::ALL[index % FaultKind::ALL.len()],
+        };
+        finish(&world, fault).await;
+        let differences = expected.differences(&world.end_state());
+        assert_eq!(differences, Vec::<String>::new(), "{fault:?}\n{inventory}");
+        assert_eq!(
+            world.violations(),
+            Vec::<String>::new(),
+            "{fault:?}\n{inventory}"
+        );
+        let again = world.plan().await.unwrap();
+        assert!(again.plan.is_empty(), "{inventory}\n{}", text(&again.plan));
+
+        let mut world = world;
+        world.take_bundle("+1");
+        world.install(None).await.unwrap().result.unwrap();
+        assert_eq!(world.violations(), Vec::<String>::new(), "{inventory}");
+        assert_eq!(world.stale_units(), Vec::<String>::new(), "{inventory}");
+        let again = world.plan().await.unwrap();
+        assert!(again.plan.is_empty(), "{inventory}\n{}", text(&again.plan));
     }
 }

@@ -142,7 +142,7 @@ async fn the_only_member_is_announced_and_one_of_three_is_not() {
             .filter(|step| step.disrupts == Some(Disruption::EtcdMember));
         let restart = restarts.next().unwrap();
         assert_eq!(
-            restart.title.contains("the only etcd member"),
+            restart.title.contains("no other etcd member can take over"),
             is_announced,
             "{}",
             restart.title

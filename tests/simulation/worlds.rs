@@ -84,3 +84,42 @@ pub async fn installed(inventory: &str, seed: u64) -> Simulation {
     ran.result.unwrap();
     world
 }
+
+/// An inventory of one to five hosts in up to three zones, with whatever roles
+/// the number leads to. None if such hosts make no cluster.
+pub fn shape(number: u64) -> Option<String> {
+    const ROLES: [&str; 6] = [
+        r#"["control-plane"]"#,
+        r#"["worker"]"#,
+        r#"["worker", "registry"]"#,
+        r#"["etcd"]"#,
+        r#"["control-plane", "worker"]"#,
+        r#"["control-plane", "etcd"]"#,
+    ];
+    let mut rest = number;
+    let mut take = |bound: u64| {
+        let taken = rest % bound;
+        rest /= bound;
+        taken
+    };
+    let (hosts, zones) = (1 + take(5), 1 + take(3));
+    let mut text = String::from("[cluster]\nname = \"shape\"\n");
+    for zone in ["a", "b", "c"]
+        .iter()
+        .take(usize::try_from(zones.min(hosts)).unwrap())
+    {
+        text.push_str(&format!("[zones.{zone}]\n"));
+    }
+    for host in 0..hosts {
+        let zone = host % zones;
+        let letter = ["a", "b", "c"][usize::try_from(zone).unwrap()];
+        let roles = ROLES[usize::try_from(take(6)).unwrap()];
+        text.push_str(&format!(
+            "[[hosts]]\nname = \"h{host}\"\naddress = \"10.77.{}.{}\"\nzone = \"{letter}\"\nroles = {roles}\n",
+            zone + 1,
+            11 + host
+        ));
+    }
+    let file = camino::Utf8Path::new("inventory.toml");
+    cofferdam::inventory::parse(&text, file).ok().map(|_| text)
+}

@@ -73,7 +73,7 @@ fn disruptive(step: Step, what: Disruption, is_announced: IsAnnounced) -> Step {
         (IsAnnounced::No, _) | (_, Disruption::Node) => step.title,
         (IsAnnounced::Yes, _) => {
             format!(
-                "{} (the only {what}: clients wait until it is back)",
+                "{} (no other {what} can take over: clients wait until it is back)",
                 step.title
             )
         }
