@@ -6,14 +6,18 @@ use super::fault::{Exit, Fault};
 use crate::cli::RunArgs;
 use crate::host::{Body, Call, Host, Notice, OutputStream, Request, Response, RunRequest};
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use std::io::{self, IsTerminal, Read, Write};
 use std::process::ExitCode;
 use std::time::Duration;
+use tokio::sync::mpsc;
 
 /// Following logs may take as long as people look.
 const LIMIT: Duration = Duration::from_secs(24 * 3600);
 /// Standard input is passed on in pieces of this size, in bytes.
 const PIECE: usize = 64 << 10;
+/// Pieces that may wait for the link.
+const PIECES: usize = 4;
 
 pub(super) async fn run(program: &str, args: RunArgs) -> Result<ExitCode, Fault> {
     let (inventory, site) = connect::read(&args.inventory.inventory)?;
@@ -29,7 +33,7 @@ pub(super) async fn run(program: &str, args: RunArgs) -> Result<ExitCode, Fault>
         arguments: args.arguments,
         input: takes_input,
     });
-    let body: Option<Box<dyn Body>> = takes_input.then(|| Box::new(Stdin) as Box<dyn Body>);
+    let body: Option<Box<dyn Body>> = takes_input.then(|| Box::new(Stdin::read()) as Box<dyn Body>);
     let call = Call {
         request,
         body,
@@ -79,15 +83,45 @@ fn print(notice: Notice) {
     };
 }
 
-/// Our standard input as a body.
-struct Stdin;
+/// Our standard input as a body, read on a thread of its own: the next piece
+/// may come much later than the end of the program that it is for.
+struct Stdin {
+    pieces: mpsc::Receiver<io::Result<Bytes>>,
+}
+
+impl Stdin {
+    fn read() -> Self {
+        let (sender, pieces) = mpsc::channel(PIECES);
+        std::thread::spawn(move || {
+            loop {
+                let mut piece = vec![0; PIECE];
+                let read = io::stdin().lock().read(&mut piece);
+                let piece = match read {
+                    Ok(0) => return,
+                    Ok(length) => {
+                        piece.truncate(length);
+                        Ok(piece.into())
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) => Err(error),
+                };
+                if sender.blocking_send(piece).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { pieces }
+    }
+}
 
 impl Body for Stdin {
+    /// Only for callers outside of a runtime.
     fn next(&mut self) -> io::Result<Option<Bytes>> {
-        let mut piece = vec![0; PIECE];
-        let read = io::stdin().lock().read(&mut piece)?;
-        piece.truncate(read);
-        Ok((read > 0).then(|| piece.into()))
+        self.pieces.blocking_recv().transpose()
+    }
+
+    fn wait_for_next(&mut self) -> BoxFuture<'_, io::Result<Option<Bytes>>> {
+        Box::pin(async { self.pieces.recv().await.transpose() })
     }
 }
 

@@ -1,6 +1,9 @@
 //! The jump host's end of an agent's stream: many calls over one pair of
 //! pipes, whoever carries them.
 
+#[cfg(test)]
+mod tests;
+
 use super::frame::{BODY_PIECE, Frame, FrameCodec, Hello, MAGIC, PROTOCOL_VERSION};
 use super::{Body, Call, Failure, Host, HostError, Notice, Request, Response, Transferred};
 use bytes::Bytes;
@@ -177,24 +180,21 @@ impl Link {
         let mut body = call.body;
         let mut last = "no word from the host yet".to_owned();
         loop {
-            let next = if let Some(reading) = &mut body {
-                match self.next_piece(id, reading.as_mut()).await {
-                    Ok(Some(permit_and_frame)) => {
-                        let (permit, frame, end) = permit_and_frame;
+            // What the host says comes first: it may have ended, and have no
+            // use for more of a body that is slow in coming.
+            let next = tokio::select! {
+                biased;
+                next = incoming.recv() => match next {
+                    Some(next) => Some(next),
+                    None => return Err(self.lost(doing, self.reason())),
+                },
+                piece = self.next_piece(id, body.as_deref_mut()) => match piece {
+                    Ok(Some((permit, frame, end))) => {
                         permit.send(frame);
                         if end {
                             body = None;
                         }
-                        match incoming.try_recv() {
-                            Ok(next) => Some(next),
-                            Err(mpsc::error::TryRecvError::Empty) if Instant::now() < deadline => {
-                                continue;
-                            }
-                            Err(mpsc::error::TryRecvError::Empty) => None,
-                            Err(mpsc::error::TryRecvError::Disconnected) => {
-                                return Err(self.lost(doing, self.reason()));
-                            }
-                        }
+                        continue;
                     }
                     Ok(None) => return Err(self.lost(doing, self.reason())),
                     Err(source) => {
@@ -203,15 +203,8 @@ impl Link {
                             source,
                         });
                     }
-                }
-            } else {
-                tokio::select! {
-                    next = incoming.recv() => match next {
-                        Some(next) => Some(next),
-                        None => return Err(self.lost(doing, self.reason())),
-                    },
-                    () = sleep_until(deadline) => None,
-                }
+                },
+                () = sleep_until(deadline) => None,
             };
             match next {
                 Some(Incoming::Notice(notice)) => {
@@ -242,17 +235,21 @@ impl Link {
         }
     }
 
-    /// Reads the next piece of a body once the link has room for it. None if
-    /// the link is gone.
+    /// Reads the next piece of a body once the link has room for it; waits for
+    /// ever without a body. None if the link is gone. Dropping it loses
+    /// nothing.
     async fn next_piece<'a>(
         &'a self,
         id: u64,
-        body: &mut (dyn Body + '_),
+        body: Option<&mut (dyn Body + '_)>,
     ) -> io::Result<Option<(mpsc::Permit<'a, Frame>, Frame, bool)>> {
+        let Some(body) = body else {
+            return std::future::pending().await;
+        };
         let Ok(permit) = self.outgoing.reserve().await else {
             return Ok(None);
         };
-        match body.next() {
+        match body.wait_for_next().await {
             Ok(Some(bytes)) => {
                 debug_assert!(bytes.len() <= BODY_PIECE);
                 Ok(Some((permit, Frame::Body { id, bytes }, false)))

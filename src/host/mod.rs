@@ -47,6 +47,17 @@ pub trait Body: Send {
     /// # Errors
     /// When the source can't be read or does not match its digest.
     fn next(&mut self) -> std::io::Result<Option<Bytes>>;
+
+    /// The same for bodies whose next piece may be long in coming, such as a
+    /// person's input: a call must go on to hear what the host says meanwhile.
+    /// Dropping the future before its end loses nothing.
+    ///
+    /// # Errors
+    /// As [`Body::next`].
+    fn wait_for_next(&mut self) -> BoxFuture<'_, std::io::Result<Option<Bytes>>> {
+        let piece = self.next();
+        Box::pin(std::future::ready(piece))
+    }
 }
 
 /// Bytes over a link, both ways.
