@@ -66,22 +66,22 @@ async fn a_first_install_alone_is_finished_from_any_moment() {
 
 #[tokio::test]
 async fn a_first_install_of_three_hosts_is_finished_from_any_moment() {
-    stop_and_repeat(15, async |seed| world(SMALL, seed)).await;
+    stop_and_repeat(25, async |seed| world(SMALL, seed)).await;
 }
 
 #[tokio::test]
 async fn a_first_install_of_three_zones_is_finished_from_any_moment() {
-    stop_and_repeat(60, async |seed| world(THREE_ZONES, seed)).await;
+    stop_and_repeat(125, async |seed| world(THREE_ZONES, seed)).await;
 }
 
 #[tokio::test]
 async fn a_new_bundle_on_three_hosts_is_finished_from_any_moment() {
-    stop_and_repeat(32, async |seed| with_new_bundle(SMALL, seed).await).await;
+    stop_and_repeat(65, async |seed| with_new_bundle(SMALL, seed).await).await;
 }
 
 #[tokio::test]
 async fn a_new_bundle_on_three_zones_is_finished_from_any_moment() {
-    stop_and_repeat(80, async |seed| with_new_bundle(THREE_ZONES, seed).await).await;
+    stop_and_repeat(165, async |seed| with_new_bundle(THREE_ZONES, seed).await).await;
 }
 
 /// What people and accidents do to hosts, by number.
