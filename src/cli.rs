@@ -25,7 +25,7 @@ pub struct Cli {
     /// Print plain lines even on a terminal
     #[arg(long, global = true, display_order = 102)]
     pub no_progress: bool,
-    /// Color text for people
+    /// Color text for people; `auto` does on a terminal without NO_COLOR
     #[arg(
         long,
         global = true,

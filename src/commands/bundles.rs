@@ -4,8 +4,10 @@ use super::fault::{Exit, Fault};
 use super::prospect::{refuse_damages, trusted_keys};
 use crate::bundle::build::{BuildOptions, build};
 use crate::bundle::cache::Cache;
+use crate::bundle::definition::Definition;
 use crate::bundle::fetch::{FetchOptions, Mirrors};
 use crate::bundle::inspect::{human_bytes, inspect};
+use crate::bundle::lock::Locked;
 use crate::bundle::resolve::{LockOptions, lock};
 use crate::bundle::sign::Password;
 use crate::bundle::sign::{KeyPairPaths, generate_key_pair};
@@ -70,6 +72,8 @@ async fn lock_definition(
 ) -> Result<ExitCode, Fault> {
     let started = Instant::now();
     let output = super::output(style);
+    // What can be wrong with the definition itself is bad input, not a failure.
+    Definition::load(&definition).map_err(Fault::input)?;
     let progress = TransferProgress::begin(&output);
     let options = LockOptions {
         definition,
@@ -114,6 +118,12 @@ async fn build_bundle(asked: BuildRequest, style: Style) -> Result<ExitCode, Fau
         None => Password::None,
     };
     let key = SigningKey::load(&asked.sign_key, &password).map_err(Fault::input)?;
+    let definition = Definition::load(&asked.definition).map_err(Fault::input)?;
+    let lock_path = match &asked.fetch.lock {
+        Some(path) => path.clone(),
+        None => Definition::lock_path(&definition.path),
+    };
+    Locked::load(definition, &lock_path).map_err(Fault::input)?;
     let options = BuildOptions {
         definition: asked.definition,
         lock: asked.fetch.lock.clone(),
@@ -177,7 +187,7 @@ fn keygen(paths: KeyPairPaths, no_password: bool, style: Style) -> Result<ExitCo
     } else {
         Some(new_password()?)
     };
-    let key = generate_key_pair(&paths, password)?;
+    let key = generate_key_pair(&paths, password).map_err(Fault::input)?;
     let output = super::output(style);
     output.say(&format!(
         "key {} written: {} (secret), {}",

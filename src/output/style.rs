@@ -29,7 +29,8 @@ pub enum Shape {
 /// When text for people is colored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Color {
-    /// On a terminal, unless NO_COLOR is set
+    // On a terminal, unless NO_COLOR is set. A doc comment here would make
+    // every help text twice as long.
     Auto,
     Always,
     Never,

@@ -1,0 +1,138 @@
+//! Bundles: made, looked at, and refused.
+
+use crate::world::World;
+
+fn world_with_bundle() -> World {
+    let world = World::new();
+    world.bundle("small", "linux/amd64");
+    world
+}
+
+#[test]
+fn a_bundle_is_made_verified_and_shown() {
+    let world = world_with_bundle();
+    let verified = world.run("bundle verify small.tar --trusted-key key.pub");
+    verified.expect(0, &["small 1.0.0 is good: signed by"]);
+    assert_eq!(verified.stdout, "");
+    let json = world.run("bundle verify small.tar --trusted-key key.pub --json");
+    let value: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(value["name"], "small");
+    assert_eq!(value["damages"], serde_json::json!([]));
+    let shown = world.run("bundle inspect small.tar --json");
+    let value: serde_json::Value = serde_json::from_str(&shown.stdout).unwrap();
+    let names: Vec<&str> = value["files"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|file| file["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["cofferdam", "tool"]);
+    let table = world.run("bundle inspect small.tar");
+    assert!(
+        table
+            .stdout
+            .starts_with("bundle small 1.0.0 for linux/amd64")
+    );
+}
+
+#[test]
+fn the_same_lock_and_key_give_the_same_bytes_and_quiet_is_quiet() {
+    let world = world_with_bundle();
+    let again = world.run(
+        "--quiet bundle build small.toml --cache other --sign-key key --agent linux/amd64=agent -o again.tar",
+    );
+    assert_eq!(again.text(), "exit 0\n");
+    let read = |name| fs_err::read(world.path.join(name)).unwrap();
+    assert!(read("small.tar") == read("again.tar"), "the bytes differ");
+}
+
+/// Issue 3's list. Neither `plan` nor `install` may come as far as to connect.
+#[test]
+fn bundles_that_are_not_right_are_refused_before_anything_else() {
+    let world = world_with_bundle();
+    world.keys("other");
+    let good = fs_err::read(world.path.join("small.tar")).unwrap();
+    let write = |name: &str, bytes: &[u8]| fs_err::write(world.path.join(name), bytes).unwrap();
+    write("truncated.tar", &good[..good.len() / 2]);
+    let compressed = good
+        .windows(4)
+        .position(|window| window == [0x28, 0xb5, 0x2f, 0xfd])
+        .unwrap();
+    let mut flipped = good.clone();
+    flipped[compressed + 20] ^= 1;
+    write("flipped.tar", &flipped);
+    let mut unsigned = good.clone();
+    let signature = good
+        .windows(18)
+        .position(|window| window == b"index.json.minisig")
+        .unwrap();
+    unsigned[signature] = b'x';
+    write("renamed.tar", &unsigned);
+    write("gzip.tar", &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3]);
+    write("empty.tar", b"");
+    for (bundle, key, expected) in [
+        ("truncated.tar", "key.pub", "truncated"),
+        ("flipped.tar", "key.pub", "is damaged"),
+        ("renamed.tar", "key.pub", "renamed.tar"),
+        ("gzip.tar", "key.pub", "is not a cofferdam bundle"),
+        ("inventory.toml", "key.pub", "is not a cofferdam bundle"),
+        ("empty.tar", "key.pub", "empty.tar"),
+        ("absent.tar", "key.pub", "absent.tar"),
+        ("small.tar", "other.pub", "which is not trusted here"),
+        ("small.tar", "inventory.toml", "inventory.toml"),
+    ] {
+        let verify = world.run(&format!("bundle verify {bundle} --trusted-key {key}"));
+        verify.expect(2, &["error: ", expected]);
+        for verb in ["plan", "install --yes"] {
+            let run = world.run(&format!("{verb} --bundle {bundle} --trusted-key {key}"));
+            run.expect(2, &["error: ", expected]);
+            assert!(!run.stderr.contains("connecting"), "{}", run.text());
+        }
+    }
+}
+
+#[test]
+fn an_unsigned_bundle_is_refused() {
+    let world = world_with_bundle();
+    let good = fs_err::read(world.path.join("small.tar")).unwrap();
+    // The signature is the third entry: a header of 512 bytes and one block.
+    let at = good
+        .windows(18)
+        .position(|window| window == b"index.json.minisig")
+        .unwrap();
+    let unsigned = [&good[..at], &good[at + 1024..]].concat();
+    fs_err::write(world.path.join("unsigned.tar"), unsigned).unwrap();
+    world
+        .run("bundle verify unsigned.tar --trusted-key key.pub")
+        .expect(2, &["not signed"]);
+}
+
+#[test]
+fn definitions_and_flags_that_are_not_right_are_input_errors() {
+    let world = world_with_bundle();
+    for (line, expected) in [
+        ("bundle lock absent.toml", "absent.toml"),
+        ("bundle lock inventory.toml", "inventory.toml"),
+        ("bundle lock small.toml --mirror nonsense", "PREFIX=URL"),
+        (
+            "bundle build small.toml --sign-key key --agent amd64 -o b.tar",
+            "PLATFORM=FILE",
+        ),
+        (
+            "bundle build small.toml --sign-key key.pub -o b.tar",
+            "key.pub",
+        ),
+        (
+            "bundle keygen --secret-key k --public-key k.pub",
+            "--no-password",
+        ),
+    ] {
+        let outcome = world.run(line);
+        outcome.expect(2, &[expected]);
+        assert!(!world.exists("b.tar"));
+    }
+    let before = world.read("key");
+    let again = world.run("bundle keygen --no-password --secret-key key --public-key key.pub");
+    assert_ne!(again.code, 0, "{}", again.text());
+    assert_eq!(world.read("key"), before, "a key was overwritten");
+}
