@@ -4,6 +4,7 @@ use super::lines::Plain;
 use crate::event::Event;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::time::Duration;
 
 /// How often a bar's spinner turns.
@@ -30,10 +31,13 @@ impl Live {
         }
     }
 
-    /// A line above the bars.
+    /// A line above the bars. It is written as any other, with a line break:
+    /// the bars' own way fills lines up to a width that may be wrong.
     pub(super) fn print(&self, line: &str) {
-        // Nobody is left to tell if the terminal is gone.
-        let _ = self.bars.println(line);
+        self.bars.suspend(|| {
+            // Nobody is left to tell if the terminal is gone.
+            let _ = writeln!(io::stderr().lock(), "{line}");
+        });
     }
 
     /// Adds, moves and removes bars. `plain` has followed the event already.

@@ -131,13 +131,86 @@ impl Progress for TransferProgress {
         let Some(stage) = &mut state.stage else {
             return;
         };
-        let progress = (done_bytes, total_bytes);
-        stage.items.insert(item.to_owned(), progress);
+        // Threads that work on one item tell how far it is in any order.
+        let progress = stage.items.entry(item.to_owned()).or_default();
+        *progress = (progress.0.max(done_bytes), total_bytes);
         if stage.told.elapsed() >= TELL_EVERY {
             stage.told = Instant::now();
             let doing = stage.describe(self.output.elapsed(), item);
             let phase = self.within.as_ref().unwrap_or(&stage.name).clone();
             self.output.emit(Event::PhaseProgress { phase, doing });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::TimedEvent;
+    use crate::output::{Journal, Shape, Style};
+
+    /// What a journal keeps of the progress that is told.
+    fn phases(tell: impl Fn(&TransferProgress)) -> Vec<(String, String)> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = camino::Utf8Path::from_path(directory.path()).unwrap();
+        let journal = Journal::create(path, "build").unwrap();
+        let file = journal.path().to_owned();
+        let output = Arc::new(Output::new(Style {
+            shape: Shape::Quiet,
+            is_colored: false,
+            is_verbose: false,
+        }));
+        output.record(journal);
+        let progress = TransferProgress::begin(&output);
+        tell(&progress);
+        progress.end();
+        let text = fs_err::read_to_string(file).unwrap();
+        let events = text
+            .lines()
+            .map(|line| serde_json::from_str::<TimedEvent>(line).unwrap().event);
+        let done = events.filter_map(|event| match event {
+            Event::PhaseDone { phase, summary, .. } => Some((phase, summary)),
+            _ => None,
+        });
+        done.collect()
+    }
+
+    #[test]
+    fn stages_are_phases_and_words_out_of_order_lose_nothing() {
+        let found = phases(|progress| {
+            progress.advance("download", "a", 2_000, Some(2_000));
+            progress.advance("download", "b", 3_000, None);
+            progress.advance("verify", "b.tar", 16_000, Some(16_000));
+            progress.advance("verify", "b.tar", 1_000, Some(16_000));
+        });
+        let expected = [
+            ("download", "2 items, 5.0 kB"),
+            ("verify", "1 item, 16.0 kB"),
+        ];
+        let expected = expected.map(|(phase, summary)| (phase.to_owned(), summary.to_owned()));
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_total_is_claimed_only_where_it_is_known() {
+        let moving = Moving {
+            item: String::new(),
+            since: 0.0,
+            first: 0,
+        };
+        let now = Instant::now();
+        let mut stage = Stage {
+            name: "download".to_owned(),
+            started: now,
+            told: now,
+            items: [("a".to_owned(), (1_000, Some(4_000)))].into(),
+            moving,
+        };
+        assert_eq!(stage.describe(2.0, "a"), "a 1.0 kB of 4.0 kB, 500 B/s");
+        stage.items.insert("b".to_owned(), (2_000, Some(2_000)));
+        assert_eq!(
+            stage.describe(2.0, "b"),
+            "b (1 done), all in all 3.0 kB, 1.5 kB/s"
+        );
     }
 }
