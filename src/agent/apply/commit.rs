@@ -42,6 +42,8 @@ fn write_and_collect(root: &Root, generation: &Generation) -> Result<()> {
     atomic::write_and_sync(&place, &text, Ownership::own(MANIFEST_MODE))?;
     let kept = prune_generations(root)?;
     collect(root, &kept)?;
+    // A run that was killed after the last blob left these.
+    crate::agent::seed::remove_leftovers(root)?;
     remove_stale_links(root, generation)
 }
 

@@ -3,6 +3,7 @@
 //! instance stays read-only and sees at once what this one takes in.
 
 mod instance;
+mod leftovers;
 mod push;
 
 use super::channel::BodyReceiver;
@@ -11,6 +12,7 @@ use super::staging::Stored;
 use crate::digest::Digest;
 use anyhow::{Result, anyhow};
 use instance::Instance;
+pub use leftovers::remove_leftovers;
 pub use push::ManifestTarget;
 use push::Pusher;
 use tokio::sync::Mutex;
@@ -41,6 +43,7 @@ impl Seed {
             return Ok(());
         }
         *running = None;
+        remove_leftovers(root)?;
         let instance = Instance::start(root).await?;
         let pusher = Pusher::new(root.clone(), instance.socket())?;
         *running = Some(Running { instance, pusher });

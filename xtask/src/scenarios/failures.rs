@@ -189,9 +189,16 @@ pub fn master_off(context: &Context) -> Result<()> {
     pods::deploy_on(&context.product, &["w1", "w2"])?;
     let service = pods::cluster_ip(&context.product, "web")?;
     let lab = context.lab()?;
+    let once = format!("{}; for i in 1 2 3 4; do ask; done", ask(&service));
+    wait_until("the Service with its master", READY_LIMIT, || {
+        let answers = lab.ssh_output("w1", &once)?;
+        ensure!(!answers.contains("failed"), "from w1: {answers}");
+        Ok(())
+    })?;
     lab.kill("m1")?;
     let script = format!(
-        "for i in $(seq 50); do bash -c 'exec 3<>/dev/tcp/{service}/8080; printf \"GET /name HTTP/1.0\\r\\n\\r\\n\" >&3; tail -n1 <&3' || echo failed; done | sort | uniq -c"
+        "{}; for i in $(seq 50); do ask; done | sort | uniq -c",
+        ask(&service)
     );
     let result = lab.ssh_output("w1", &script);
     lab.boot("m1")?;
@@ -210,6 +217,13 @@ pub fn master_off(context: &Context) -> Result<()> {
         ensure!(steps.is_empty(), "steps: {steps:#?}");
         Ok(())
     })
+}
+
+/// A shell function that asks a Service for its answer, without curl.
+fn ask(service: &str) -> String {
+    format!(
+        "ask() {{ bash -c 'exec 3<>/dev/tcp/{service}/8080 && printf \"GET /name HTTP/1.0\\r\\n\\r\\n\" >&3 && tail -n1 <&3' 2>&1 || echo failed; }}"
+    )
 }
 
 /// A power failure of the whole site.
