@@ -226,7 +226,7 @@ fn verify_bundle(
     let keys = trusted_keys(keys)?;
     let output = super::output(style);
     let progress = TransferProgress::begin(&output);
-    let found = verify::verify(path, Some(&keys), progress.as_ref()).map_err(Fault::input)?;
+    let found = verify::verify(path, Some(&keys), progress.as_ref()).map_err(Fault::bundle)?;
     progress.end();
     if json {
         output.data(&pretty(&found)?).map_err(anyhow::Error::from)?;
@@ -249,7 +249,7 @@ fn verify_bundle(
 }
 
 fn show(path: &Utf8Path, json: bool, style: Style) -> Result<ExitCode, Fault> {
-    let bundle = Bundle::open_unverified(path).map_err(Fault::input)?;
+    let bundle = Bundle::open_unverified(path).map_err(Fault::bundle)?;
     let inspection = inspect(&bundle);
     let text = if json {
         pretty(&inspection)?

@@ -1,5 +1,6 @@
 //! Why a command did not succeed, as it is told to people and to scripts.
 
+use crate::bundle::BundleError;
 use crate::event::EventFailure;
 use crate::execute::{StepError, Stopped};
 use crate::host::HostError;
@@ -82,6 +83,16 @@ impl Fault {
             told.extend(failure.hints.iter().cloned());
         }
         Some(all)
+    }
+
+    /// A bundle that can't be opened, with what to do about it.
+    pub fn bundle(error: BundleError) -> Self {
+        let hint = error.hint();
+        let fault = Self::input(error);
+        match hint {
+            Some(hint) => fault.hint(hint),
+            None => fault,
+        }
     }
 
     /// Adds what to do next.

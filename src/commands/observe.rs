@@ -138,7 +138,6 @@ async fn look(
     let each = requests.into_iter().filter_map(|(name, request)| {
         let host = hosts.get(&name)?.clone();
         Some((name, async move {
-            let before = now();
             let call = Call {
                 request: Request::Observe(request),
                 body: None,
@@ -146,15 +145,16 @@ async fn look(
                 limit: HOST_LIMIT,
             };
             let response = host.call(call).await;
-            (response, f64::midpoint(before, now()))
+            // The host reads its clock last of all, right before it answers.
+            (response, now())
         }))
     });
     let mut seen = Seen::default();
     let mut faults = Vec::new();
-    for (name, (response, middle)) in phase.for_all(each).await {
+    for (name, (response, answered)) in phase.for_all(each).await {
         match response {
             Ok(Response::Facts(facts)) => {
-                let offset = facts.clock - middle;
+                let offset = facts.clock - answered;
                 seen.clock_offsets.insert(name.clone(), offset);
                 seen.facts.insert(name, *facts);
             }

@@ -110,9 +110,9 @@ async fn verify_bundle(
     let path = args.bundle.clone();
     // On a thread of its own, so that the run can be interrupted meanwhile.
     let work = move || -> Result<(verify::Verification, Bundle), Fault> {
-        let found = verify::verify(&path, Some(&keys), progress.as_ref()).map_err(Fault::input)?;
+        let found = verify::verify(&path, Some(&keys), progress.as_ref()).map_err(Fault::bundle)?;
         refuse_damages(&path, &found)?;
-        let bundle = Bundle::open(&path, &keys).map_err(Fault::input)?;
+        let bundle = Bundle::open(&path, &keys).map_err(Fault::bundle)?;
         Ok((found, Bundle::clone(&bundle)))
     };
     let (found, bundle) = tokio::task::spawn_blocking(work)
@@ -262,7 +262,8 @@ async fn settle(
         .iter()
         .all(|host| site.decisions.hosts.contains_key(&host.name));
     if all_decided {
-        return Ok((site.decisions.clone(), Vec::new()));
+        // What the inventory itself decides may have changed since.
+        return Ok(decide(&site.decisions, inventory, &BTreeMap::new()));
     }
     let seen = observe::at_first(phase, hosts).await?;
     Ok(decide(&site.decisions, inventory, &seen.facts))

@@ -11,16 +11,17 @@ use crate::layout;
 const MODULES: [&str; 4] = ["br_netfilter", "nf_conntrack", "overlay", "vxlan"];
 
 /// Forwarding for pods; bridged traffic through nftables, for Services whose
-/// endpoint is on the caller's own bridge; loose return paths, since strict
-/// ones drop replies that come back over the overlay; and room for the
+/// endpoint is on the caller's own bridge; loose return paths (2, which wins
+/// over an interface's 1), since strict ones drop replies that come back over
+/// the overlay; and room for the
 /// watches of many pods.
 const SYSCTLS: [(&str, &str); 7] = [
     ("fs.inotify.max_user_instances", "8192"),
     ("fs.inotify.max_user_watches", "524288"),
     ("net.bridge.bridge-nf-call-ip6tables", "1"),
     ("net.bridge.bridge-nf-call-iptables", "1"),
-    ("net.ipv4.conf.all.rp_filter", "0"),
-    ("net.ipv4.conf.default.rp_filter", "0"),
+    ("net.ipv4.conf.all.rp_filter", "2"),
+    ("net.ipv4.conf.default.rp_filter", "2"),
     ("net.ipv4.ip_forward", "1"),
 ];
 

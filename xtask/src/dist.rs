@@ -2,7 +2,7 @@
 
 use crate::{paths, shell};
 use anyhow::{Context, Result};
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use std::process::Command;
 
 /// The product refuses to grow beyond this, in bytes: hosts get it over a slow
@@ -35,22 +35,29 @@ pub fn binary() -> Result<Utf8PathBuf> {
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
             .current_dir(&repository),
     )?;
-    Ok(repository
+    let path = repository
         .join("target")
         .join(triple)
-        .join("release/cofferdam"))
+        .join("release/cofferdam");
+    check_size(&path)?;
+    Ok(path)
 }
 
 /// `cargo xtask dist`: builds the binary and says where it is and how large.
 pub fn run() -> Result<()> {
     let path = binary()?;
     let size = fs_err::metadata(&path)?.len();
-    shell::say(&format!(
-        "{path} ({:.1} MiB)",
-        size as f64 / 1024.0 / 1024.0
-    ));
+    shell::say(&format!("{path} ({:.1} MB)", size as f64 / 1e6));
+    Ok(())
+}
+
+fn check_size(path: &Utf8Path) -> Result<()> {
+    let size = fs_err::metadata(path)?.len();
     if size > LARGEST {
-        anyhow::bail!("{path} is larger than {} MB", LARGEST / 1_000_000);
+        anyhow::bail!(
+            "{path} has {size} bytes, more than {} MB",
+            LARGEST / 1_000_000
+        );
     }
     Ok(())
 }

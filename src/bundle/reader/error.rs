@@ -60,6 +60,32 @@ pub enum BundleError {
     Unreachable { path: Utf8PathBuf, digest: Digest },
 }
 
+impl BundleError {
+    /// What to do about it, where the message itself does not say so.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Io { .. } => {
+                Some("name the bundle's file; is it readable, and its medium mounted?")
+            }
+            Self::Signature { .. } => Some(
+                "carry the bundle over again; if another key signed it, get that key's public \
+                 file from who built it and pass it with --trusted-key",
+            ),
+            Self::Entry { .. } | Self::Index { .. } => {
+                Some("carry the bundle over again, as the one file that was built")
+            }
+            Self::LacksPlatform { .. } => {
+                Some("build a bundle that lists the platform in `platforms`")
+            }
+            Self::NotABundle { .. }
+            | Self::Truncated { .. }
+            | Self::Unsigned { .. }
+            | Self::Damaged { .. }
+            | Self::Unreachable { .. } => None,
+        }
+    }
+}
+
 /// One thing that is wrong with a bundle's content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Damage {
