@@ -23,6 +23,9 @@ pub const STAGING: &str = "/var/lib/cofferdam/staging";
 pub const INPUTS: &str = "/var/lib/cofferdam/inputs";
 /// Store of the zone's registry (the distribution server's root directory).
 pub const REGISTRY: &str = "/var/lib/cofferdam/registry";
+/// Says which cluster of which site the host belongs to. Written before any
+/// key, so that no other site's run takes the host over.
+pub const SITE_MARK: &str = "/var/lib/cofferdam/site";
 /// Volatile state: the lock, short-lived sockets, temporary kubeconfigs.
 pub const RUN: &str = "/run/cofferdam";
 /// Locked exclusively by the agent of a run that may change the host.

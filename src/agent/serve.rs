@@ -10,10 +10,13 @@ use crate::layout;
 use crate::plan::Action;
 use anyhow::{Context, Result};
 use fs_err as fs;
+use fs_err::os::unix::fs::OpenOptionsExt;
 use futures_util::StreamExt;
 use rustix::fs::FlockOperation;
 use std::collections::HashMap;
+use std::fs::Permissions;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -29,6 +32,8 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 const FINISH_LIMIT: Duration = Duration::from_secs(120);
 /// Pace of asking for the host's lock.
 const LOCK_EVERY: Duration = Duration::from_millis(500);
+/// Whoever can open the lock can take it, and keep every run out.
+const LOCK_MODE: u32 = 0o600;
 /// Frames that may wait for standard output.
 const QUEUE: usize = 64;
 
@@ -221,7 +226,12 @@ async fn acquire(
             .create(true)
             .truncate(false)
             .write(true)
+            .mode(LOCK_MODE)
             .open(layout::LOCK)
+            .and_then(|file| {
+                file.set_permissions(Permissions::from_mode(LOCK_MODE))?;
+                Ok(file)
+            })
     };
     let file = open().map_err(|error| failed(error.to_string(), None))?;
     let deadline = tokio::time::Instant::now() + limit;

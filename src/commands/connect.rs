@@ -2,7 +2,7 @@
 
 use super::fault::{Exit, Fault};
 use super::phase::Phase;
-use crate::host::remote::{self, AgentSource, RemoteHost};
+use crate::host::remote::{self, AgentSource, RemoteError, RemoteHost};
 use crate::host::{Call, Host, Notice, Request};
 use crate::inventory::{self, Inventory};
 use crate::site::Site;
@@ -14,8 +14,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A step of a run that died may still be in hand on a host; it is bounded.
-const ACQUIRE_LIMIT: Duration = Duration::from_secs(130);
+/// A step of a run that died may still be in hand on a host: its agent notices
+/// within 30 s, and then has 120 s to finish.
+const ACQUIRE_LIMIT: Duration = Duration::from_secs(165);
 /// What an answer may take over a slow link once a host has given up.
 const ANSWER_ALLOWANCE: Duration = Duration::from_secs(10);
 
@@ -98,7 +99,8 @@ pub(super) fn host_keys(site: &Site) -> Result<HostKeys, Fault> {
     HostKeys::load(&site.path(HOST_KEYS)).map_err(Fault::input)
 }
 
-/// Connects to all hosts at once. Every host that can't be reached is told.
+/// Connects to all hosts at once. Every host that can't be reached is told,
+/// and unless all can, nothing is brought to any.
 pub(super) async fn connect_all(
     phase: &Phase<'_>,
     inventory: &Inventory,
@@ -108,20 +110,28 @@ pub(super) async fn connect_all(
     let targets = targets(inventory)?;
     let keys = host_keys(site)?;
     let each = targets.iter().map(|(name, target)| {
-        let work = remote::connect(target, &keys, Some(source));
+        let work = remote::reach(target, &keys, Some(source));
         (name.clone(), work)
     });
-    let mut hosts = BTreeMap::new();
+    let reached = all_or_faults(phase.for_all(each).await)?;
+    let each = reached.into_iter().map(|(name, host)| (name, host.start()));
+    let hosts = all_or_faults(phase.for_all(each).await)?.into_iter();
+    Ok(hosts.map(|(name, host)| (name, Arc::new(host))).collect())
+}
+
+/// All results, or every failure.
+fn all_or_faults<T>(
+    results: Vec<(String, Result<T, RemoteError>)>,
+) -> Result<Vec<(String, T)>, Fault> {
+    let mut good = Vec::new();
     let mut faults: Vec<Fault> = Vec::new();
-    for (name, result) in phase.for_all(each).await {
+    for (name, result) in results {
         match result {
-            Ok(host) => {
-                hosts.insert(name, Arc::new(host));
-            }
+            Ok(value) => good.push((name, value)),
             Err(error) => faults.push(error.into()),
         }
     }
-    Fault::merge(faults).map_or(Ok(hosts), Err)
+    Fault::merge(faults).map_or(Ok(good), Err)
 }
 
 /// Connects to the first host that answers; the others' reasons are kept.

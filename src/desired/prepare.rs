@@ -4,7 +4,9 @@ use super::builder::HostBuilder;
 use super::builder::{Access, UnitSpec};
 use super::command_line::flags;
 use super::error::DesiredError;
-use super::types::{Change, Stage, Swap};
+use super::materials::CLUSTER_CA;
+use super::types::{Change, Content, FileKind, Stage, Swap};
+use crate::digest::Digest;
 use crate::layout;
 
 /// Modules that the node's network and containerd's snapshots need.
@@ -36,7 +38,7 @@ const HEADER: &str = "# Written by cofferdam.\n";
 /// Path of the file that systemd-sysusers makes our users from.
 pub const SYSUSERS: &str = "/etc/sysusers.d/cofferdam.conf";
 pub const MODULES_FILE: &str = "/etc/modules-load.d/cofferdam.conf";
-pub const SYSCTL_FILE: &str = "/etc/sysctl.d/90-cofferdam.conf";
+pub const SYSCTL_FILE: &str = "/etc/sysctl.d/99-zz-cofferdam.conf";
 pub const NETWORK_MANAGER_FILE: &str = "/etc/NetworkManager/conf.d/90-cofferdam.conf";
 const JOURNALD_FILE: &str = "/etc/systemd/journald.conf.d/90-cofferdam.conf";
 const JOURNALD_DROP_IN: &str = "/etc/systemd/system/systemd-journald.service.d/90-cofferdam.conf";
@@ -46,6 +48,7 @@ const JOURNALD_DROP_IN: &str = "/etc/systemd/system/systemd-journald.service.d/9
 /// # Errors
 /// When the bundle lacks cofferdam's own binary for the host's platform.
 pub fn prepare(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
+    site_mark(builder);
     builder.plain(JOURNALD_FILE, JOURNALD.to_owned());
     let inputs_file = layout::inputs_file("systemd-journald");
     builder.plain(
@@ -68,6 +71,22 @@ pub fn prepare(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
         node_settings(builder)?;
     }
     Ok(())
+}
+
+/// The cluster's CA is what makes a site this one and no other.
+fn site_mark(builder: &mut HostBuilder<'_>) {
+    let authority = builder.inputs.material(CLUSTER_CA);
+    let certificate = authority.and_then(|authority| authority.certificate.as_ref());
+    let name = &builder.inputs.inventory.cluster.name;
+    let content = certificate.map_or(Content::Pending, |pem| {
+        Content::Plain(format!("{name} {}\n", Digest::of(pem)).into_bytes())
+    });
+    builder.file(
+        layout::SITE_MARK,
+        content,
+        Access::PUBLIC,
+        FileKind::Software,
+    );
 }
 
 fn node_settings(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {

@@ -94,7 +94,23 @@ impl RemoteError {
     }
 }
 
-/// Connects to a host and starts its agent, which it brings there first if
+/// A host that answers and whose user can become root. Nothing was written to
+/// it yet.
+pub struct Reached {
+    target: Target,
+    session: Arc<Session>,
+    platform: String,
+    agent: AgentState,
+}
+
+enum AgentState {
+    /// It runs and is the one that is wanted.
+    Running(Box<Link>),
+    /// It is to be brought first.
+    Wanted(Upload),
+}
+
+/// Connects to a host and starts its agent, which is brought there first if
 /// another one, or none, is in place. Without a source whatever is there is
 /// used.
 ///
@@ -106,6 +122,19 @@ pub async fn connect(
     host_keys: &HostKeys,
     source: Option<&dyn AgentSource>,
 ) -> Result<RemoteHost, RemoteError> {
+    reach(target, host_keys, source).await?.start().await
+}
+
+/// The first half of [`connect`], which writes nothing: a run reaches all its
+/// hosts before it brings anything to any of them.
+///
+/// # Errors
+/// As for [`connect`].
+pub async fn reach(
+    target: &Target,
+    host_keys: &HostKeys,
+    source: Option<&dyn AgentSource>,
+) -> Result<Reached, RemoteError> {
     let session = Arc::new(ssh::connect(target, host_keys, &Timeouts::default()).await?);
     let host = target.host.clone();
     let said = session
@@ -117,58 +146,83 @@ pub async fn connect(
             said,
         })?;
     let sudo = prefix(&target.user);
-    let Some(source) = source else {
-        let link = start(&session, &host, sudo).await?;
-        return Ok(RemoteHost {
+    let agent = match source {
+        None => AgentState::Running(Box::new(start(&session, &host, sudo).await?)),
+        Some(source) => {
+            let found = source.agent(&platform);
+            let found = found.map_err(|source| RemoteError::Bundle {
+                host: host.clone(),
+                source,
+            })?;
+            let Some((digest, bytes)) = found else {
+                return Err(RemoteError::NoAgent { host, platform });
+            };
+            let wanted = |replace| Upload {
+                digest,
+                bytes: bytes.clone(),
+                replace,
+            };
+            match start(&session, &host, sudo).await {
+                Ok(link) if link.hello().digest == digest => AgentState::Running(Box::new(link)),
+                Ok(_) | Err(RemoteError::Hello(HelloError::Protocol { .. })) => {
+                    AgentState::Wanted(wanted(true))
+                }
+                Err(RemoteError::Hello(HelloError::NoAgent { .. })) => {
+                    AgentState::Wanted(wanted(false))
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    if let AgentState::Wanted(upload) = &agent {
+        prove_root(&session, target, upload).await?;
+    }
+    Ok(Reached {
+        target: target.clone(),
+        session,
+        platform,
+        agent,
+    })
+}
+
+impl Reached {
+    /// Brings the agent if it must be, and starts it.
+    ///
+    /// # Errors
+    /// When it can't be brought, or another one runs there after all.
+    pub async fn start(self) -> Result<RemoteHost, RemoteError> {
+        let Self {
+            target,
+            session,
+            platform,
+            agent,
+        } = self;
+        let upload_wanted = match agent {
+            AgentState::Running(link) => {
+                return Ok(RemoteHost {
+                    link: *link,
+                    session,
+                    platform,
+                    brought: false,
+                });
+            }
+            AgentState::Wanted(wanted) => wanted,
+        };
+        let digest = upload_wanted.digest;
+        upload(&session, &target, upload_wanted).await?;
+        let link = start(&session, &target.host, prefix(&target.user)).await?;
+        if link.hello().digest != digest {
+            let reason = format!("{} runs there instead", link.hello().digest);
+            let host = target.host;
+            return Err(RemoteError::Upload { host, reason });
+        }
+        Ok(RemoteHost {
             link,
             session,
             platform,
-            brought: false,
-        });
-    };
-    let agent = source
-        .agent(&platform)
-        .map_err(|source| RemoteError::Bundle {
-            host: host.clone(),
-            source,
-        })?;
-    let Some((digest, bytes)) = agent else {
-        return Err(RemoteError::NoAgent { host, platform });
-    };
-    let there = match start(&session, &host, sudo).await {
-        Ok(link) if link.hello().digest == digest => {
-            return Ok(RemoteHost {
-                link,
-                session,
-                platform,
-                brought: false,
-            });
-        }
-        Ok(_) | Err(RemoteError::Hello(HelloError::Protocol { .. })) => true,
-        Err(RemoteError::Hello(HelloError::NoAgent { .. })) => false,
-        Err(error) => return Err(error),
-    };
-    upload(
-        &session,
-        target,
-        Upload {
-            digest,
-            bytes,
-            replace: there,
-        },
-    )
-    .await?;
-    let link = start(&session, &host, sudo).await?;
-    if link.hello().digest != digest {
-        let reason = format!("{} runs there instead", link.hello().digest);
-        return Err(RemoteError::Upload { host, reason });
+            brought: true,
+        })
     }
-    Ok(RemoteHost {
-        link,
-        session,
-        platform,
-        brought: true,
-    })
 }
 
 struct Upload {
@@ -178,27 +232,32 @@ struct Upload {
     replace: bool,
 }
 
+/// Whether the user may run what brings the agent as root.
+async fn prove_root(
+    session: &Session,
+    target: &Target,
+    upload: &Upload,
+) -> Result<(), RemoteError> {
+    let sudo = prefix(&target.user);
+    let probe = if upload.replace {
+        format!("{sudo}{AGENT} --version")
+    } else {
+        format!("{sudo}sh -c true")
+    };
+    let output = session.output(&probe, Bytes::new(), COMMAND_LIMIT).await?;
+    if output.exit.is_success() {
+        return Ok(());
+    }
+    Err(RemoteError::NotRoot {
+        host: target.host.clone(),
+        user: target.user.clone(),
+        reason: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    })
+}
+
 async fn upload(session: &Session, target: &Target, upload: Upload) -> Result<(), RemoteError> {
     let sudo = prefix(&target.user);
     let host = target.host.clone();
-    let probe = format!(
-        "{sudo}{}",
-        if upload.replace { AGENT } else { "sh -c true" }
-    );
-    let probe = if upload.replace {
-        format!("{probe} --version")
-    } else {
-        probe
-    };
-    let output = session.output(&probe, Bytes::new(), COMMAND_LIMIT).await?;
-    if !output.exit.is_success() {
-        let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(RemoteError::NotRoot {
-            host,
-            user: target.user.clone(),
-            reason,
-        });
-    }
     let command = upload_command(sudo, &upload.digest, upload.replace);
     let failed = |reason: String| RemoteError::Upload {
         host: host.clone(),

@@ -15,9 +15,10 @@ use reqwest::{Body, Client, Response, StatusCode};
 use std::time::Duration;
 use tokio_util::io::ReaderStream;
 
-/// The registry answers an upload's end after it has hashed and synced all of
-/// it, on a slow disk at some tens of megabytes a second.
-const QUIET_LIMIT: Duration = Duration::from_secs(300);
+/// The HTTP client counts from a request's start, its body included, and a
+/// layer of gigabytes takes hours over a slow link. The caller's own limit,
+/// which grows with the blob, ends what hangs.
+const QUIET_LIMIT: Duration = Duration::from_secs(24 * 3600);
 /// Manifests are at most 4 MiB by the specification.
 const MANIFEST_LIMIT: u64 = 4 << 20;
 /// Staged blobs are read in pieces of this size.

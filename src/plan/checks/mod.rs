@@ -121,6 +121,11 @@ pub const CHECKS: &[Check] = &[
         "no other installer has been here",
         others::remains,
     ),
+    fatal(
+        "owner",
+        "the host belongs to no other site's cluster",
+        others::owner,
+    ),
     fatal("selinux", "SELinux does not enforce", others::selinux),
     fatal("fapolicyd", "fapolicyd does not run", others::fapolicyd),
     fatal("firewalld", "firewalld does not run", others::firewalld),

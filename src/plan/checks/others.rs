@@ -1,6 +1,10 @@
 //! What others have put on the host, or run there.
 
 use super::{Finding, Question};
+use crate::desired::Content;
+use crate::digest::Digest;
+use crate::facts::Entry;
+use crate::layout;
 
 /// As many traces as tell whose they are.
 const TRACES_SHOWN: usize = 3;
@@ -24,6 +28,26 @@ pub(super) fn remains(question: &Question) -> Vec<Finding> {
         let remedy = "uninstall that first (such as by `kubeadm reset` or the other's own \
                       uninstaller), and remove what it leaves behind";
         (!remains.is_empty()).then(|| (found, remedy.to_owned()))
+    })
+}
+
+/// A host that another site set up: its keys, and with them its Secrets,
+/// would be overwritten.
+pub(super) fn owner(question: &Question) -> Vec<Finding> {
+    question.each(|subject| {
+        let found = &subject.facts.files.get(layout::SITE_MARK)?.entry;
+        let wanted = match &subject.desired?.files.get(layout::SITE_MARK)?.content {
+            Content::Plain(bytes) => Some(Digest::of(bytes)),
+            _ => None,
+        };
+        let is_ours =
+            matches!(found, Entry::File { digest, .. } if wanted.is_some() && *digest == wanted);
+        let remedy = format!(
+            "use the site that set it up (`site.path`, from a backup if it is lost); only if its \
+             cluster is to be given up with all its Secrets, remove {} there and run again",
+            layout::SITE_MARK
+        );
+        (!is_ours).then(|| ("it belongs to a cluster of another site".to_owned(), remedy))
     })
 }
 

@@ -370,3 +370,56 @@ fn space_is_counted_only_for_what_is_missing() {
     host.files.insert("/etc/kubernetes/large".to_owned(), file);
     assert!(results(&world)[0].contains("/ has 500 MB free, 536 MB are needed"));
 }
+
+/// Whether the check `owner` refuses a host with this mark, if it has one,
+/// when this is desired.
+fn owner_refuses(found: Option<&str>, wanted: Content) -> bool {
+    let mut world = good_world();
+    let file = File {
+        content: wanted,
+        mode: 0o644,
+        user: "root".to_owned(),
+        group: "root".to_owned(),
+        kind: FileKind::Software,
+    };
+    let path = crate::layout::SITE_MARK.to_owned();
+    if let Some(host) = world.desired.hosts.get_mut("m1") {
+        host.files.insert(path.clone(), file);
+    }
+    if let (Some(text), Some(facts)) = (found, world.facts.get_mut("m1")) {
+        let entry = crate::facts::Entry::File {
+            size: text.len() as u64,
+            digest: Some(Digest::of(text)),
+        };
+        let mark = crate::facts::FileFacts {
+            entry,
+            mode: 0o644,
+            user: "root".to_owned(),
+            group: "root".to_owned(),
+        };
+        facts.files.insert(path, mark);
+    }
+    let results = results(&world);
+    results
+        .iter()
+        .any(|result| result.starts_with("Fatal owner: m1"))
+}
+
+#[test]
+fn a_host_of_another_site_is_left_alone() {
+    let ours = || Content::Plain(b"lab sha256:aa\n".to_vec());
+    assert!(!owner_refuses(None, ours()), "a bare host");
+    assert!(
+        !owner_refuses(None, Content::Pending),
+        "a bare host, a new site"
+    );
+    assert!(!owner_refuses(Some("lab sha256:aa\n"), ours()), "our own");
+    assert!(
+        owner_refuses(Some("lab sha256:bb\n"), ours()),
+        "another site's"
+    );
+    assert!(
+        owner_refuses(Some("lab sha256:aa\n"), Content::Pending),
+        "a lost site"
+    );
+}
