@@ -103,7 +103,7 @@ pub fn lost_restart(context: &Context) -> Result<()> {
 /// Changed and removed files and a stopped unit are found by name.
 pub fn drift(context: &Context) -> Result<()> {
     let lab = context.lab()?;
-    lab.ssh_output("w1", "echo '# mine' >> /etc/kubernetes/kube-proxy.yaml")?;
+    lab.ssh_output("w1", "echo '# mine' >> /etc/kubernetes/resolv.conf")?;
     lab.ssh_output(
         "w2",
         "rm /etc/containerd/certs.d/docker.io/hosts.toml; systemctl disable --now kube-proxy",
@@ -111,7 +111,7 @@ pub fn drift(context: &Context) -> Result<()> {
     lab.ssh_output("m1", "chmod 0644 /etc/kubernetes/scheduler.kubeconfig")?;
     let plan = serde_json::to_string(&context.product.plan()?)?;
     for expected in [
-        "/etc/kubernetes/kube-proxy.yaml",
+        "/etc/kubernetes/resolv.conf",
         "/etc/containerd/certs.d/docker.io/hosts.toml",
         "/etc/kubernetes/scheduler.kubeconfig",
         "kube-proxy.service",
