@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::health::{ProbeResult, classify_dial_error};
 use super::pool::{ConnectionCount, Pool};
@@ -56,10 +56,14 @@ pub async fn serve(mut client: TcpStream, pool: Arc<Pool>) {
 }
 
 /// Tries API servers in order, again and again, until one takes the connection
-/// or the limit for all is over.
+/// or the limit for all is over. A client that comes while none is ready is
+/// held for a while first.
 async fn dial(pool: &Pool) -> Option<Dialed> {
-    let deadline = Instant::now() + pool.timings.dial_all;
+    let begun = Instant::now();
+    let deadline = begun + pool.timings.dial_all;
+    let hold_until = begun + pool.timings.ready_hold;
     loop {
+        hold(pool, hold_until).await;
         for backend in pool.order() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -94,6 +98,17 @@ async fn dial(pool: &Pool) -> Option<Dialed> {
             return None;
         }
         sleep(pool.timings.dial_round_pause).await;
+    }
+}
+
+/// Waits until a client may be given a server, at most until `until`.
+async fn hold(pool: &Pool, until: Instant) {
+    let mut changes = pool.changes();
+    while pool.holds_clients() {
+        // The sender lives as long as the pool, so only time can run out.
+        if timeout_at(until, changes.changed()).await.is_err() {
+            return;
+        }
     }
 }
 

@@ -37,6 +37,8 @@ pub struct Consequence {
 pub struct Health {
     readiness: Readiness,
     reason: String,
+    /// When the readiness became what it is; `None` before the first probe.
+    since: Option<Instant>,
     silent_since: Option<Instant>,
 }
 
@@ -45,6 +47,7 @@ impl Default for Health {
         Self {
             readiness: Readiness::Unknown,
             reason: "not probed yet".to_owned(),
+            since: None,
             silent_since: None,
         }
     }
@@ -59,6 +62,15 @@ impl Health {
     /// Why it is so, for people.
     pub fn reason(&self) -> &str {
         &self.reason
+    }
+
+    /// Whether at `now` the server has answered for longer than `limit`, each
+    /// time without being ready.
+    pub fn answers_unready_for(&self, limit: Duration, now: Instant) -> bool {
+        self.readiness == Readiness::NotReady
+            && self
+                .since
+                .is_some_and(|since| now.saturating_duration_since(since) > limit)
     }
 
     /// Takes in a probe that began at `started` and ended at `ended`; the host
@@ -85,7 +97,7 @@ impl Health {
             .silent_since
             .is_some_and(|since| ended.saturating_duration_since(since) >= reset_after);
         Consequence {
-            changed: self.change(readiness, reason),
+            changed: self.change(readiness, reason, ended),
             reset_connections,
         }
     }
@@ -93,15 +105,18 @@ impl Health {
     /// Takes in that a client's connection could not be made, which tells
     /// earlier than the next probe. Connections are never reset on this alone:
     /// only probes measure for how long a host is silent.
-    pub fn record_failed_dial(&mut self, reason: String) -> Consequence {
+    pub fn record_failed_dial(&mut self, reason: String, now: Instant) -> Consequence {
         Consequence {
-            changed: self.change(Readiness::Unreachable, reason),
+            changed: self.change(Readiness::Unreachable, reason, now),
             reset_connections: false,
         }
     }
 
-    fn change(&mut self, readiness: Readiness, reason: String) -> bool {
+    fn change(&mut self, readiness: Readiness, reason: String, now: Instant) -> bool {
         let changed = self.readiness != readiness;
+        if changed {
+            self.since = Some(now);
+        }
         self.readiness = readiness;
         self.reason = reason;
         changed
@@ -210,7 +225,7 @@ mod tests {
         let now = Instant::now();
         let mut health = Health::default();
         health.record_probe(ProbeResult::Ready, now, now, RESET_AFTER);
-        let consequence = health.record_failed_dial("timed out".to_owned());
+        let consequence = health.record_failed_dial("timed out".to_owned(), now);
         assert_eq!(
             consequence,
             Consequence {
@@ -222,6 +237,46 @@ mod tests {
         assert_eq!(health.reason(), "timed out");
         health.record_probe(ProbeResult::Ready, now, now, RESET_AFTER);
         assert_eq!(health.readiness(), Readiness::Ready);
+    }
+
+    #[test]
+    fn only_a_server_that_answers_can_be_unready_for_long() {
+        const LIMIT: Duration = Duration::from_secs(60);
+        let unready = || ProbeResult::NotReady("500".to_owned());
+        let cases = [
+            (
+                "unready for long",
+                vec![(0, unready()), (61, unready())],
+                true,
+            ),
+            ("not yet", vec![(0, unready()), (60, unready())], false),
+            (
+                "from another reason to be unready",
+                vec![(0, refused()), (50, unready()), (61, unready())],
+                false,
+            ),
+            (
+                "refused for long",
+                vec![(0, refused()), (61, refused())],
+                false,
+            ),
+            (
+                "ready for long",
+                vec![(0, ProbeResult::Ready), (61, ProbeResult::Ready)],
+                false,
+            ),
+        ];
+        let origin = Instant::now();
+        for (name, probes, expected) in cases {
+            let mut health = Health::default();
+            let mut last = origin;
+            for (second, result) in probes {
+                last = origin + Duration::from_secs(second);
+                health.record_probe(result, last, last, RESET_AFTER);
+            }
+            assert_eq!(health.answers_unready_for(LIMIT, last), expected, "{name}");
+        }
+        assert!(!Health::default().answers_unready_for(LIMIT, origin));
     }
 
     #[test]

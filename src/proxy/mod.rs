@@ -2,8 +2,9 @@
 //! cluster's API servers, those of the own zone first.
 //!
 //! - New connections avoid a server whose `/readyz` isn't true; established
-//!   ones are left alone. When no server is ready, all are tried anyway: the
-//!   proxy must never be the reason for an outage.
+//!   ones are left alone. When no server is ready, new connections are held for
+//!   some seconds, since one may just be starting; then all servers are tried
+//!   anyway: the proxy must never be the reason for an outage.
 //! - When a server's *host* is silent for 3 s, its connections are reset, since
 //!   a power cut sends no FIN.
 //! - A new program, configuration or environment is taken up by

@@ -127,10 +127,23 @@ impl Pool {
             .collect()
     }
 
+    /// Whether a new client should rather wait than be given a server that
+    /// isn't ready: none is ready or unprobed, and none has been unready for so
+    /// long that waiting for it would help nobody.
+    pub fn holds_clients(&self) -> bool {
+        let now = Instant::now();
+        self.backends.iter().all(|backend| {
+            backend.readiness() > Readiness::Unknown
+                && !backend
+                    .health()
+                    .answers_unready_for(self.timings.longest_start, now)
+        })
+    }
+
     /// A client's dial failed: others avoid this server until a probe, which
     /// is made at once, has reached it.
     pub fn report_failed_dial(&self, backend: &Backend, reason: String) {
-        let consequence = backend.health().record_failed_dial(reason);
+        let consequence = backend.health().record_failed_dial(reason, Instant::now());
         self.follow(backend, consequence);
         backend.suspicion.notify_one();
     }

@@ -18,6 +18,12 @@ pub struct Timings {
     pub dial_all: Duration,
     /// Between two rounds through all API servers for one client.
     pub dial_round_pause: Duration,
+    /// Of one client, for some API server to become ready, before it is given
+    /// one that isn't.
+    pub ready_hold: Duration,
+    /// A server that answers but isn't ready for longer than this isn't just
+    /// starting or ending, and nobody is held for its sake.
+    pub longest_start: Duration,
     /// Silence of a host after which its connections are reset.
     pub reset_after: Duration,
     /// At the start, for the first probe of every API server.
@@ -44,6 +50,13 @@ impl Default for Timings {
             // refuse it: the only API server may just be restarting.
             dial_all: Duration::from_secs(8),
             dial_round_pause: Duration::from_millis(250),
+            // An API server answers seconds before its roles are loaded, and
+            // refuses (403) what it will grant then; clients that are refused
+            // back off for far longer than they are held here. It leaves time
+            // for dials within `dial_all`.
+            ready_hold: Duration::from_secs(6),
+            // Roles and caches are loaded within this also on a busy host.
+            longest_start: Duration::from_secs(60),
             // Longer than a lost packet and its retransmissions, far shorter
             // than the half minute that clients need to notice by themselves.
             reset_after: Duration::from_secs(3),

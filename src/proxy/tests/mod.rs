@@ -33,6 +33,8 @@ const TIMINGS: Timings = Timings {
     dial: Duration::from_millis(400),
     dial_all: Duration::from_secs(2),
     dial_round_pause: Duration::from_millis(20),
+    ready_hold: Duration::from_secs(1),
+    longest_start: PATIENCE,
     reset_after: Duration::from_millis(900),
     first_probes: PATIENCE,
 };
@@ -46,6 +48,10 @@ struct Proxy {
 
 /// A proxy for servers, each with its zone, that has not probed anything.
 async fn unprobed(servers: &[(SocketAddr, &str)]) -> Proxy {
+    unprobed_with(TIMINGS, servers).await
+}
+
+async fn unprobed_with(timings: Timings, servers: &[(SocketAddr, &str)]) -> Proxy {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let backends =
@@ -64,7 +70,7 @@ async fn unprobed(servers: &[(SocketAddr, &str)]) -> Proxy {
         certificate_authority: authority_path(&directory),
         backends: backends.collect(),
     };
-    let pool = Pool::new(&configuration, TIMINGS, Log::from_environment());
+    let pool = Pool::new(&configuration, timings, Log::from_environment());
     let accepting = Arc::clone(&pool);
     tokio::spawn(async move {
         loop {
@@ -85,7 +91,15 @@ fn authority_path(directory: &tempfile::TempDir) -> Utf8PathBuf {
 
 /// A proxy that has probed each server once.
 async fn probed(authority: &TestAuthority, servers: &[(SocketAddr, &str)]) -> Proxy {
-    let proxy = unprobed(servers).await;
+    probed_with(TIMINGS, authority, servers).await
+}
+
+async fn probed_with(
+    timings: Timings,
+    authority: &TestAuthority,
+    servers: &[(SocketAddr, &str)],
+) -> Proxy {
+    let proxy = unprobed_with(timings, servers).await;
     let path = authority_path(&proxy._directory);
     fs_err::write(&path, authority.pem()).unwrap();
     proxy.pool.start_probes(&Authority::load(&path).unwrap());
@@ -169,6 +183,45 @@ async fn when_no_server_is_ready_they_are_tried_all_the_same() {
     assert_eq!(proxy.pool.backends[1].readiness(), Readiness::NotReady);
     proxy.connect().await.unwrap();
     assert_eq!((m1.clients(), m2.clients()), (0, 1));
+}
+
+#[tokio::test]
+async fn a_client_that_comes_while_a_server_starts_is_held_until_it_is_ready() {
+    let authority = TestAuthority::new();
+    let m1 = FakeServer::start(&authority);
+    m1.set_ready(false);
+    let mut timings = TIMINGS;
+    timings.ready_hold = PATIENCE;
+    timings.dial_all = PATIENCE * 2;
+    let proxy = probed_with(timings, &authority, &[(m1.address, "a")]).await;
+    let mut held = TcpStream::connect(proxy.address).await.unwrap();
+    held.write_all(b"hello").await.unwrap();
+    let answers = || m1.state.answers.load(Ordering::Relaxed);
+    let seen = answers();
+    until(|| answers() > seen + 3).await;
+    assert_eq!(m1.clients(), 0, "given to a server that is not ready");
+    m1.set_ready(true);
+    let mut answer = [0; 5];
+    let read = timeout(PATIENCE, held.read_exact(&mut answer)).await;
+    read.unwrap().unwrap();
+    assert_eq!((&answer, m1.clients()), (b"hello", 1));
+}
+
+#[tokio::test]
+async fn nobody_is_held_for_a_server_that_stays_unready() {
+    let authority = TestAuthority::new();
+    let (m1, mut m2) = (FakeServer::start(&authority), FakeServer::start(&authority));
+    m1.set_ready(false);
+    m2.refuse().await;
+    let mut timings = TIMINGS;
+    timings.ready_hold = PATIENCE * 2;
+    timings.dial_all = PATIENCE * 3;
+    timings.longest_start = Duration::ZERO;
+    let zones = [(m1.address, "a"), (m2.address, "b")];
+    let proxy = probed_with(timings, &authority, &zones).await;
+    // Within the test's patience, so that it can't have been held.
+    proxy.connect().await.unwrap();
+    assert_eq!(m1.clients(), 1);
 }
 
 #[tokio::test]
