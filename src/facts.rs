@@ -107,6 +107,9 @@ pub struct SystemFacts {
     /// Units of interest that are active: `fapolicyd`, `firewalld`,
     /// `NetworkManager`, `systemd-networkd`.
     pub active_services: BTreeSet<String>,
+    /// Whether `/etc/protocols` does not name TCP, UDP and SCTP, as where
+    /// Debian's `netbase` is left out. A file of ours counts as none.
+    pub lacks_protocol_names: bool,
     /// User id that the agent runs as; anything but 0 can't install.
     pub user_id: u32,
 }

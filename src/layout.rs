@@ -44,6 +44,10 @@ pub const FIELD_MANAGER: &str = "cofferdam";
 pub const ADMIN_KUBECONFIG: &str = "/etc/kubernetes/admin.kubeconfig";
 /// Directory of containerd's registry configuration (`hosts.toml` files).
 pub const REGISTRY_HOSTS: &str = "/etc/containerd/certs.d";
+/// The names of protocols that the C library, and so `nft`, knows.
+pub const PROTOCOLS_FILE: &str = "/etc/protocols";
+/// First line of files in which `#` begins a comment.
+pub const HEADER: &str = "# Written by cofferdam.\n";
 /// The CNI configuration that containerd renders from its template, once.
 pub const CNI_RENDERED: &str = "/etc/cni/net.d/10-containerd-net.conflist";
 /// Template of the CNI configuration; outside containerd's `conf_dir`.

@@ -236,11 +236,15 @@ fn kube_proxy(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
         "kube-proxy",
         &arguments,
     )?;
+    let mut reads = vec![config_file, kubeconfig];
+    if builder.decisions.protocol_names {
+        reads.push(layout::PROTOCOLS_FILE);
+    }
     builder.unit(UnitSpec {
         name: "kube-proxy.service",
         stage: Stage::Nodes,
         text,
-        reads: &[config_file, kubeconfig],
+        reads: &reads,
         follows: &[],
         binaries: &["kube-proxy"],
         change: Change::Restart,

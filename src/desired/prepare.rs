@@ -7,7 +7,7 @@ use super::error::DesiredError;
 use super::materials::CLUSTER_CA;
 use super::types::{Change, Content, FileKind, Stage, Swap};
 use crate::digest::Digest;
-use crate::layout;
+use crate::layout::{self, HEADER};
 
 /// Modules that the node's network and containerd's snapshots need.
 const MODULES: [&str; 4] = ["br_netfilter", "nf_conntrack", "overlay", "vxlan"];
@@ -33,7 +33,10 @@ const JOURNALD: &str = "# Written by cofferdam.\n[Journal]\nSystemMaxUse=1G\nSys
 /// NetworkManager would take the pod network's interfaces for its own.
 const NETWORK_MANAGER: &str = "# Written by cofferdam.\n[keyfile]\nunmanaged-devices=interface-name:cni0;interface-name:flannel.*;interface-name:veth*\n";
 
-const HEADER: &str = "# Written by cofferdam.\n";
+/// `nft` prints a protocol's number where a host lacks its name. kube-proxy
+/// looks for names in what `nft` lists: at each of its starts it would take
+/// the elements of all Services for leftovers, and remove them.
+const PROTOCOLS: &str = "tcp\t6\tTCP\nudp\t17\tUDP\nsctp\t132\tSCTP\n";
 
 /// Path of the file that systemd-sysusers makes our users from.
 pub const SYSUSERS: &str = "/etc/sysusers.d/cofferdam.conf";
@@ -99,6 +102,9 @@ fn node_settings(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
         .map(|(name, value)| format!("{name} = {value}\n"))
         .concat();
     builder.plain(SYSCTL_FILE, format!("{HEADER}{lines}"));
+    if builder.decisions.protocol_names {
+        builder.plain(layout::PROTOCOLS_FILE, format!("{HEADER}{PROTOCOLS}"));
+    }
     if let Some(route) = &builder.decisions.service_route {
         let destination = builder.inputs.inventory.cluster.service_cidr;
         builder.binary("cofferdam")?;

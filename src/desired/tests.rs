@@ -151,6 +151,7 @@ fn decisions(inventory: &Inventory) -> Decisions {
                         source: host.address.into(),
                     }),
                     interface: "host0".to_owned(),
+                    protocol_names: true,
                     network_manager: true,
                     platform: "linux/amd64".to_owned(),
                 };

@@ -5,6 +5,7 @@
 use super::ServiceRoute;
 use crate::facts::{HostFacts, InterfaceFacts};
 use crate::inventory::{Host, Inventory};
+use crate::layout::PROTOCOLS_FILE;
 use crate::site::{Decisions, HostDecisions};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -78,6 +79,7 @@ fn decide_host(inventory: &Inventory, host: &Host, facts: &HostFacts) -> HostDec
             source: address,
         }),
         interface,
+        protocol_names: facts.system.lacks_protocol_names,
         network_manager: facts.system.active_services.contains("NetworkManager"),
         platform: facts.system.platform.clone(),
     }
@@ -87,6 +89,7 @@ fn tell(host: &str, decided: &HostDecisions, inventory: &Inventory) -> Vec<Strin
     let HostDecisions {
         service_route,
         interface,
+        protocol_names,
         network_manager,
         platform,
     } = decided;
@@ -97,6 +100,11 @@ fn tell(host: &str, decided: &HostDecisions, inventory: &Inventory) -> Vec<Strin
         let services = inventory.cluster.service_cidr;
         lines.push(format!(
             "{host} gets a route for Services ({services}), since no route of its own covers them"
+        ));
+    }
+    if *protocol_names {
+        lines.push(format!(
+            "{host} gets names of protocols ({PROTOCOLS_FILE}), which it lacks and kube-proxy needs"
         ));
     }
     if *network_manager {
@@ -204,6 +212,19 @@ mod tests {
         let (named, new) = decide(&decided, &inventory("mtu = 1280"), &later);
         assert_eq!(named.pod_mtu, Some(1280));
         assert_eq!(new, ["pods get an MTU of 1280"]);
+    }
+
+    #[test]
+    fn names_of_protocols_are_given_to_hosts_without_them() {
+        let mut world = world(&[]);
+        let w1 = world.get_mut("w1").unwrap();
+        w1.system.lacks_protocol_names = true;
+        let (decisions, new) = decide(&Decisions::default(), &inventory(""), &world);
+        assert!(decisions.hosts["w1"].protocol_names);
+        assert!(!decisions.hosts["m1"].protocol_names);
+        let told =
+            "w1 gets names of protocols (/etc/protocols), which it lacks and kube-proxy needs";
+        assert!(new.contains(&told.to_owned()), "{new:?}");
     }
 
     #[test]

@@ -104,6 +104,9 @@ pub struct HostDecisions {
     pub service_route: Option<ServiceRoute>,
     /// The interface that holds the host's inventory address.
     pub interface: String,
+    /// Set where the host has no names of protocols of its own.
+    #[serde(default)]
+    pub protocol_names: bool,
     /// Whether NetworkManager runs there.
     #[serde(default)]
     pub network_manager: bool,

@@ -3,6 +3,7 @@
 use crate::agent::command::Program;
 use crate::agent::root::Root;
 use crate::facts::{Cgroups, SystemFacts};
+use crate::layout::{HEADER, PROTOCOLS_FILE};
 use std::time::Duration;
 
 /// `nft --version` and `systemctl --version` only print a line.
@@ -31,6 +32,7 @@ pub(super) fn observe(root: &Root) -> SystemFacts {
         memory_bytes: parse_memory(&read("/proc/meminfo")),
         cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32),
         selinux: parse_selinux(&read("/sys/fs/selinux/enforce")),
+        lacks_protocol_names: lacks_protocol_names(&read(PROTOCOLS_FILE)),
         user_id: rustix::process::geteuid().as_raw(),
         ..SystemFacts::default()
     }
@@ -111,6 +113,18 @@ fn parse_memory(text: &str) -> u64 {
         .map_or(0, |kibibytes| kibibytes * 1024)
 }
 
+/// Of the contents of `/etc/protocols`, lines such as `tcp 6 TCP # comment`.
+fn lacks_protocol_names(text: &str) -> bool {
+    let is_named = |name: &str, number: &str| {
+        text.lines().any(|line| {
+            let mut words = line.split_whitespace();
+            words.next() == Some(name) && words.next() == Some(number)
+        })
+    };
+    let names = [("tcp", "6"), ("udp", "17"), ("sctp", "132")];
+    text.starts_with(HEADER) || !names.iter().all(|(name, number)| is_named(name, number))
+}
+
 fn parse_selinux(text: &str) -> Option<String> {
     match text.trim() {
         "1" => Some("enforcing".to_owned()),
@@ -185,6 +199,22 @@ mod tests {
         assert_eq!(platform_of("aarch64"), "linux/arm64");
         assert_eq!(parse_selinux("1"), Some("enforcing".to_owned()));
         assert_eq!(parse_selinux(""), None);
+    }
+
+    #[test]
+    fn knows_whether_protocols_have_names() {
+        let full =
+            "# Internet protocols\nip\t0\tIP\ntcp\t6\tTCP\nudp 17 UDP # x\nsctp\t132\tSCTP\n";
+        let ours = format!("{HEADER}{full}");
+        for (text, lacks) in [
+            ("", true),
+            (full, false),
+            (&ours, true),
+            ("tcp 6\nudp 17\n", true),
+            ("#tcp 6\nudp 17\nsctp 132\n", true),
+        ] {
+            assert_eq!(lacks_protocol_names(text), lacks, "{text}");
+        }
     }
 
     #[test]

@@ -104,6 +104,8 @@ pub fn lost_restart(context: &Context) -> Result<()> {
 pub fn drift(context: &Context) -> Result<()> {
     let lab = context.lab()?;
     lab.ssh_output("w1", "echo '# mine' >> /etc/kubernetes/resolv.conf")?;
+    // kube-proxy watches this one, and ends when it changes.
+    lab.ssh_output("w1", "echo '# mine' >> /etc/kubernetes/kube-proxy.yaml")?;
     lab.ssh_output(
         "w2",
         "rm /etc/containerd/certs.d/docker.io/hosts.toml; systemctl disable --now kube-proxy",
@@ -112,6 +114,7 @@ pub fn drift(context: &Context) -> Result<()> {
     let plan = serde_json::to_string(&context.product.plan()?)?;
     for expected in [
         "/etc/kubernetes/resolv.conf",
+        "/etc/kubernetes/kube-proxy.yaml",
         "/etc/containerd/certs.d/docker.io/hosts.toml",
         "/etc/kubernetes/scheduler.kubeconfig",
         "kube-proxy.service",
@@ -123,7 +126,8 @@ pub fn drift(context: &Context) -> Result<()> {
     }
     context.product.install()?;
     ensure!(context.product.plan()?.is_empty(), "steps are left");
-    Ok(())
+    // A kube-proxy that was started anew serves what its predecessor did.
+    cluster_ip_from_hosts(context)
 }
 
 /// The whole run as an ordinary user of the jump host, on hosts that let in
