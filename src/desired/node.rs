@@ -197,7 +197,9 @@ fn kubelet(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
         follows: &[kubeconfig, serving, serving_key],
         binaries: &["kubelet"],
         change: Change::Restart,
-        ready: None,
+        ready: Some(Condition::NodeHasPodAddresses {
+            name: builder.host.name.clone(),
+        }),
     });
     Ok(())
 }

@@ -284,6 +284,9 @@ pub enum Condition {
     HealthEndpoint { port: u16 },
     /// The node is registered, Ready, and runs the given kubelet version.
     NodeReady { name: String },
+    /// The node is registered, and controller-manager has given it a share of
+    /// the pod addresses, without which flanneld fails to start.
+    NodeHasPodAddresses { name: String },
     /// flanneld wrote its lease and the CNI configuration is rendered.
     OverlayUp,
     /// `kubectl rollout status` of a deployment; `name` is `namespace/name`.

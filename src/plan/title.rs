@@ -97,6 +97,7 @@ pub fn wait(condition: &Condition) -> String {
         Condition::ApiReady { .. } => "the API server is ready".to_owned(),
         Condition::HealthEndpoint { port } => format!("port {port} reports health"),
         Condition::NodeReady { name } => format!("node {name} is ready"),
+        Condition::NodeHasPodAddresses { name } => format!("node {name} has pod addresses"),
         Condition::OverlayUp => "the pod network is up".to_owned(),
         Condition::DeploymentAvailable { name } => format!("{name} is available"),
         Condition::ApiServiceAvailable { name } => format!("{name} answers"),

@@ -68,6 +68,7 @@ pub fn observe_cluster_request(desired: &Desired) -> Request {
 pub fn is_asked_on_a_master(condition: &Condition) -> bool {
     match condition {
         Condition::NodeReady { .. }
+        | Condition::NodeHasPodAddresses { .. }
         | Condition::DeploymentAvailable { .. }
         | Condition::ApiServiceAvailable { .. } => true,
         Condition::UnitActive { .. }
@@ -128,7 +129,13 @@ fn cluster_conditions(desired: &Desired) -> impl Iterator<Item = Condition> {
         .flat_map(|host| &host.units)
         .filter_map(|unit| unit.ready.clone())
         .filter(is_asked_on_a_master);
+    let is_told = |condition: &Condition| {
+        matches!(
+            condition,
+            Condition::NodeReady { .. } | Condition::NodeHasPodAddresses { .. }
+        )
+    };
     of_sets
         .chain(of_units)
-        .filter(|condition| !matches!(condition, Condition::NodeReady { .. }))
+        .filter(move |condition| !is_told(condition))
 }

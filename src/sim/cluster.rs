@@ -107,6 +107,9 @@ impl World {
                 *port != KUBE_PROXY_HEALTH_PORT || self.is_active(host, KUBE_PROXY)
             }
             Condition::NodeReady { name } => self.node_is_ready(name),
+            Condition::NodeHasPodAddresses { name } => {
+                matches!(self.cluster.nodes.get(name), Some(Some(_)))
+            }
             Condition::OverlayUp => {
                 let machine = self.machines.get(host);
                 self.is_active(host, FLANNELD)
@@ -132,6 +135,7 @@ impl World {
                 "/etc/etcd/pki/client.key".to_owned(),
             ],
             Condition::NodeReady { .. }
+            | Condition::NodeHasPodAddresses { .. }
             | Condition::DeploymentAvailable { .. }
             | Condition::ApiServiceAvailable { .. } => {
                 vec![binary("kubectl"), layout::ADMIN_KUBECONFIG.to_owned()]

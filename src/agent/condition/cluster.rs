@@ -11,6 +11,15 @@ pub(super) async fn node_ready(root: &Root, name: &str) -> Result<()> {
     judge_condition(&node, "Ready")
 }
 
+pub(super) async fn node_has_pod_addresses(root: &Root, name: &str) -> Result<()> {
+    let node = read(root, &format!("/api/v1/nodes/{name}")).await?;
+    let node = node.ok_or_else(|| anyhow!("it has not registered"))?;
+    match node.pointer("/spec/podCIDR") {
+        Some(_) => Ok(()),
+        None => bail!("controller-manager has not given it pod addresses"),
+    }
+}
+
 pub(super) async fn deployment_available(root: &Root, name: &str) -> Result<()> {
     let (namespace, deployment) = name
         .split_once('/')

@@ -38,6 +38,9 @@ pub async fn check(root: &Root, condition: &Condition) -> Result<()> {
             Condition::HealthEndpoint { port } => local::health_endpoint(*port).await,
             Condition::OverlayUp => local::overlay_up(root),
             Condition::NodeReady { name } => cluster::node_ready(root, name).await,
+            Condition::NodeHasPodAddresses { name } => {
+                cluster::node_has_pod_addresses(root, name).await
+            }
             Condition::DeploymentAvailable { name } => {
                 cluster::deployment_available(root, name).await
             }
@@ -123,6 +126,7 @@ pub fn describe(condition: &Condition) -> String {
         Condition::ApiReady { address } => format!("the API server at {address} to be ready"),
         Condition::HealthEndpoint { port } => format!("health at 127.0.0.1:{port}"),
         Condition::NodeReady { name } => format!("node {name} to be ready"),
+        Condition::NodeHasPodAddresses { name } => format!("node {name} to have pod addresses"),
         Condition::OverlayUp => "the overlay network to be up".to_owned(),
         Condition::DeploymentAvailable { name } => format!("deployment {name} to be available"),
         Condition::ApiServiceAvailable { name } => format!("API {name} to be available"),
@@ -133,7 +137,7 @@ pub fn describe(condition: &Condition) -> String {
 /// Where to look when no unit of this host is the reason.
 fn hint_of(condition: &Condition) -> Option<String> {
     match condition {
-        Condition::NodeReady { name } => Some(format!(
+        Condition::NodeReady { name } | Condition::NodeHasPodAddresses { name } => Some(format!(
             "look at the kubelet's log on {name}: `journalctl -u kubelet`"
         )),
         Condition::DeploymentAvailable { name } => {
@@ -167,6 +171,7 @@ fn unit_of(condition: &Condition) -> Option<String> {
             _ => return None,
         },
         Condition::NodeReady { .. }
+        | Condition::NodeHasPodAddresses { .. }
         | Condition::DeploymentAvailable { .. }
         | Condition::ApiServiceAvailable { .. }
         | Condition::DnsAnswers { .. } => return None,

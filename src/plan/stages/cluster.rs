@@ -36,10 +36,12 @@ pub(in super::super) fn mint(comparison: &Comparison, stage: Stage) -> Vec<Stage
     alone(stage, SITE, steps)
 }
 
-/// Manifest sets of a stage, in their order, from one master.
+/// Manifest sets of a stage, in their order, from one master; all of them
+/// before what they promise is waited for, since it takes its time side by
+/// side.
 pub(in super::super) fn apply_manifests(comparison: &Comparison, stage: Stage) -> Vec<StagePlan> {
     let master = &comparison.world.cluster_host;
-    let mut steps = Vec::new();
+    let (mut steps, mut waits) = (Vec::new(), Vec::new());
     let sets = comparison.desired.manifests.iter();
     for set in sets.filter(|set| set.stage == stage) {
         let is_changed = is_set_changed(comparison, set);
@@ -51,10 +53,11 @@ pub(in super::super) fn apply_manifests(comparison: &Comparison, stage: Stage) -
         }
         for condition in &set.ready {
             if is_changed || comparison.is_unmet_in_cluster(condition) {
-                steps.push(wait(stage, master, condition));
+                waits.push(wait(stage, master, condition));
             }
         }
     }
+    steps.extend(waits);
     alone(stage, master, steps)
 }
 
@@ -184,11 +187,23 @@ impl Comparison<'_> {
         cluster.is_some_and(|cluster| !cluster.nodes.get(name).is_some_and(|node| node.ready))
     }
 
+    /// Whether the cluster says that the node isn't there or has no share of
+    /// the pod addresses.
+    fn lacks_pod_addresses(&self, name: &str) -> bool {
+        let cluster = self.world.cluster.as_ref();
+        cluster.is_some_and(|cluster| {
+            let node = cluster.nodes.get(name);
+            node.is_none_or(|node| node.pod_cidr.is_none())
+        })
+    }
+
     /// Whether the master that was asked says that a condition of the cluster
     /// does not hold.
     pub(super) fn is_unmet_in_cluster(&self, condition: &Condition) -> bool {
-        if let Condition::NodeReady { name } = condition {
-            return self.is_node_unready(name);
+        match condition {
+            Condition::NodeReady { name } => return self.is_node_unready(name),
+            Condition::NodeHasPodAddresses { name } => return self.lacks_pod_addresses(name),
+            _ => {}
         }
         let mut masters = self.hosts.iter();
         masters.any(|host| host.name == self.world.cluster_host && host.is_unmet(condition))

@@ -61,6 +61,9 @@ fn wait_limit(condition: &Condition) -> u32 {
         // A node is ready after its first status update, at most five
         // minutes apart by default (nodeStatusReportFrequency).
         Condition::NodeReady { .. } | Condition::OverlayUp => 330,
+        // kubelet registers, and controller-manager allots, within seconds of
+        // their start; both retry for a while on an API server that is busy.
+        Condition::NodeHasPodAddresses { .. } => 120,
         // Probes and back-off of pods that start before what they need.
         Condition::DeploymentAvailable { .. } | Condition::ApiServiceAvailable { .. } => 600,
     }
