@@ -5,6 +5,7 @@ mod bundle_file;
 mod failures;
 mod interrupt;
 pub mod pods;
+mod refusals;
 mod state;
 
 use crate::lab::{self, Lab};
@@ -54,6 +55,30 @@ const SMALL: &[Scenario] = &[
     Scenario {
         name: "a bundle is read by skopeo and minisign",
         run: bundle_file::standard_tools,
+    },
+    Scenario {
+        name: "refused: a host that is off",
+        run: refusals::unreachable_host,
+    },
+    Scenario {
+        name: "refused: a changed host key",
+        run: refusals::changed_host_key,
+    },
+    Scenario {
+        name: "refused: a user who can't become root",
+        run: refusals::user_without_root,
+    },
+    Scenario {
+        name: "refused: an architecture that the bundle lacks",
+        run: refusals::lacking_architecture,
+    },
+    Scenario {
+        name: "refused: a disk too small",
+        run: refusals::full_disk,
+    },
+    Scenario {
+        name: "refused: a second run while one is going on",
+        run: refusals::second_run,
     },
     Scenario {
         name: "install from bare hosts",
