@@ -27,7 +27,7 @@ const MARK: &str = "mkdir -p /opt && sync && touch /run/mark";
 /// Everything below `/` and `/var` (a mount of its own) whose contents, mode
 /// or owner changed since the mark. Logs, and what systemd and logins keep for
 /// themselves, change all the time.
-const CHANGED: &str = "find / /var -xdev -cnewer /run/mark \\( -path /var/log -o -path /var/tmp \
+const CHANGED: &str = "find / /var -xdev \\( -path /var/log -o -path /var/tmp \
     -o -path /tmp -o -path /var/lib/systemd -o -path /root/.bash_history -o -path /dev \
     -o -path /run -o -path /var/lib/private \\) -prune -o -cnewer /run/mark -print \
     | grep -vxE '/|/opt|/var|/var/lib|/dev|/run|/root' | sort -u";
