@@ -12,6 +12,7 @@ pub mod compare;
 pub mod condition;
 pub mod etcdctl;
 pub mod failure;
+pub mod host_lock;
 pub mod http;
 pub mod install;
 pub mod journal;

@@ -1,28 +1,24 @@
 //! The agent's end of the stream: reads frames from standard input, has the
 //! worker do them, and writes what comes of it to standard output.
 
-use super::channel::{BodyReceiver, BodySender, body_channel, notice_channel};
+use super::channel::{BodyReceiver, BodySender, NoticeSender, body_channel, notice_channel};
+use super::host_lock::{self, HostLock, LockError};
+use super::root::Root;
 use super::worker::Worker;
 use crate::digest::Digest;
 use crate::host::frame::{Frame, FrameCodec, Hello, MAGIC, PROTOCOL_VERSION};
-use crate::host::{Failure, Notice, Request, Response};
-use crate::layout;
+use crate::host::{Failure, Notice, Request, Response, RunInHand};
 use crate::plan::Action;
 use anyhow::{Context, Result};
 use fs_err as fs;
-use fs_err::os::unix::fs::OpenOptionsExt;
 use futures_util::StreamExt;
-use rustix::fs::FlockOperation;
 use std::collections::HashMap;
-use std::fs::Permissions;
-use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::codec::FramedRead;
 
 /// Without a word from the jump host for this long, it is taken for dead. It
@@ -30,10 +26,6 @@ use tokio_util::codec::FramedRead;
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 /// How long an action in hand may take after the jump host is gone.
 const FINISH_LIMIT: Duration = Duration::from_secs(120);
-/// Pace of asking for the host's lock.
-const LOCK_EVERY: Duration = Duration::from_millis(500);
-/// Whoever can open the lock can take it, and keep every run out.
-const LOCK_MODE: u32 = 0o600;
 /// Frames that may wait for standard output.
 const QUEUE: usize = 64;
 
@@ -75,12 +67,13 @@ pub async fn serve(
 ///
 /// # Errors
 /// When it can't read itself.
-pub fn hello() -> Result<Hello> {
+pub fn hello(root: &Root) -> Result<Hello> {
     let own = fs::read("/proc/self/exe").context("reading this program")?;
     Ok(Hello {
         protocol: PROTOCOL_VERSION,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         digest: Digest::of(own),
+        run: host_lock::run_in_hand(root),
     })
 }
 
@@ -88,7 +81,7 @@ struct Session {
     worker: Arc<Worker>,
     answers: mpsc::Sender<Frame>,
     bodies: HashMap<u64, BodySender>,
-    lock: Arc<Mutex<Option<fs::File>>>,
+    lock: Arc<Mutex<Option<HostLock>>>,
     /// Requests that are brought to their end when the jump host goes.
     finishing: JoinSet<()>,
     /// Requests that just stop then.
@@ -165,7 +158,7 @@ impl Session {
 struct Handling {
     worker: Arc<Worker>,
     answers: mpsc::Sender<Frame>,
-    lock: Arc<Mutex<Option<fs::File>>>,
+    lock: Arc<Mutex<Option<HostLock>>>,
     id: u64,
     request: Request,
     body: BodyReceiver,
@@ -190,8 +183,9 @@ async fn handle(handling: Handling) {
     };
     let work = async {
         match request {
-            Request::Acquire { limit_seconds } => {
-                acquire(&lock, Duration::from_secs(limit_seconds.into()), notices).await
+            Request::Acquire { by, limit_seconds } => {
+                let limit = Duration::from_secs(limit_seconds.into());
+                acquire(worker.root(), &lock, Asked { by, limit }, notices).await
             }
             request => worker.handle(request, body, notices).await,
         }
@@ -205,55 +199,37 @@ async fn handle(handling: Handling) {
         .await;
 }
 
-/// Takes the host's exclusive lock for as long as the agent lives.
+/// Takes the host's lock for as long as the agent lives.
 async fn acquire(
-    held: &Mutex<Option<fs::File>>,
-    limit: Duration,
-    notices: super::channel::NoticeSender,
+    root: &Root,
+    held: &Mutex<Option<HostLock>>,
+    asked: Asked,
+    notices: NoticeSender,
 ) -> Result<Response, Failure> {
-    let failed = |message: String, hint: Option<&str>| Failure {
-        message,
-        lines: Vec::new(),
-        hint: hint.map(str::to_owned),
-    };
     let mut held = held.lock().await;
     if held.is_some() {
         return Ok(Response::Done);
     }
-    let open = || -> io::Result<fs::File> {
-        fs::create_dir_all(layout::RUN)?;
-        fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(LOCK_MODE)
-            .open(layout::LOCK)
-            .and_then(|file| {
-                file.set_permissions(Permissions::from_mode(LOCK_MODE))?;
-                Ok(file)
-            })
-    };
-    let file = open().map_err(|error| failed(error.to_string(), None))?;
-    let deadline = tokio::time::Instant::now() + limit;
-    loop {
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {
-                *held = Some(file);
-                return Ok(Response::Done);
-            }
-            Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(failed(format!("locking {}: {error}", layout::LOCK), None)),
-        }
-        if tokio::time::Instant::now() >= deadline {
-            return Err(failed(
-                "another run is changing this host".to_owned(),
-                Some("wait for it to end, or end it, then run the same command again"),
-            ));
-        }
-        let reason = "another run's step is still in hand on this host".to_owned();
+    let waiting = |run: &RunInHand| {
+        let reason = format!("{run} still has this host in hand");
         notices.send_lossy(Notice::Waiting { reason });
-        sleep(LOCK_EVERY).await;
-    }
+    };
+    let taken = host_lock::take(root, &asked.by, asked.limit, waiting).await;
+    *held = Some(taken.map_err(|error| Failure {
+        message: error.to_string(),
+        lines: Vec::new(),
+        hint:
+            matches!(error, LockError::Held(_)).then(|| {
+                "wait for it to end, or end it, then run the same command again".to_owned()
+            }),
+    })?);
+    Ok(Response::Done)
+}
+
+/// Who asks for the lock, and for how long.
+struct Asked {
+    by: String,
+    limit: Duration,
 }
 
 fn has_body(request: &Request) -> bool {

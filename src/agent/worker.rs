@@ -31,6 +31,11 @@ impl Worker {
         }
     }
 
+    /// The root of the host's file tree.
+    pub fn root(&self) -> &Root {
+        &self.root
+    }
+
     /// Does one request. Several may be in hand at once.
     ///
     /// # Errors

@@ -2,6 +2,8 @@
 
 use super::fault::{Exit, Fault};
 use super::phase::Phase;
+use super::prospect::Purpose;
+use crate::agent::host_lock;
 use crate::host::remote::{self, AgentSource, RemoteError, RemoteHost};
 use crate::host::{Call, Host, Notice, Request};
 use crate::inventory::{self, Inventory};
@@ -14,9 +16,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A step of a run that died may still be in hand on a host: its agent notices
-/// within 30 s, and then has 120 s to finish.
-const ACQUIRE_LIMIT: Duration = Duration::from_secs(165);
 /// What an answer may take over a slow link once a host has given up.
 const ANSWER_ALLOWANCE: Duration = Duration::from_secs(10);
 
@@ -100,17 +99,29 @@ pub(super) fn host_keys(site: &Site) -> Result<HostKeys, Fault> {
 }
 
 /// Connects to all hosts at once. Every host that can't be reached is told,
-/// and unless all can, nothing is brought to any.
+/// and unless all can, nothing is brought to any. Whoever only looks does so
+/// beside another run, and leaves that run's agents alone.
 pub(super) async fn connect_all(
     phase: &Phase<'_>,
     inventory: &Inventory,
     site: &Site,
     source: &dyn AgentSource,
+    purpose: Purpose,
 ) -> Result<BTreeMap<String, Arc<RemoteHost>>, Fault> {
     let targets = targets(inventory)?;
     let keys = host_keys(site)?;
     let each = targets.iter().map(|(name, target)| {
-        let work = remote::reach(target, &keys, Some(source));
+        let reach = remote::reach(target, &keys, Some(source));
+        let work = async move {
+            let reached = reach.await?;
+            match (purpose, reached.would_disturb()) {
+                (Purpose::Look, Some(run)) => Err(RemoteError::Busy {
+                    host: target.host.clone(),
+                    run: run.clone(),
+                }),
+                _ => Ok(reached),
+            }
+        };
         (name.clone(), work)
     });
     let reached = all_or_faults(phase.for_all(each).await)?;
@@ -152,12 +163,26 @@ pub(super) async fn connect_first(
     Err(Fault::merge(faults).unwrap_or_else(|| Fault::new(Exit::Hosts, "no host to connect to")))
 }
 
+/// Who runs this, for those who find a host taken: `ops@jump`.
+fn operator() -> String {
+    let variables = ["SUDO_USER", "USER", "LOGNAME"];
+    let user = variables
+        .iter()
+        .filter_map(|name| std::env::var(name).ok())
+        .find(|user| !user.is_empty())
+        .unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
+    let system = rustix::system::uname();
+    format!("{user}@{}", system.nodename().to_string_lossy())
+}
+
 /// Takes all hosts for this run.
 pub(super) async fn acquire(
     phase: &Phase<'_>,
     hosts: &BTreeMap<String, Arc<RemoteHost>>,
 ) -> Result<(), Fault> {
-    let limit_seconds = u32::try_from(ACQUIRE_LIMIT.as_secs()).unwrap_or(u32::MAX);
+    let limit_seconds = u32::try_from(host_lock::LIMIT.as_secs()).unwrap_or(u32::MAX);
+    let by = operator();
+    let by = by.as_str();
     let each = hosts.iter().map(|(name, host)| {
         let work = async move {
             let notices = |notice| {
@@ -166,10 +191,13 @@ pub(super) async fn acquire(
                 }
             };
             let call = Call {
-                request: Request::Acquire { limit_seconds },
+                request: Request::Acquire {
+                    by: by.to_owned(),
+                    limit_seconds,
+                },
                 body: None,
                 notices: &notices,
-                limit: ACQUIRE_LIMIT + ANSWER_ALLOWANCE,
+                limit: host_lock::LIMIT + ANSWER_ALLOWANCE,
             };
             host.call(call).await
         };

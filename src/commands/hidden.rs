@@ -1,7 +1,7 @@
 //! Commands that programs call, not people.
 
 use super::fault::{Exit, Fault};
-use crate::agent::{self, Worker};
+use crate::agent::{self, Root, Worker};
 use crate::cli::Cli;
 use crate::digest::Digest;
 use crate::output::{Output, Style};
@@ -25,19 +25,29 @@ pub(super) fn completions(shell: clap_complete::Shell, style: Style) -> Result<E
 pub(super) fn agent() -> Result<ExitCode, Fault> {
     super::block_on(async {
         let (input, output) = (tokio::io::stdin(), tokio::io::stdout());
-        agent::serve::serve(Worker::new(), agent::serve::hello()?, input, output).await?;
+        let worker = Worker::new();
+        let hello = agent::serve::hello(worker.root())?;
+        agent::serve::serve(worker, hello, input, output).await?;
         Ok(ExitCode::SUCCESS)
     })
 }
 
 pub(super) fn agent_install(digest: &Digest) -> Result<ExitCode, Fault> {
-    agent::install::install_self(digest)?;
-    Ok(ExitCode::SUCCESS)
+    super::block_on(async {
+        let root = Root::host();
+        // The shell that wrote the file has become this process.
+        let own = agent::install::new_agent(&root, std::process::id());
+        agent::install::install_self(&root, &own, digest).await?;
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 pub(super) fn agent_replace(digest: &Digest) -> Result<ExitCode, Fault> {
-    agent::install::replace(digest, &mut std::io::stdin().lock())?;
-    Ok(ExitCode::SUCCESS)
+    super::block_on(async {
+        let mut input = std::io::stdin().lock();
+        agent::install::replace(&Root::host(), digest, &mut input).await?;
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 pub(super) fn api_proxy(config: Utf8PathBuf, take_over: Option<u32>) -> Result<ExitCode, Fault> {

@@ -36,7 +36,9 @@ pub(super) struct Prospect {
     pub(super) plan: Plan,
 }
 
-/// Whether hosts are taken for a run.
+/// Whether hosts are taken for a run. To look takes no lock: it goes on beside
+/// another run, tells whose that is, and fails where it would have to replace
+/// that run's agent.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     Look,
@@ -196,7 +198,8 @@ async fn connect_hosts(
     purpose: Purpose,
 ) -> Result<BTreeMap<String, Arc<RemoteHost>>, Fault> {
     let phase = Phase::begin(output, "connect", inventory.hosts.len());
-    let hosts = connect::connect_all(&phase, inventory, site, content).await?;
+    let hosts = connect::connect_all(&phase, inventory, site, content, purpose).await?;
+    tell_of_others(output, &hosts, purpose);
     if purpose == Purpose::Change {
         connect::acquire(&phase, &hosts).await?;
     }
@@ -208,6 +211,21 @@ async fn connect_hosts(
     };
     phase.done(format!("{}{agents}", names.join(" ")));
     Ok(hosts)
+}
+
+/// Whoever only looks takes no lock, and may look at hosts that another run is
+/// changing.
+fn tell_of_others(output: &Output, hosts: &BTreeMap<String, Arc<RemoteHost>>, purpose: Purpose) {
+    if purpose == Purpose::Change {
+        return;
+    }
+    for (name, host) in hosts {
+        if let Some(run) = &host.run {
+            let message = format!("{run} is going on; the plan is what is left of it now");
+            let host = Some(name.clone());
+            output.emit(Event::Warning { host, message });
+        }
+    }
 }
 
 /// What was seen, and what is desired, which depends on it through decisions.

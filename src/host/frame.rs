@@ -2,14 +2,14 @@
 //! (payload length, kind, request id; big endian) and a payload. Requests,
 //! notices and responses are JSON; bodies are raw bytes.
 
-use super::{Failure, Notice, Request, Response};
+use super::{Failure, Notice, Request, Response, RunInHand};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use std::io;
 use tokio_util::codec::{Decoder, Encoder};
 
 /// Raised when a frame's meaning changes; both sides must have the same.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 /// Begins the line after which frames come. Shells print banners before it.
 pub const MAGIC: &str = "COFFERDAM-AGENT ";
 /// Bodies are cut into pieces of at most this size, in bytes.
@@ -27,6 +27,9 @@ pub struct Hello {
     pub version: String,
     /// sha256 of the agent's own binary.
     pub digest: crate::digest::Digest,
+    /// The run that held the host's lock when the agent started.
+    #[serde(default)]
+    pub run: Option<RunInHand>,
 }
 
 /// One frame.

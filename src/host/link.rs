@@ -5,7 +5,9 @@
 mod tests;
 
 use super::frame::{BODY_PIECE, Frame, FrameCodec, Hello, MAGIC, PROTOCOL_VERSION};
-use super::{Body, Call, Failure, Host, HostError, Notice, Request, Response, Transferred};
+use super::{
+    Body, Call, Failure, Host, HostError, Notice, Request, Response, RunInHand, Transferred,
+};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -83,6 +85,8 @@ pub enum HelloError {
         host: String,
         version: String,
         found: u32,
+        /// Another run that has the host in hand.
+        run: Option<RunInHand>,
     },
 }
 
@@ -120,6 +124,7 @@ impl Link {
                 host: host.to_owned(),
                 version: hello.version,
                 found: hello.protocol,
+                run: hello.run,
             });
         }
         let (outgoing, queue) = mpsc::channel(QUEUE);

@@ -6,6 +6,7 @@ pub mod frame;
 pub mod link;
 pub mod remote;
 pub mod request;
+mod upload;
 
 pub use request::*;
 

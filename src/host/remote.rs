@@ -2,8 +2,8 @@
 //! it, and speaks to it.
 
 use super::link::{HelloError, Link, Pipes};
-use super::{Call, Host, HostError, Response, Transferred};
-use crate::agent::install::NEW_AGENT;
+use super::upload::Upload;
+use super::{Call, Host, HostError, Response, RunInHand, Transferred};
 use crate::digest::Digest;
 use crate::layout::AGENT;
 use crate::ssh::{self, ConnectError, HostKeys, Session, Target, Timeouts};
@@ -14,10 +14,6 @@ use std::time::Duration;
 
 /// Small commands before there is an agent.
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
-/// An agent of 25 MB over a link of 1 Mbit/s.
-const UPLOAD_LIMIT: Duration = Duration::from_secs(300);
-/// The agent is cut into pieces of this size, in bytes, on its way.
-const UPLOAD_PIECE: usize = 256 << 10;
 
 /// A host whose agent runs at the other end of an SSH session.
 pub struct RemoteHost {
@@ -27,6 +23,8 @@ pub struct RemoteHost {
     pub platform: String,
     /// Whether the agent was brought by this run.
     pub brought: bool,
+    /// Another run that had the host in hand when it was reached.
+    pub run: Option<RunInHand>,
 }
 
 /// Where agents for hosts come from: the verified bundle.
@@ -60,6 +58,10 @@ pub enum RemoteError {
     },
     #[error("{host}: bringing the agent to {AGENT}: {reason}")]
     Upload { host: String, reason: String },
+    #[error("{host}: another agent ({found}) was brought to {AGENT} meanwhile")]
+    Replaced { host: String, found: Digest },
+    #[error("{host}: {run} is going on, with another agent than the bundle's")]
+    Busy { host: String, run: RunInHand },
     #[error("{host}: reading the agent from the bundle: {source}")]
     Bundle {
         host: String,
@@ -89,6 +91,12 @@ impl RemoteError {
             Self::Upload { .. } => {
                 "is there space below /opt, and is it mounted with exec?".to_owned()
             }
+            Self::Replaced { .. } => {
+                "somebody uses another bundle on the same hosts; let that end, then run the same command again".to_owned()
+            }
+            Self::Busy { .. } => {
+                "run the same command again when it has ended, or use that run's bundle".to_owned()
+            }
             _ => return None,
         })
     }
@@ -101,6 +109,7 @@ pub struct Reached {
     session: Arc<Session>,
     platform: String,
     agent: AgentState,
+    run: Option<RunInHand>,
 }
 
 enum AgentState {
@@ -146,6 +155,7 @@ pub async fn reach(
             said,
         })?;
     let sudo = prefix(&target.user);
+    let mut run = None;
     let agent = match source {
         None => AgentState::Running(Box::new(start(&session, &host, sudo).await?)),
         Some(source) => {
@@ -158,11 +168,19 @@ pub async fn reach(
                 return Err(RemoteError::NoAgent { host, platform });
             };
             let wanted = |replace| Upload {
+                host: host.clone(),
+                sudo,
                 digest,
                 bytes: bytes.clone(),
                 replace,
             };
-            match start(&session, &host, sudo).await {
+            let started = start(&session, &host, sudo).await;
+            run = match &started {
+                Ok(link) => link.hello().run.clone(),
+                Err(RemoteError::Hello(HelloError::Protocol { run, .. })) => run.clone(),
+                Err(_) => None,
+            };
+            match started {
                 Ok(link) if link.hello().digest == digest => AgentState::Running(Box::new(link)),
                 Ok(_) | Err(RemoteError::Hello(HelloError::Protocol { .. })) => {
                     AgentState::Wanted(wanted(true))
@@ -182,10 +200,20 @@ pub async fn reach(
         session,
         platform,
         agent,
+        run,
     })
 }
 
 impl Reached {
+    /// The run that has the host in hand with another agent than the wanted
+    /// one, if there is one. Whoever takes no lock must leave that agent alone.
+    pub fn would_disturb(&self) -> Option<&RunInHand> {
+        match &self.agent {
+            AgentState::Wanted(_) => self.run.as_ref(),
+            AgentState::Running(_) => None,
+        }
+    }
+
     /// Brings the agent if it must be, and starts it.
     ///
     /// # Errors
@@ -196,40 +224,37 @@ impl Reached {
             session,
             platform,
             agent,
+            run,
         } = self;
-        let upload_wanted = match agent {
+        let upload = match agent {
             AgentState::Running(link) => {
                 return Ok(RemoteHost {
                     link: *link,
                     session,
                     platform,
                     brought: false,
+                    run,
                 });
             }
-            AgentState::Wanted(wanted) => wanted,
+            AgentState::Wanted(upload) => upload,
         };
-        let digest = upload_wanted.digest;
-        upload(&session, &target, upload_wanted).await?;
+        let digest = upload.digest;
+        upload.send(&session).await?;
         let link = start(&session, &target.host, prefix(&target.user)).await?;
         if link.hello().digest != digest {
-            let reason = format!("{} runs there instead", link.hello().digest);
-            let host = target.host;
-            return Err(RemoteError::Upload { host, reason });
+            return Err(RemoteError::Replaced {
+                host: target.host,
+                found: link.hello().digest,
+            });
         }
         Ok(RemoteHost {
             link,
             session,
             platform,
             brought: true,
+            run,
         })
     }
-}
-
-struct Upload {
-    digest: Digest,
-    bytes: Bytes,
-    /// Whether an agent is in place that takes its successor itself.
-    replace: bool,
 }
 
 /// Whether the user may run what brings the agent as root.
@@ -238,12 +263,7 @@ async fn prove_root(
     target: &Target,
     upload: &Upload,
 ) -> Result<(), RemoteError> {
-    let sudo = prefix(&target.user);
-    let probe = if upload.replace {
-        format!("{sudo}{AGENT} --version")
-    } else {
-        format!("{sudo}sh -c true")
-    };
+    let probe = upload.probe();
     let output = session.output(&probe, Bytes::new(), COMMAND_LIMIT).await?;
     if output.exit.is_success() {
         return Ok(());
@@ -253,49 +273,6 @@ async fn prove_root(
         user: target.user.clone(),
         reason: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
     })
-}
-
-async fn upload(session: &Session, target: &Target, upload: Upload) -> Result<(), RemoteError> {
-    let sudo = prefix(&target.user);
-    let host = target.host.clone();
-    let command = upload_command(sudo, &upload.digest, upload.replace);
-    let failed = |reason: String| RemoteError::Upload {
-        host: host.clone(),
-        reason,
-    };
-    let work = async {
-        let mut process = session.exec(&command).await?;
-        let mut rest = upload.bytes.clone();
-        while !rest.is_empty() {
-            let piece = rest.split_to(rest.len().min(UPLOAD_PIECE));
-            if process.stdin.write_bytes(piece).await.is_err() {
-                break;
-            }
-        }
-        let ssh::Process {
-            stdin,
-            stdout,
-            mut exit,
-            ..
-        } = process;
-        drop(stdin);
-        drop(stdout);
-        let ended = exit.wait().await?;
-        if ended.is_success() {
-            return Ok(());
-        }
-        Err(failed(format!(
-            "{ended}: {}",
-            exit.last_stderr_lines().join("; ")
-        )))
-    };
-    match tokio::time::timeout(UPLOAD_LIMIT, work).await {
-        Ok(result) => result,
-        Err(_) => Err(failed(format!(
-            "it took longer than {} s",
-            UPLOAD_LIMIT.as_secs()
-        ))),
-    }
 }
 
 async fn start(session: &Session, host: &str, sudo: &str) -> Result<Link, RemoteError> {
@@ -319,17 +296,6 @@ async fn start(session: &Session, host: &str, sudo: &str) -> Result<Link, Remote
 /// What goes before a command that must run as root.
 fn prefix(user: &str) -> &'static str {
     if user == "root" { "" } else { "sudo -n " }
-}
-
-/// The command that takes the agent on its standard input.
-fn upload_command(sudo: &str, digest: &Digest, replace: bool) -> String {
-    if replace {
-        return format!("{sudo}{AGENT} agent-replace {digest}");
-    }
-    let script = format!(
-        "umask 077 && mkdir -p -m 0755 /opt/cofferdam && cat > {NEW_AGENT} && chmod 0700 {NEW_AGENT} && exec {NEW_AGENT} agent-install {digest}"
-    );
-    format!("{sudo}sh -c {}", ssh::sh_quote(&script))
 }
 
 /// The OCI platform of `uname -sm`.
@@ -359,18 +325,6 @@ impl Host for RemoteHost {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn commands_are_exactly_these() {
-        let digest = Digest::of("agent");
-        assert_eq!(
-            upload_command("sudo -n ", &digest, true),
-            format!("sudo -n /opt/cofferdam/agent agent-replace {digest}")
-        );
-        let first = upload_command("", &digest, false);
-        assert!(first.starts_with("sh -c 'umask 077 && mkdir -p -m 0755 /opt/cofferdam && "));
-        assert!(first.ends_with(&format!("agent-install {digest}'")));
-    }
 
     #[test]
     fn knows_two_platforms_and_names_others() {

@@ -16,6 +16,8 @@ pub enum Request {
     /// at most so long for another run's last step. Verbs that change the host
     /// ask for it before they observe.
     Acquire {
+        /// Who asks, for others who find the host taken: `ops@jump`.
+        by: String,
         limit_seconds: u32,
     },
     Observe(ObserveRequest),
@@ -40,6 +42,22 @@ pub enum Request {
     /// Runs a program with the body as its standard input; its output comes
     /// back as events while it runs.
     Run(RunRequest),
+}
+
+/// Whoever holds a host's lock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunInHand {
+    /// `ops@jump`.
+    pub by: String,
+    /// By the host's clock.
+    pub since: String,
+}
+
+impl std::fmt::Display for RunInHand {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { by, since } = self;
+        write!(formatter, "a run by {by} since {since}")
+    }
 }
 
 /// Where a blob goes.

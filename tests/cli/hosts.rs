@@ -224,6 +224,46 @@ fn a_failed_run_is_told_as_json_and_kept_in_a_journal() {
     assert!(!journal.contains(secret));
 }
 
+/// `plan` takes no lock. It goes on beside a run, and says whose that is; but
+/// it replaces no agent under it.
+#[test]
+fn a_plan_beside_a_run_says_whose_it_is_and_leaves_its_agent_alone() {
+    let world = World::new();
+    let root = world.path.join("root");
+    fs_err::create_dir_all(root.join("run/cofferdam")).unwrap();
+    let host = TestHost::with_agent(root.clone(), "Linux x86_64", &world.key);
+    world.reach(host.port());
+    let [plan, ..] = verbs(&world);
+    world.run("hosts trust --yes").expect(0, &["recorded"]);
+    let run = r#"{"by":"ops@jump","since":"2026-01-02 03:04:05 UTC"}"#;
+    world.write("root/run/cofferdam/lock", run);
+    let lock = fs_err::File::open(root.join("run/cofferdam/lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let before = files(&root);
+    world.run(&plan).expect(
+        4,
+        &[
+            "error: m1: a run by ops@jump since 2026-01-02 03:04:05 UTC is going on, with another agent",
+            "hint: run the same command again when it has ended",
+        ],
+    );
+    assert_eq!(files(&root), before);
+
+    // The same agent on both sides: this very program is the test host's.
+    let own = std::env::current_exe().unwrap();
+    fs_err::remove_file(world.path.join("agent")).unwrap();
+    fs_err::os::unix::fs::symlink(own, world.path.join("agent")).unwrap();
+    world.bundle("same", "linux/amd64");
+    let plan = "plan --bundle same.tar --trusted-key key.pub";
+    let told = "warning: m1: a run by ops@jump since 2026-01-02 03:04:05 UTC is going on";
+    let beside = world.run(plan);
+    assert!(beside.stderr.contains(told), "{}", beside.text());
+    drop(lock);
+    let alone = world.run(plan);
+    assert!(!alone.stderr.contains("is going on"), "{}", alone.text());
+    assert_eq!(alone.code, beside.code);
+}
+
 #[test]
 fn a_second_run_on_the_same_site_is_refused() {
     let world = World::new();

@@ -97,6 +97,9 @@ async fn command(exec: Exec, root: Utf8PathBuf, machine: &'static str) -> Ending
         exec.stdout.write(format!("{machine}\n")).await.unwrap();
         return Ending::Status(0);
     }
+    if exec.command.ends_with("/opt/cofferdam/agent --version") {
+        return Ending::Status(0);
+    }
     if !exec.command.ends_with("/opt/cofferdam/agent agent") {
         let said = format!("{}: not found\n", exec.command);
         exec.stderr.write(said).await.ok();
@@ -124,7 +127,8 @@ async fn command(exec: Exec, root: Utf8PathBuf, machine: &'static str) -> Ending
         }
     });
     let worker = Worker::with_root(Root::below(root));
-    let served = serve::serve(worker, serve::hello().unwrap(), input, output).await;
+    let hello = serve::hello(worker.root()).unwrap();
+    let served = serve::serve(worker, hello, input, output).await;
     feeding.abort();
     telling.await.ok();
     Ending::Status(u32::from(served.is_err()))

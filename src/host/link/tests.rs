@@ -60,6 +60,7 @@ async fn linked() -> (Link, Played) {
         protocol: PROTOCOL_VERSION,
         version: "0".to_owned(),
         digest: crate::digest::Digest::of("agent"),
+        run: None,
     };
     let line = format!("motd\n{MAGIC}{}\n", serde_json::to_string(&hello).unwrap());
     output.write_all(line.as_bytes()).await.unwrap();
