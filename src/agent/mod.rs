@@ -24,13 +24,14 @@ pub mod route;
 pub mod run;
 pub mod seed;
 pub mod serve;
+mod silence;
 pub mod staging;
 #[cfg(test)]
-mod test_host;
+pub(crate) mod test_host;
 mod worker;
 
 pub use channel::{
-    BodyCutOff, BodyReceiver, BodySender, BodyUnwanted, NoticeSender, body_channel, notice_channel,
+    BodyCutOff, BodyReceiver, BodyRefused, BodySender, NoticeSender, body_channel, notice_channel,
 };
 pub use root::Root;
 pub use worker::Worker;

@@ -146,8 +146,8 @@ mod tests {
             "cat; echo \"$1 $KUBECONFIG\"; echo no >&2; exit 7",
         );
         let (body, receiver) = body_channel();
-        body.send(Bytes::from_static(b"yaml\n")).await.unwrap();
-        body.finish().await.unwrap();
+        body.send(Bytes::from_static(b"yaml\n")).unwrap();
+        body.finish().unwrap();
         let (sender, mut notices) = notice_channel();
         let status = run(&host.root, request("kubectl", &["get"]), receiver, sender)
             .await
@@ -176,7 +176,7 @@ mod tests {
         let host = TestHost::new();
         host.binary("kubectl", "cat > /dev/null; touch \"$0.applied\"");
         let (body, receiver) = body_channel();
-        body.send(Bytes::from_static(b"half")).await.unwrap();
+        body.send(Bytes::from_static(b"half")).unwrap();
         drop(body);
         let (sender, _notices) = notice_channel();
         let error = run(&host.root, request("kubectl", &[]), receiver, sender)

@@ -1,9 +1,12 @@
 //! The agent's end of the stream: reads frames from standard input, has the
 //! worker do them, and writes what comes of it to standard output.
 
-use super::channel::{BodyReceiver, BodySender, NoticeSender, body_channel, notice_channel};
+use super::channel::{
+    BodyReceiver, BodyRefused, BodySender, NoticeSender, body_channel, notice_channel,
+};
 use super::host_lock::{self, HostLock, LockError};
 use super::root::Root;
+use super::silence::Heard;
 use super::worker::Worker;
 use crate::digest::Digest;
 use crate::host::frame::{Frame, FrameCodec, Hello, MAGIC, PROTOCOL_VERSION};
@@ -13,6 +16,7 @@ use anyhow::{Context, Result};
 use fs_err as fs;
 use futures_util::StreamExt;
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -21,7 +25,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::codec::FramedRead;
 
-/// Without a word from the jump host for this long, it is taken for dead. It
+/// Without a byte from the jump host for this long, it is taken for dead. It
 /// sends a heartbeat every five seconds.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 /// How long an action in hand may take after the jump host is gone.
@@ -55,6 +59,7 @@ pub async fn serve(
         finishing: JoinSet::new(),
         disposable: JoinSet::new(),
     };
+    let input = Heard::new(input, SILENCE_LIMIT);
     let result = session.read(FramedRead::new(input, FrameCodec)).await;
     session.finish().await;
     drop(session);
@@ -94,27 +99,35 @@ impl Session {
         R: AsyncRead + Unpin,
     {
         loop {
-            let frame = match timeout(SILENCE_LIMIT, frames.next()).await {
-                // Nobody is there any more: the end of the stream, or silence.
-                Ok(None) | Err(_) => return Ok(()),
-                Ok(Some(frame)) => frame.context("reading a frame")?,
+            // Nobody is there any more: the end of the stream, or silence.
+            let frame = match frames.next().await {
+                None => return Ok(()),
+                Some(Err(error)) if error.kind() == io::ErrorKind::TimedOut => return Ok(()),
+                Some(frame) => frame.context("reading a frame")?,
             };
             match frame {
                 Frame::Request { id, request } => self.start(id, *request),
+                // No body is waited for here: heartbeats and other requests
+                // come on the same stream. One that nobody reads any more is
+                // thrown away.
                 Frame::Body { id, bytes } => {
-                    if let Some(body) = self.bodies.get(&id)
-                        && body.send(bytes).await.is_err()
-                    {
-                        self.bodies.remove(&id);
+                    match self.bodies.get(&id).map(|body| body.send(bytes)) {
+                        Some(Err(BodyRefused::Unwanted)) => drop(self.bodies.remove(&id)),
+                        Some(Err(error)) => return Err(error).context("reading a frame"),
+                        Some(Ok(())) | None => {}
                     }
                 }
                 Frame::BodyEnd { id } => {
                     if let Some(body) = self.bodies.remove(&id) {
-                        let _ = body.finish().await;
+                        // Whoever doesn't read it doesn't miss its end.
+                        let _ = body.finish();
                     }
                 }
                 Frame::BodyAbort { id } => drop(self.bodies.remove(&id)),
-                Frame::Heartbeat | Frame::Notice { .. } | Frame::Response { .. } => {}
+                Frame::Heartbeat
+                | Frame::Notice { .. }
+                | Frame::BodyTaken { .. }
+                | Frame::Response { .. } => {}
             }
             while self.finishing.try_join_next().is_some() {}
             while self.disposable.try_join_next().is_some() {}
@@ -125,7 +138,7 @@ impl Session {
         let body = if has_body(&request) {
             let (sender, receiver) = body_channel();
             self.bodies.insert(id, sender);
-            receiver
+            receiver.telling(self.answers.clone(), id)
         } else {
             BodyReceiver::empty()
         };

@@ -96,8 +96,8 @@ mod tests {
         let bytes = Bytes::copy_from_slice(text.as_bytes());
         let send = async {
             // A reader that needs no body hangs up.
-            let _ = sender.send(bytes).await;
-            let _ = sender.finish().await;
+            let _ = sender.send(bytes);
+            let _ = sender.finish();
         };
         let (stored, ()) = tokio::join!(put(&host.root, &digest, size, receiver), send);
         stored
@@ -127,7 +127,7 @@ mod tests {
         let host = TestHost::new();
         let digest = Digest::of("blob");
         let (sender, receiver) = body_channel();
-        sender.send(Bytes::from_static(b"blob")).await.unwrap();
+        sender.send(Bytes::from_static(b"blob")).unwrap();
         drop(sender);
         let error = put(&host.root, &digest, 4, receiver).await.unwrap_err();
         assert!(error.to_string().contains("cut off"), "{error}");

@@ -12,8 +12,14 @@ use tokio_util::codec::{Decoder, Encoder};
 pub const PROTOCOL_VERSION: u32 = 2;
 /// Begins the line after which frames come. Shells print banners before it.
 pub const MAGIC: &str = "COFFERDAM-AGENT ";
-/// Bodies are cut into pieces of at most this size, in bytes.
-pub const BODY_PIECE: usize = 1 << 20;
+/// Bodies are cut into pieces of at most this size, in bytes: small enough that
+/// one is soon over a slow link, which many hosts share, and seen to move.
+pub const BODY_PIECE: usize = 256 << 10;
+/// Pieces of one body that may be on their way or wait for their reader: 8 MiB,
+/// enough for a fast link across a continent, little enough for a small host.
+/// A sender waits for [`Frame::BodyTaken`] then, so that whoever reads the
+/// stream never waits for the reader of one body.
+pub const BODY_WINDOW: usize = 32;
 /// The largest payload, in bytes: rendered files and manifests of a large
 /// host fit many times over, and a garbled length is found at once.
 const LARGEST_PAYLOAD: usize = 64 << 20;
@@ -58,6 +64,10 @@ pub enum Frame {
         id: u64,
         notice: Notice,
     },
+    /// The reader of a body is done with one piece of it.
+    BodyTaken {
+        id: u64,
+    },
     Response {
         id: u64,
         result: Box<Result<Response, Failure>>,
@@ -75,6 +85,7 @@ const BODY_ABORT: u8 = 4;
 const HEARTBEAT: u8 = 5;
 const NOTICE: u8 = 16;
 const RESPONSE: u8 = 17;
+const BODY_TAKEN: u8 = 18;
 
 impl Frame {
     fn parts(&self) -> io::Result<(u8, u64, Bytes)> {
@@ -88,6 +99,7 @@ impl Frame {
             Self::BodyAbort { id } => (BODY_ABORT, *id, Bytes::new()),
             Self::Heartbeat => (HEARTBEAT, 0, Bytes::new()),
             Self::Notice { id, notice } => (NOTICE, *id, json(notice)?),
+            Self::BodyTaken { id } => (BODY_TAKEN, *id, Bytes::new()),
             Self::Response { id, result } => (RESPONSE, *id, json(result)?),
         })
     }
@@ -156,6 +168,7 @@ impl Decoder for FrameCodec {
                 id,
                 notice: serde_json::from_slice(&payload)?,
             },
+            BODY_TAKEN => Frame::BodyTaken { id },
             RESPONSE => Frame::Response {
                 id,
                 result: serde_json::from_slice(&payload)?,

@@ -1,33 +1,31 @@
 //! The jump host's end of an agent's stream: many calls over one pair of
 //! pipes, whoever carries them.
 
+mod incoming;
 #[cfg(test)]
 mod tests;
 
-use super::frame::{BODY_PIECE, Frame, FrameCodec, Hello, MAGIC, PROTOCOL_VERSION};
+use super::frame::{BODY_PIECE, BODY_WINDOW, Frame, Hello, PROTOCOL_VERSION};
 use super::{
     Body, Call, Failure, Host, HostError, Notice, Request, Response, RunInHand, Transferred,
 };
 use bytes::Bytes;
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
+use incoming::{Reader, read_hello};
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_util::codec::FramedRead;
 
 /// An agent ends when it hears nothing for thirty seconds; this leaves room
 /// for five lost ones.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(5);
 /// How long a shell's banner and the agent's start may take.
 const HELLO_LIMIT: Duration = Duration::from_secs(30);
-/// Bytes of a shell's banner before the agent's first line.
-const BANNER_LIMIT: usize = 64 << 10;
 /// Frames that may wait for the link.
 const QUEUE: usize = 4;
 
@@ -52,6 +50,7 @@ struct State {
 
 enum Incoming {
     Notice(Notice),
+    BodyTaken,
     Response(Box<Result<Response, Failure>>),
 }
 
@@ -88,6 +87,15 @@ pub enum HelloError {
         /// Another run that has the host in hand.
         run: Option<RunInHand>,
     },
+}
+
+impl HelloError {
+    /// The host.
+    pub fn host(&self) -> &str {
+        match self {
+            Self::NoAgent { host, .. } | Self::Protocol { host, .. } => host,
+        }
+    }
 }
 
 impl Link {
@@ -172,7 +180,7 @@ impl Link {
             state: &self.state,
             id,
         };
-        let deadline = Instant::now() + call.limit;
+        let mut deadline = Instant::now() + call.limit;
         let request = Box::new(call.request);
         if self
             .outgoing
@@ -183,6 +191,8 @@ impl Link {
             return Err(self.lost(doing, self.reason()));
         }
         let mut body = call.body;
+        // Pieces that may be sent before the host takes more of them.
+        let mut window = BODY_WINDOW;
         let mut last = "no word from the host yet".to_owned();
         loop {
             // What the host says comes first: it may have ended, and have no
@@ -193,9 +203,10 @@ impl Link {
                     Some(next) => Some(next),
                     None => return Err(self.lost(doing, self.reason())),
                 },
-                piece = self.next_piece(id, body.as_deref_mut()) => match piece {
+                piece = self.next_piece(id, body.as_deref_mut()), if window > 0 => match piece {
                     Ok(Some((permit, frame, end))) => {
                         permit.send(frame);
+                        window -= 1;
                         if end {
                             body = None;
                         }
@@ -212,6 +223,11 @@ impl Link {
                 () = sleep_until(deadline) => None,
             };
             match next {
+                Some(Incoming::BodyTaken) => {
+                    window += 1;
+                    last = "it takes no more of what is sent".to_owned();
+                    deadline = Instant::now() + call.limit;
+                }
                 Some(Incoming::Notice(notice)) => {
                     if let Notice::Waiting { reason } = &notice {
                         last.clone_from(reason);
@@ -229,6 +245,11 @@ impl Link {
                     });
                 }
                 None => {
+                    if body.is_some() {
+                        // A reader there shall not wait for the rest. A queue
+                        // that is full goes nowhere anyway.
+                        let _ = self.outgoing.try_send(Frame::BodyAbort { id });
+                    }
                     return Err(HostError::Timeout {
                         host: self.host.clone(),
                         doing,
@@ -315,36 +336,6 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Reads up to the agent's first line, over whatever a shell prints before.
-async fn read_hello(output: &mut (impl AsyncRead + Unpin)) -> Result<Hello, String> {
-    let mut line = Vec::new();
-    let mut read = 0;
-    loop {
-        let byte = match output.read_u8().await {
-            Ok(byte) => byte,
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                return Err("the stream ended before its first line".to_owned());
-            }
-            Err(error) => return Err(error.to_string()),
-        };
-        read += 1;
-        if read > BANNER_LIMIT {
-            return Err(format!("{BANNER_LIMIT} bytes came that are not an agent's"));
-        }
-        if byte != b'\n' {
-            line.push(byte);
-            continue;
-        }
-        let text = String::from_utf8_lossy(&line);
-        if let Some(at) = text.find(MAGIC) {
-            let json = &text[at + MAGIC.len()..];
-            return serde_json::from_str(json)
-                .map_err(|error| format!("its first line can't be read: {error}"));
-        }
-        line.clear();
-    }
-}
-
 async fn write_frames(
     mut input: impl AsyncWrite + Send + Unpin,
     mut queue: mpsc::Receiver<Frame>,
@@ -391,76 +382,6 @@ fn end(state: &Mutex<State>, reason: &str) {
         state.lost = Some(reason.to_owned());
     }
     state.waiting.clear();
-}
-
-struct Reader {
-    state: Arc<Mutex<State>>,
-    traffic: Arc<Traffic>,
-}
-
-impl Reader {
-    async fn run(
-        self,
-        output: impl AsyncRead + Send + Unpin,
-        explain: Box<dyn Fn() -> String + Send + Sync>,
-    ) {
-        let counted = Counted {
-            inner: output,
-            traffic: self.traffic.clone(),
-        };
-        let mut frames = FramedRead::new(counted, FrameCodec);
-        let reason = loop {
-            match frames.next().await {
-                Some(Ok(frame)) => self.deliver(frame).await,
-                Some(Err(error)) => break format!("reading from the host: {error}"),
-                None => {
-                    let explained = explain();
-                    break if explained.is_empty() {
-                        "its agent ended".to_owned()
-                    } else {
-                        format!("its agent ended: {explained}")
-                    };
-                }
-            }
-        };
-        end(&self.state, &reason);
-    }
-
-    async fn deliver(&self, frame: Frame) {
-        let (id, incoming) = match frame {
-            Frame::Notice { id, notice } => (id, Incoming::Notice(notice)),
-            Frame::Response { id, result } => (id, Incoming::Response(result)),
-            // An agent sends nothing else.
-            _ => return,
-        };
-        let sender = lock(&self.state).waiting.get(&id).cloned();
-        if let Some(sender) = sender {
-            // A call that was given up has no receiver; that is its matter.
-            let _ = sender.send(incoming).await;
-        }
-    }
-}
-
-/// Counts what is read.
-struct Counted<R> {
-    inner: R,
-    traffic: Arc<Traffic>,
-}
-
-impl<R: AsyncRead + Unpin> AsyncRead for Counted<R> {
-    fn poll_read(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-        buffer: &mut tokio::io::ReadBuf<'_>,
-    ) -> std::task::Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let result = std::pin::Pin::new(&mut self.inner).poll_read(context, buffer);
-        let read = buffer.filled().len() - before;
-        self.traffic
-            .received
-            .fetch_add(read as u64, Ordering::Relaxed);
-        result
-    }
 }
 
 /// What a request does, for messages.

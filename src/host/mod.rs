@@ -36,7 +36,8 @@ pub struct Call<'a> {
     pub request: Request,
     pub body: Option<Box<dyn Body + 'a>>,
     pub notices: &'a (dyn Fn(Notice) + Send + Sync),
-    /// How long the host may take in all.
+    /// How long the host may take in all; with a body, from the last piece of
+    /// it that the host took.
     pub limit: Duration,
 }
 

@@ -17,7 +17,7 @@ use tokio_util::io::ReaderStream;
 
 /// The HTTP client counts from a request's start, its body included, and a
 /// layer of gigabytes takes hours over a slow link. The caller's own limit,
-/// which grows with the blob, ends what hangs.
+/// which begins anew with every piece that moves, ends what hangs.
 const QUIET_LIMIT: Duration = Duration::from_secs(24 * 3600);
 /// Manifests are at most 4 MiB by the specification.
 const MANIFEST_LIMIT: u64 = 4 << 20;
@@ -281,11 +281,8 @@ mod tests {
 
     async fn whole_body(text: &'static str) -> BodyReceiver {
         let (sender, receiver) = body_channel();
-        sender
-            .send(Bytes::from_static(text.as_bytes()))
-            .await
-            .unwrap();
-        sender.finish().await.unwrap();
+        sender.send(Bytes::from_static(text.as_bytes())).unwrap();
+        sender.finish().unwrap();
         receiver
     }
 
@@ -336,7 +333,7 @@ mod tests {
             "{error:#}"
         );
         let (sender, receiver) = body_channel();
-        sender.send(Bytes::from_static(b"bl")).await.unwrap();
+        sender.send(Bytes::from_static(b"bl")).unwrap();
         drop(sender);
         assert!(pusher.put_blob("x", &digest, 4, receiver).await.is_err());
     }

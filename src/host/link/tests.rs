@@ -1,8 +1,16 @@
 //! Calls against an agent that the test plays itself.
 
 use super::*;
-use crate::host::RunRequest;
+use crate::agent::test_host::TestHost;
+use crate::agent::{Worker, serve};
+use crate::digest::Digest;
+use crate::host::frame::{FrameCodec, MAGIC};
+use crate::host::{BlobTarget, RunRequest};
+use futures_util::StreamExt;
+use std::sync::atomic::AtomicUsize;
 use tokio::io::{DuplexStream, duplex};
+use tokio::sync::Notify;
+use tokio_util::codec::FramedRead;
 
 /// No test takes as long unless something hangs.
 const TEST_LIMIT: Duration = Duration::from_secs(20);
@@ -75,7 +83,54 @@ async fn linked() -> (Link, Played) {
     (link, Played { frames, output })
 }
 
-fn call(body: Box<dyn Body>, notices: &(dyn Fn(Notice) + Send + Sync)) -> Call<'_> {
+/// A body of many whole pieces, which are counted as they are taken.
+struct Pile<'a> {
+    left: usize,
+    given: &'a AtomicUsize,
+}
+
+impl Body for Pile<'_> {
+    fn next(&mut self) -> io::Result<Option<Bytes>> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        self.left -= 1;
+        self.given.fetch_add(1, Ordering::SeqCst);
+        Ok(Some(Bytes::from(vec![0; BODY_PIECE])))
+    }
+}
+
+/// A link to the real agent, which works below a directory.
+async fn agent_of(host: &TestHost) -> Link {
+    const PIPE: usize = 64 << 10;
+    let (ours, output) = duplex(PIPE);
+    let (input, theirs) = duplex(PIPE);
+    let worker = Worker::with_root(host.root.clone());
+    let hello = serve::hello(&host.root).unwrap();
+    tokio::spawn(serve::serve(worker, hello, theirs, output));
+    let pipes = Pipes {
+        output: ours,
+        input,
+        explain: Box::new(String::new),
+        carrier: Box::new(()),
+    };
+    Link::open("m1", pipes).await.unwrap()
+}
+
+fn without_body(program: &str) -> Call<'static> {
+    Call {
+        request: Request::Run(RunRequest {
+            program: program.to_owned(),
+            arguments: Vec::new(),
+            input: false,
+        }),
+        body: None,
+        notices: &|_| (),
+        limit: TEST_LIMIT,
+    }
+}
+
+fn call<'a>(body: Box<dyn Body + 'a>, notices: &'a (dyn Fn(Notice) + Send + Sync)) -> Call<'a> {
     Call {
         request: Request::Run(RunRequest {
             program: "kubectl".to_owned(),
@@ -142,6 +197,142 @@ async fn a_body_arrives_whole_while_the_host_talks() {
     let (response, whole) = timeout(TEST_LIMIT, work).await.unwrap();
     assert!(matches!(response, Ok(Response::Exited { status: 3 })));
     assert_eq!(whole, b"abcdefghij");
+}
+
+#[tokio::test]
+async fn a_body_that_nobody_reads_holds_up_no_other_request() {
+    let host = TestHost::new();
+    // It reads nothing of its input, and ends when the other one has run.
+    host.binary(
+        "kubectl",
+        "until [ -e \"$0.end\" ]; do sleep 0.02; done; exit 5",
+    );
+    host.binary("etcdctl", "touch \"${0%/*}/kubectl.end\"");
+    let link = agent_of(&host).await;
+    let given = AtomicUsize::new(0);
+    let body = Box::new(Pile {
+        left: 4 * BODY_WINDOW,
+        given: &given,
+    });
+    let other = async {
+        // Until nothing moves any more.
+        let mut before = 0;
+        loop {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let now = given.load(Ordering::SeqCst);
+            if now > 0 && now == before {
+                break;
+            }
+            before = now;
+        }
+        link.call(without_body("etcdctl")).await
+    };
+    let work = async { tokio::join!(link.call(call(body, &|_| ())), other) };
+    let (unread, other) = timeout(TEST_LIMIT, work).await.unwrap();
+    assert!(matches!(other, Ok(Response::Exited { status: 0 })));
+    assert!(matches!(unread, Ok(Response::Exited { status: 5 })));
+    assert!(given.load(Ordering::SeqCst) < 2 * BODY_WINDOW);
+}
+
+#[tokio::test]
+async fn a_step_that_fails_early_throws_the_rest_of_its_body_away() {
+    let host = TestHost::new();
+    host.binary("etcdctl", "exit 6");
+    let link = agent_of(&host).await;
+    for _ in 0..3 {
+        let given = AtomicUsize::new(0);
+        let call = Call {
+            request: Request::PutBlob {
+                digest: Digest::of("small"),
+                size: 5,
+                target: BlobTarget::Staging,
+            },
+            body: Some(Box::new(Pile {
+                left: 100 * BODY_WINDOW,
+                given: &given,
+            })),
+            notices: &|_| (),
+            limit: TEST_LIMIT,
+        };
+        let error = timeout(TEST_LIMIT, link.call(call)).await.unwrap();
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("m1: taking blob"), "{error}");
+        assert!(given.load(Ordering::SeqCst) <= 2 * BODY_WINDOW);
+        let other = timeout(TEST_LIMIT, link.call(without_body("etcdctl"))).await;
+        assert!(matches!(other.unwrap(), Ok(Response::Exited { status: 6 })));
+    }
+}
+
+#[tokio::test]
+async fn pieces_are_sent_only_so_far_ahead_and_others_go_on_meanwhile() {
+    const PIECES: usize = 3 * BODY_WINDOW;
+    let (link, mut agent) = linked().await;
+    let is_full = Notify::new();
+    let other = async {
+        is_full.notified().await;
+        link.call(without_body("etcdctl")).await
+    };
+    let play = async {
+        let Frame::Request { id, .. } = agent.next().await else {
+            panic!("a request comes first");
+        };
+        for _ in 0..BODY_WINDOW {
+            assert!(matches!(agent.next().await, Frame::Body { .. }));
+        }
+        is_full.notify_one();
+        let Frame::Request { id: other, .. } = agent.next().await else {
+            panic!("nothing was taken of the body, so the other request comes next");
+        };
+        agent.say(exited(other)).await;
+        let mut got = BODY_WINDOW;
+        loop {
+            agent.say(Frame::BodyTaken { id }).await;
+            match agent.next().await {
+                Frame::Body { .. } => got += 1,
+                Frame::BodyEnd { .. } => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        agent.say(exited(id)).await;
+        got
+    };
+    let body = Box::new(Pieces(vec!["x"; PIECES]));
+    let work = async { tokio::join!(link.call(call(body, &|_| ())), other, play) };
+    let (response, other, got) = timeout(TEST_LIMIT, work).await.unwrap();
+    assert!(response.is_ok() && other.is_ok());
+    assert_eq!(got, PIECES);
+}
+
+#[tokio::test]
+async fn a_body_may_take_as_long_as_it_moves() {
+    const LIMIT: Duration = Duration::from_secs(1);
+    // In all it takes twice the limit, or stops in the middle.
+    for (taken, expected) in [(10, Ok(())), (5, Err("it takes no more of what is sent"))] {
+        let (link, mut agent) = linked().await;
+        let play = async {
+            let Frame::Request { id, .. } = agent.next().await else {
+                panic!("a request comes first");
+            };
+            for _ in 0..taken {
+                tokio::time::sleep(LIMIT / 5).await;
+                agent.say(Frame::BodyTaken { id }).await;
+            }
+            if expected.is_ok() {
+                agent.say(exited(id)).await;
+            }
+        };
+        let mut call = call(Box::new(Pieces(vec!["x"; 10])), &|_| ());
+        call.limit = LIMIT;
+        let work = async { tokio::join!(link.call(call), play) };
+        let (response, ()) = timeout(TEST_LIMIT, work).await.unwrap();
+        match expected {
+            Ok(()) => assert!(response.is_ok()),
+            Err(expected) => {
+                let error = response.unwrap_err().to_string();
+                assert!(error.contains(expected), "{error}");
+            }
+        }
+    }
 }
 
 fn lock_vec<T>(vec: &Mutex<Vec<T>>) -> MutexGuard<'_, Vec<T>> {
