@@ -4,9 +4,12 @@ use super::fault::{Exit, Fault};
 use super::phase::Phase;
 use super::prospect::Purpose;
 use crate::agent::host_lock;
+use crate::bundle::Progress;
 use crate::host::remote::{self, AgentSource, RemoteError, RemoteHost};
+use crate::host::upload::Uploads;
 use crate::host::{Call, Host, Notice, Request};
 use crate::inventory::{self, Inventory};
+use crate::output::{Output, TransferProgress};
 use crate::site::Site;
 use crate::ssh::{HostKeys, Identity, Target};
 use camino::Utf8Path;
@@ -98,16 +101,29 @@ pub(super) fn host_keys(site: &Site) -> Result<HostKeys, Fault> {
     HostKeys::load(&site.path(HOST_KEYS)).map_err(Fault::input)
 }
 
+/// What it takes to reach all hosts.
+pub(super) struct ConnectRequest<'a> {
+    pub(super) output: &'a Arc<Output>,
+    pub(super) inventory: &'a Inventory,
+    pub(super) site: &'a Site,
+    pub(super) source: &'a dyn AgentSource,
+    pub(super) purpose: Purpose,
+}
+
 /// Connects to all hosts at once. Every host that can't be reached is told,
 /// and unless all can, nothing is brought to any. Whoever only looks does so
 /// beside another run, and leaves that run's agents alone.
 pub(super) async fn connect_all(
     phase: &Phase<'_>,
-    inventory: &Inventory,
-    site: &Site,
-    source: &dyn AgentSource,
-    purpose: Purpose,
+    request: ConnectRequest<'_>,
 ) -> Result<BTreeMap<String, Arc<RemoteHost>>, Fault> {
+    let ConnectRequest {
+        output,
+        inventory,
+        site,
+        source,
+        purpose,
+    } = request;
     let targets = targets(inventory)?;
     let keys = host_keys(site)?;
     let each = targets.iter().map(|(name, target)| {
@@ -125,7 +141,15 @@ pub(super) async fn connect_all(
         (name.clone(), work)
     });
     let reached = all_or_faults(phase.for_all(each).await)?;
-    let each = reached.into_iter().map(|(name, host)| (name, host.start()));
+    let progress = TransferProgress::within(output, phase.name());
+    let moved = |host: &str, done: u64, total: u64| {
+        progress.advance("agent", &format!("agent to {host}"), done, Some(total));
+    };
+    let uploads = Uploads::new(&moved);
+    let uploads = &uploads;
+    let each = reached
+        .into_iter()
+        .map(|(name, host)| (name, host.start(uploads)));
     let hosts = all_or_faults(phase.for_all(each).await)?.into_iter();
     Ok(hosts.map(|(name, host)| (name, Arc::new(host))).collect())
 }
@@ -155,7 +179,7 @@ pub(super) async fn connect_first(
     let keys = host_keys(site)?;
     let mut faults: Vec<Fault> = Vec::new();
     for target in names.iter().filter_map(|name| targets.get(*name)) {
-        match remote::connect(target, &keys, None).await {
+        match remote::connect(target, &keys).await {
             Ok(host) => return Ok(host),
             Err(error) => faults.push(error.into()),
         }

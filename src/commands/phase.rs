@@ -27,6 +27,10 @@ impl<'a> Phase<'a> {
         }
     }
 
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// Says what it does now.
     pub(super) fn doing(&self, doing: String) {
         let phase = self.name.to_owned();

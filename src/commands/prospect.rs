@@ -1,10 +1,11 @@
 //! What `install` and `plan` share: everything up to the plan, phase by phase.
 
 use super::bundle_content::{BundleContent, view};
+use super::connect::{self, ConnectRequest};
 use super::fault::{Exit, Fault};
 use super::interrupt::Interrupt;
+use super::observe;
 use super::phase::Phase;
-use super::{connect, observe};
 use crate::bundle::inspect::human_bytes;
 use crate::bundle::{Bundle, TrustedKey, verify};
 use crate::cli::BundleArgs;
@@ -76,7 +77,14 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
     let site_view = read_site(output, &inventory, &site, &view)?;
     let bundle_bytes = bundle.length();
     let content = BundleContent::new(bundle);
-    let hosts = connect_hosts(output, &inventory, &site, &content, purpose).await?;
+    let hosts = connect_hosts(ConnectRequest {
+        output,
+        inventory: &inventory,
+        site: &site,
+        source: &content,
+        purpose,
+    })
+    .await?;
     let seen = observe_hosts(output, &inventory, &view, &site_view, &hosts).await?;
     check(output, &inventory, &view, &seen)?;
     let plan = plan(output, &seen, &site_view);
@@ -191,14 +199,11 @@ fn read_site(
 }
 
 async fn connect_hosts(
-    output: &Output,
-    inventory: &Inventory,
-    site: &Site,
-    content: &BundleContent,
-    purpose: Purpose,
+    request: ConnectRequest<'_>,
 ) -> Result<BTreeMap<String, Arc<RemoteHost>>, Fault> {
-    let phase = Phase::begin(output, "connect", inventory.hosts.len());
-    let hosts = connect::connect_all(&phase, inventory, site, content, purpose).await?;
+    let (output, purpose) = (request.output, request.purpose);
+    let phase = Phase::begin(output, "connect", request.inventory.hosts.len());
+    let hosts = connect::connect_all(&phase, request).await?;
     tell_of_others(output, &hosts, purpose);
     if purpose == Purpose::Change {
         connect::acquire(&phase, &hosts).await?;

@@ -23,9 +23,9 @@ const DRAIN: Duration = Duration::from_secs(1200);
 const WAIT_GRACE: Duration = Duration::from_secs(30);
 /// Any answer to a request without work, such as an observation.
 pub(super) const ANSWER: Duration = Duration::from_secs(60);
-/// The slowest link that a blob is sent over, in bytes per second (0.5
-/// Mbit/s); slower ones would take days for a bundle.
-const SLOWEST_LINK: u64 = 64 * 1024;
+/// The slowest disk that makes a blob's bytes lasting at its end, in bytes per
+/// second.
+const SLOWEST_DISK: u64 = 8 << 20;
 
 /// How long the action may take.
 pub(super) fn limit(action: &Action) -> Duration {
@@ -50,9 +50,10 @@ pub(super) fn limit(action: &Action) -> Duration {
     }
 }
 
-/// How long a blob of this size may take to arrive.
+/// How long nothing of a blob of this size may move, and its end may take. What
+/// moves may take as long as the link needs.
 pub(super) fn blob_limit(size: u64) -> Duration {
-    ANSWER + Duration::from_secs(size / SLOWEST_LINK)
+    ANSWER + Duration::from_secs(size / SLOWEST_DISK)
 }
 
 fn count(units: usize) -> u32 {

@@ -6,7 +6,7 @@ pub mod frame;
 pub mod link;
 pub mod remote;
 pub mod request;
-mod upload;
+pub mod upload;
 
 pub use request::*;
 
@@ -96,4 +96,16 @@ pub enum HostError {
         host: String,
         source: std::io::Error,
     },
+}
+
+impl HostError {
+    /// The host.
+    pub fn host(&self) -> &str {
+        match self {
+            Self::Failed { host, .. }
+            | Self::Lost { host, .. }
+            | Self::Timeout { host, .. }
+            | Self::Body { host, .. } => host,
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //! it, and speaks to it.
 
 use super::link::{HelloError, Link, Pipes};
-use super::upload::Upload;
+use super::upload::{Upload, Uploads};
 use super::{Call, Host, HostError, Response, RunInHand, Transferred};
 use crate::digest::Digest;
 use crate::layout::AGENT;
@@ -70,6 +70,22 @@ pub enum RemoteError {
 }
 
 impl RemoteError {
+    /// The host.
+    pub fn host(&self) -> &str {
+        match self {
+            Self::Connect(error) => &error.peer().host,
+            Self::Ssh(error) => &error.peer().host,
+            Self::Hello(error) => error.host(),
+            Self::Platform { host, .. }
+            | Self::NoAgent { host, .. }
+            | Self::NotRoot { host, .. }
+            | Self::Upload { host, .. }
+            | Self::Replaced { host, .. }
+            | Self::Busy { host, .. }
+            | Self::Bundle { host, .. } => host,
+        }
+    }
+
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
@@ -119,26 +135,23 @@ enum AgentState {
     Wanted(Upload),
 }
 
-/// Connects to a host and starts its agent, which is brought there first if
-/// another one, or none, is in place. Without a source whatever is there is
-/// used.
+/// Connects to a host and starts the agent that is there.
+///
+/// # Errors
+/// When the host can't be reached or trusted, or has no agent that speaks this
+/// program's protocol.
+pub async fn connect(target: &Target, host_keys: &HostKeys) -> Result<RemoteHost, RemoteError> {
+    let uploads = Uploads::new(&|_, _, _| ());
+    reach(target, host_keys, None).await?.start(&uploads).await
+}
+
+/// Connects to a host and finds out whether its agent is the one that is
+/// wanted; without a source, whatever is there is. Writes nothing: a run reaches
+/// all its hosts before it brings anything to any of them.
 ///
 /// # Errors
 /// When the host can't be reached or trusted, its user can't become root, or
 /// the bundle lacks its platform.
-pub async fn connect(
-    target: &Target,
-    host_keys: &HostKeys,
-    source: Option<&dyn AgentSource>,
-) -> Result<RemoteHost, RemoteError> {
-    reach(target, host_keys, source).await?.start().await
-}
-
-/// The first half of [`connect`], which writes nothing: a run reaches all its
-/// hosts before it brings anything to any of them.
-///
-/// # Errors
-/// As for [`connect`].
 pub async fn reach(
     target: &Target,
     host_keys: &HostKeys,
@@ -218,7 +231,7 @@ impl Reached {
     ///
     /// # Errors
     /// When it can't be brought, or another one runs there after all.
-    pub async fn start(self) -> Result<RemoteHost, RemoteError> {
+    pub async fn start(self, uploads: &Uploads<'_>) -> Result<RemoteHost, RemoteError> {
         let Self {
             target,
             session,
@@ -239,7 +252,7 @@ impl Reached {
             AgentState::Wanted(upload) => upload,
         };
         let digest = upload.digest;
-        upload.send(&session).await?;
+        upload.send(&session, uploads).await?;
         let link = start(&session, &target.host, prefix(&target.user)).await?;
         if link.hello().digest != digest {
             return Err(RemoteError::Replaced {

@@ -103,6 +103,18 @@ pub enum Error {
 }
 
 impl Error {
+    /// The host.
+    pub fn peer(&self) -> &Peer {
+        match self {
+            Self::Lost { peer, .. }
+            | Self::Refused { peer, .. }
+            | Self::NoExitStatus { peer, .. }
+            | Self::Failed { peer, .. }
+            | Self::Timeout { peer, .. }
+            | Self::OutputTooLarge { peer, .. } => peer,
+        }
+    }
+
     /// What to do next.
     pub fn hint(&self) -> String {
         match self {

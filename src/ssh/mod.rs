@@ -22,7 +22,7 @@ mod session;
 mod transcript;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use connect::{ScannedKey, connect, scan};
 pub use connect_error::{ConnectError, IdentityError, Stage};

@@ -15,7 +15,7 @@ use std::future::Future;
 /// No test takes as long unless something hangs.
 const TEST_LIMIT: Duration = Duration::from_secs(120);
 
-async fn within_limit<T>(work: impl Future<Output = T>) -> T {
+pub(crate) async fn within_limit<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(TEST_LIMIT, work)
         .await
         .expect("the test hangs")
@@ -38,7 +38,7 @@ fn patient() -> Timeouts {
 }
 
 /// A server, the way to it, and the key files that it needs.
-struct World {
+pub(crate) struct World {
     server: SshServer,
     target: Target,
     host_keys: HostKeys,
@@ -51,7 +51,7 @@ impl World {
         Self::with(run_command, change).await
     }
 
-    async fn with<F, R>(run: F, change: impl FnOnce(&mut ServerOptions)) -> Self
+    pub(crate) async fn with<F, R>(run: F, change: impl FnOnce(&mut ServerOptions)) -> Self
     where
         F: Fn(Exec) -> R + Send + Sync + 'static,
         R: Future<Output = Ending> + Send + 'static,
@@ -93,7 +93,7 @@ impl World {
         }
     }
 
-    async fn connect(&self, timeouts: Timeouts) -> Session {
+    pub(crate) async fn connect(&self, timeouts: Timeouts) -> Session {
         connect(&self.target, &self.host_keys, &timeouts)
             .await
             .unwrap()

@@ -1,5 +1,6 @@
 //! The commands of the test server: streams for a closure, and its ending.
 
+use super::ServerOptions;
 use super::stream::Open;
 use bytes::Bytes;
 use russh::server::{self, Msg};
@@ -72,7 +73,7 @@ pub(super) type Run =
     Arc<dyn Fn(Exec) -> Pin<Box<dyn Future<Output = Ending> + Send>> + Send + Sync>;
 
 pub(super) async fn execute(
-    run: Run,
+    options: Arc<ServerOptions>,
     command: String,
     channel: Channel<Msg>,
     handle: server::Handle,
@@ -84,11 +85,13 @@ pub(super) async fn execute(
     // Unbounded, so that a command that reads nothing never holds up the
     // connection. The client's window bounds it in tests that matter.
     let (sender, receiver) = mpsc::unbounded_channel();
+    let pause = options.input_pause;
     let input = async move {
         let mut sender = Some(sender);
         while let Some(message) = reader.wait().await {
             match message {
                 ChannelMsg::Data { data } => {
+                    tokio::time::sleep(pause).await;
                     if let Some(sender) = &sender {
                         sender.send(data).ok();
                     }
@@ -111,8 +114,9 @@ pub(super) async fn execute(
             extended: Some(1),
         },
     };
+    let run = (options.run)(exec);
     let output = async {
-        let ending = run(exec).await;
+        let ending = run.await;
         finish(ending, id, &writer, &handle).await;
         drop(open);
     };

@@ -45,6 +45,9 @@ pub struct ServerOptions {
     pub close_after_received: Option<usize>,
     /// Window that clients get for each channel.
     pub window: u32,
+    /// Pause after each packet of a command's input that is taken: a slow disk,
+    /// or, with [`Duration::MAX`], one that hangs.
+    pub input_pause: Duration,
     /// New keys after this many bytes.
     pub rekey_after: Option<usize>,
     /// Channels that may be open at once on one connection.
@@ -71,6 +74,7 @@ impl ServerOptions {
             other_protocol: None,
             close_after_received: None,
             window: 2 * 1024 * 1024,
+            input_pause: Duration::ZERO,
             rekey_after: None,
             max_channels: usize::MAX,
             refuse_commands: false,
@@ -259,7 +263,7 @@ impl server::Handler for Connection {
         let command = String::from_utf8_lossy(command).into_owned();
         let open = Open::new(self.open.clone());
         tokio::spawn(execute(
-            self.options.run.clone(),
+            self.options.clone(),
             command,
             channel,
             session.handle(),
