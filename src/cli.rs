@@ -47,8 +47,9 @@ Exit codes:
   4    hosts can't be reached or trusted
   130  interrupted, or a question was not answered with yes
 
-Text for people goes to stderr, data to stdout. `kubectl` and `etcdctl` exit
-with the program's own code.";
+Text for people goes to stderr, data to stdout. With JSON asked for, a failure
+is one object there too, whose `event` is `run-failed`. `kubectl` and `etcdctl`
+exit with the program's own code.";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -103,6 +104,21 @@ pub enum Command {
         #[arg(long)]
         source: std::net::Ipv4Addr,
     },
+}
+
+impl Command {
+    /// Whether programs read its standard output, and are told failures there.
+    pub fn prints_json(&self) -> bool {
+        match self {
+            Self::Install(args) => args.json,
+            Self::Plan(args) => args.json,
+            Self::Ports(args) => args.format == PortsFormat::Json,
+            Self::Bundle(
+                BundleCommand::Verify { json, .. } | BundleCommand::Inspect { json, .. },
+            ) => *json,
+            _ => false,
+        }
+    }
 }
 
 /// Which inventory.
@@ -162,7 +178,7 @@ pub struct PortsArgs {
 }
 
 /// How the port matrix is printed.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PortsFormat {
     Table,
     Csv,

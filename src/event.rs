@@ -104,10 +104,32 @@ pub enum Event {
         sent_bytes: u64,
         next: String,
     },
+    /// The last event of a run, or the only thing said of a command that
+    /// failed, however early.
     RunFailed {
         seconds: f64,
-        failure: EventFailure,
+        kind: FailureKind,
+        /// The program's exit code.
+        exit: u8,
+        /// What went wrong, often on several hosts.
+        failures: Vec<EventFailure>,
     },
+}
+
+/// What sort of failure ended a run; exit codes are made of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureKind {
+    /// What was asked for failed.
+    Failed,
+    /// Wrong usage, or an inventory, bundle or site that can't be used.
+    Input,
+    /// Checks of the hosts refused the run; nothing was changed.
+    Checks,
+    /// Hosts can't be reached or trusted.
+    Hosts,
+    /// Stopped by the operator.
+    Interrupted,
 }
 
 /// A failure with its cause chain and what to do.
@@ -118,4 +140,25 @@ pub struct EventFailure {
     /// Last lines from the host.
     pub lines: Vec<String>,
     pub hints: Vec<String>,
+    /// The host that it happened on, where it was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// The places in files that are wrong, where they are known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub places: Vec<EventPlace>,
+}
+
+/// A place in a file of the operator's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventPlace {
+    pub file: String,
+    /// From 1; none where the whole file is meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<usize>,
+    /// In characters, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub column: Option<usize>,
+    /// What is wrong there, if it is not all of the failure.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
 }

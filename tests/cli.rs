@@ -11,6 +11,8 @@ mod help;
 mod hosts;
 #[path = "cli/input.rs"]
 mod input;
+#[path = "cli/json.rs"]
+mod json;
 #[path = "cli/programs.rs"]
 mod programs;
 #[path = "cli/server.rs"]

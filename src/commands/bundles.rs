@@ -230,6 +230,8 @@ fn verify_bundle(
     progress.end();
     if json {
         output.data(&pretty(&found)?).map_err(anyhow::Error::from)?;
+        // What was found names the damages.
+        refuse_damages(path, &found).map_err(Fault::told)?;
     }
     refuse_damages(path, &found)?;
     let seconds = started.elapsed().as_secs_f64();

@@ -35,7 +35,7 @@ pub(super) fn read(inventory: &Utf8Path) -> Result<(Inventory, Site), Fault> {
 /// The inventory, with a hint where there is none.
 pub(super) fn load_inventory(path: &Utf8Path) -> Result<Inventory, Fault> {
     inventory::load(path).map_err(|error| {
-        let fault = Fault::input(error);
+        let fault = Fault::input(error).file(path);
         match path.exists() {
             true => fault,
             false => fault
@@ -84,7 +84,7 @@ fn unlock(path: &Utf8Path) -> Result<Identity, Fault> {
     let key = Identity::KeyFile(path.to_owned());
     key.unlock(&mut ask_passphrase).map_err(|error| {
         let hint = error.hint();
-        Fault::input(error).hint(hint)
+        Fault::input(error).file(path).hint(hint)
     })
 }
 

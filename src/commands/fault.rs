@@ -1,10 +1,13 @@
 //! Why a command did not succeed, as it is told to people and to scripts.
 
 use crate::bundle::BundleError;
-use crate::event::EventFailure;
+use crate::bundle::definition::DefinitionError;
+use crate::event::{Event, EventFailure, EventPlace, FailureKind};
 use crate::execute::{StepError, Stopped};
 use crate::host::HostError;
 use crate::host::remote::RemoteError;
+use crate::inventory::{LoadError, Problem, Problems};
+use camino::Utf8Path;
 
 /// Exit codes. They are part of the interface: `cofferdam help` lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,11 +25,25 @@ pub enum Exit {
     Interrupted = 130,
 }
 
+impl Exit {
+    fn kind(self) -> FailureKind {
+        match self {
+            Self::Failed => FailureKind::Failed,
+            Self::Input => FailureKind::Input,
+            Self::Checks => FailureKind::Checks,
+            Self::Hosts => FailureKind::Hosts,
+            Self::Interrupted => FailureKind::Interrupted,
+        }
+    }
+}
+
 /// A failure with its exit code, causes, the host's last lines, and hints.
 #[derive(Debug)]
 pub struct Fault {
     pub exit: Exit,
     pub failures: Vec<EventFailure>,
+    /// Whether programs that read standard output know of it already.
+    pub is_told: bool,
 }
 
 impl Fault {
@@ -36,9 +53,14 @@ impl Fault {
             message: message.into(),
             ..EventFailure::default()
         };
+        Self::with(exit, vec![failure])
+    }
+
+    fn with(exit: Exit, failures: Vec<EventFailure>) -> Self {
         Self {
             exit,
-            failures: vec![failure],
+            failures,
+            is_told: false,
         }
     }
 
@@ -61,12 +83,10 @@ impl Fault {
         let failure = EventFailure {
             message,
             causes,
+            places: places(error),
             ..EventFailure::default()
         };
-        Self {
-            exit,
-            failures: vec![failure],
-        }
+        Self::with(exit, vec![failure])
     }
 
     /// One fault of many, with the first one's exit code. Equal hints are told
@@ -88,10 +108,51 @@ impl Fault {
     /// A bundle that can't be opened, with what to do about it.
     pub fn bundle(error: BundleError) -> Self {
         let hint = error.hint();
-        let fault = Self::input(error);
+        let path = error.path().to_owned();
+        let fault = Self::input(error).file(&path);
         match hint {
             Some(hint) => fault.hint(hint),
             None => fault,
+        }
+    }
+
+    /// Names the file that it is about, unless places in it are known.
+    #[must_use]
+    pub fn file(mut self, file: &Utf8Path) -> Self {
+        for failure in &mut self.failures {
+            if failure.places.is_empty() {
+                failure.places.push(EventPlace {
+                    file: file.to_string(),
+                    ..EventPlace::default()
+                });
+            }
+        }
+        self
+    }
+
+    /// Names the host that it is about.
+    #[must_use]
+    pub fn host(mut self, host: &str) -> Self {
+        for failure in &mut self.failures {
+            failure.host.get_or_insert_with(|| host.to_owned());
+        }
+        self
+    }
+
+    /// For what programs that read standard output know already.
+    #[must_use]
+    pub fn told(mut self) -> Self {
+        self.is_told = true;
+        self
+    }
+
+    /// The event that tells it.
+    pub fn event(&self, seconds: f64) -> Event {
+        Event::RunFailed {
+            seconds,
+            kind: self.exit.kind(),
+            exit: self.exit as u8,
+            failures: self.failures.clone(),
         }
     }
 
@@ -103,6 +164,32 @@ impl Fault {
         }
         self
     }
+}
+
+/// Places in files that an error names.
+fn places(error: &anyhow::Error) -> Vec<EventPlace> {
+    let problems = error.chain().find_map(|cause| {
+        let of_inventory = match cause.downcast_ref() {
+            Some(LoadError::Invalid(problems)) => Some(problems),
+            _ => None,
+        };
+        let of_definition = match cause.downcast_ref() {
+            Some(DefinitionError::Invalid(problems)) => Some(problems),
+            _ => None,
+        };
+        let plain = cause.downcast_ref::<Problems>();
+        plain.or(of_inventory).or(of_definition)
+    });
+    let Some(Problems { file, problems }) = problems else {
+        return Vec::new();
+    };
+    let place = |problem: &Problem| EventPlace {
+        file: file.to_string(),
+        line: problem.location.as_ref().map(|location| location.line),
+        column: problem.location.as_ref().map(|location| location.column),
+        message: problem.message.clone(),
+    };
+    problems.iter().map(place).collect()
 }
 
 impl From<anyhow::Error> for Fault {
@@ -117,30 +204,22 @@ impl From<HostError> for Fault {
             HostError::Lost { .. } | HostError::Timeout { .. } => Exit::Hosts,
             HostError::Failed { .. } | HostError::Body { .. } => Exit::Failed,
         };
-        Self {
-            exit,
-            failures: vec![StepError::from(error).to_event()],
-        }
+        Self::with(exit, vec![StepError::from(error).to_event()])
     }
 }
 
 impl From<RemoteError> for Fault {
     fn from(error: RemoteError) -> Self {
-        let hints = error.hint().into_iter().collect();
+        let (hint, host) = (error.hint(), error.host().to_owned());
         let exit = match error {
             RemoteError::NoAgent { .. } => Exit::Input,
             _ => Exit::Hosts,
         };
-        let fault = Self::of(exit, &error.into());
-        let failures = fault
-            .failures
-            .into_iter()
-            .map(|failure| EventFailure {
-                hints: Vec::clone(&hints),
-                ..failure
-            })
-            .collect();
-        Self { exit, failures }
+        let fault = Self::of(exit, &error.into()).host(&host);
+        match hint {
+            Some(hint) => fault.hint(hint),
+            None => fault,
+        }
     }
 }
 
@@ -156,10 +235,7 @@ impl From<Stopped> for Fault {
             event.message = format!("{} ({})", event.message, failure.title);
             event
         });
-        Self {
-            exit: Exit::Failed,
-            failures: failures.collect(),
-        }
+        Self::with(Exit::Failed, failures.collect())
     }
 }
 

@@ -121,7 +121,7 @@ fn judge(
             Ok(key) => key,
             Err(error) => {
                 let hint = error.hint();
-                faults.push(Fault::of(Exit::Hosts, &error.into()).hint(hint));
+                faults.push(Fault::of(Exit::Hosts, &error.into()).host(&name).hint(hint));
                 continue;
             }
         };
@@ -132,7 +132,7 @@ fn judge(
             Verdict::Known => output.say(&line(&name, &key, "recorded already")),
             Verdict::New => agreed.push((name, key)),
             Verdict::Refused { why, hint } => {
-                let fault = Fault::new(Exit::Hosts, why);
+                let fault = Fault::new(Exit::Hosts, why).host(&name);
                 faults.push(match hint {
                     Some(hint) => fault.hint(hint),
                     None => fault,

@@ -18,7 +18,7 @@ mod prospect;
 mod run;
 
 use crate::cli::{Cli, Command};
-use crate::event::{Event, EventSink};
+use crate::event::{EVENT_VERSION, EventSink, TimedEvent};
 use crate::output::{Output, Shape, Style, failure_lines, paint};
 use fault::{Exit, Fault};
 use std::io::Write;
@@ -27,12 +27,54 @@ use std::process::ExitCode;
 /// Runs one command line to its end.
 pub fn run(cli: Cli) -> ExitCode {
     let style = style(&cli);
+    let is_read_by_programs = cli.command.prints_json();
     match dispatch(cli.command, style) {
         Ok(code) => code,
         Err(fault) => {
+            if is_read_by_programs && !fault.is_told {
+                tell_programs(&fault);
+            }
             report(&fault, style);
             ExitCode::from(fault.exit as u8)
         }
+    }
+}
+
+/// Refuses a command line that can't be parsed, and shows help where that was
+/// asked for. `arguments` are all its words.
+pub fn refuse(error: &clap::Error, arguments: &[String]) -> ExitCode {
+    if error.use_stderr() && asks_for_json(arguments) {
+        let said = error.render().to_string();
+        let said = said.trim().strip_prefix("error: ").unwrap_or(said.trim());
+        tell_programs(&Fault::new(Exit::Input, said));
+    }
+    // Nobody is left to tell if it can't be printed.
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Input as u8))
+}
+
+/// Whether words that make no command line ask for JSON all the same.
+fn asks_for_json(arguments: &[String]) -> bool {
+    let own: Vec<&str> = arguments
+        .iter()
+        .map(String::as_str)
+        .take_while(|argument| *argument != "--")
+        .collect();
+    own.contains(&"--json")
+        || own.contains(&"--format=json")
+        || own.windows(2).any(|pair| pair == ["--format", "json"])
+}
+
+/// One line on standard output for programs, which read no stderr.
+fn tell_programs(fault: &Fault) {
+    let event = TimedEvent {
+        version: EVENT_VERSION,
+        at: 0.0,
+        event: fault.event(0.0),
+    };
+    if let Ok(line) = serde_json::to_string(&event) {
+        // Nobody is left to tell if stdout is closed.
+        let _ = writeln!(std::io::stdout().lock(), "{line}");
     }
 }
 
@@ -86,12 +128,13 @@ fn report(fault: &Fault, style: Style) {
 
 /// The end of a run, also for those who follow its events.
 fn conclude<T>(output: &Output, result: Result<T, Fault>) -> Result<T, Fault> {
-    if let Err(fault) = &result {
-        for failure in &fault.failures {
-            let (seconds, failure) = (output.elapsed(), failure.clone());
-            output.emit(Event::RunFailed { seconds, failure });
+    let result = result.map_err(|fault| {
+        output.emit(fault.event(output.elapsed()));
+        match output.is_for_programs() {
+            true => fault.told(),
+            false => fault,
         }
-    }
+    });
     output.clear();
     result
 }

@@ -153,13 +153,15 @@ pub(super) fn refuse_damages(
     }
     let damages: Vec<String> = found.damages.iter().map(ToString::to_string).collect();
     let message = format!("the bundle {path} is damaged:\n{}", damages.join("\n"));
-    Err(Fault::new(Exit::Input, message).hint("carry it over again, or build it anew"))
+    Err(Fault::new(Exit::Input, message)
+        .file(path)
+        .hint("carry it over again, or build it anew"))
 }
 
 pub(super) fn trusted_keys(paths: &[Utf8PathBuf]) -> Result<Vec<TrustedKey>, Fault> {
     paths
         .iter()
-        .map(|path| TrustedKey::load(path).map_err(Fault::input))
+        .map(|path| TrustedKey::load(path).map_err(|error| Fault::input(error).file(path)))
         .collect()
 }
 

@@ -90,10 +90,24 @@ impl StepError {
         }
     }
 
+    /// The host; none if it is the jump host.
+    pub fn host(&self) -> Option<&str> {
+        match self {
+            Self::Host(error) => Some(error.host()),
+            Self::Refused(refusal) => Some(refusal.host()),
+            Self::Missing { host, .. }
+            | Self::Blob { host, .. }
+            | Self::Answer { host, .. }
+            | Self::Abandoned { host } => Some(host),
+            Self::Mint(_) | Self::PlanChanged { .. } => None,
+        }
+    }
+
     /// The failure with its causes, last lines and hints, for events.
     pub fn to_event(&self) -> EventFailure {
         let mut failure = EventFailure {
             message: self.to_string(),
+            host: self.host().map(str::to_owned),
             ..EventFailure::default()
         };
         match self {

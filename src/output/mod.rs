@@ -87,6 +87,11 @@ impl Output {
         }
     }
 
+    /// Whether events go to standard output, for programs.
+    pub fn is_for_programs(&self) -> bool {
+        self.inner().style.shape == Shape::Json
+    }
+
     /// Seconds since the run began.
     pub fn elapsed(&self) -> f64 {
         self.started.elapsed().as_secs_f64()

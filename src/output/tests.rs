@@ -4,7 +4,7 @@ use super::lines::Plain;
 use super::live::Live;
 use super::{Journal, Output, Shape, Style};
 use crate::desired::Stage;
-use crate::event::{Event, EventFailure, EventSink, TimedEvent};
+use crate::event::{Event, EventFailure, EventSink, FailureKind, TimedEvent};
 use indicatif::ProgressDrawTarget;
 
 const STAGE: Stage = Stage::Etcd;
@@ -132,7 +132,9 @@ fn a_run() -> Vec<TimedEvent> {
             108.0,
             Event::RunFailed {
                 seconds: 108.0,
-                failure,
+                kind: FailureKind::Failed,
+                exit: 1,
+                failures: vec![failure],
             },
         ),
     ]
@@ -238,9 +240,13 @@ fn long_phases_are_never_silent_and_name_whom_they_wait_for() {
 fn a_step_that_was_given_up_is_not_said_to_run() {
     let mut plain = Plain::new(false);
     plain.render(&at(0.0, started("w1", "wait until ready")), false);
-    let failure = EventFailure::default();
-    let seconds = 1.0;
-    plain.render(&at(1.0, Event::RunFailed { seconds, failure }), false);
+    let failed = Event::RunFailed {
+        seconds: 1.0,
+        kind: FailureKind::Failed,
+        exit: 1,
+        failures: Vec::new(),
+    };
+    plain.render(&at(1.0, failed), false);
     assert!(plain.overdue(60.0).is_empty());
 }
 

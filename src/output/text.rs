@@ -130,6 +130,7 @@ mod tests {
             causes: vec!["exit status 1".into()],
             lines: vec!["bind: address in use".into()],
             hints: vec!["journalctl -u etcd on m1".into()],
+            ..EventFailure::default()
         };
         insta::assert_snapshot!(failure_lines(&failure).join("\n"), @r"
         error: m1: starting etcd.service: it failed

@@ -57,8 +57,9 @@ fn the_first_help_tells_verbs_and_exit_codes() {
       4    hosts can't be reached or trusted
       130  interrupted, or a question was not answered with yes
 
-    Text for people goes to stderr, data to stdout. `kubectl` and `etcdctl` exit
-    with the program's own code.
+    Text for people goes to stderr, data to stdout. With JSON asked for, a failure
+    is one object there too, whose `event` is `run-failed`. `kubectl` and `etcdctl`
+    exit with the program's own code.
     ");
 }
 

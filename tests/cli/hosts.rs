@@ -207,7 +207,7 @@ fn a_failed_run_is_told_as_json_and_kept_in_a_journal() {
     assert_eq!(names.first(), Some(&"run-started"));
     assert_eq!(names.last(), Some(&"run-failed"));
     assert!(names.contains(&"phase-done"));
-    let last = &events[events.len() - 1]["failure"];
+    let last = &events[events.len() - 1]["failures"][0];
     assert!(last["message"].as_str().unwrap().contains("m1"));
     assert!(
         last["hints"][0]

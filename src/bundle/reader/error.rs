@@ -3,7 +3,7 @@
 use crate::bundle::platform::Platform;
 use crate::bundle::sign::SignatureProblem;
 use crate::digest::Digest;
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use serde::Serialize;
 use std::fmt;
 
@@ -61,6 +61,22 @@ pub enum BundleError {
 }
 
 impl BundleError {
+    /// The bundle.
+    pub fn path(&self) -> &Utf8Path {
+        match self {
+            Self::Io { path, .. }
+            | Self::NotABundle { path, .. }
+            | Self::Truncated { path, .. }
+            | Self::Unsigned { path }
+            | Self::Signature { path, .. }
+            | Self::Entry { path, .. }
+            | Self::Index { path, .. }
+            | Self::Damaged { path, .. }
+            | Self::LacksPlatform { path, .. }
+            | Self::Unreachable { path, .. } => path,
+        }
+    }
+
     /// What to do about it, where the message itself does not say so.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
