@@ -29,7 +29,7 @@ use tokio_util::codec::FramedRead;
 /// sends a heartbeat every five seconds.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 /// How long an action in hand may take after the jump host is gone.
-const FINISH_LIMIT: Duration = Duration::from_secs(120);
+pub(super) const FINISH_LIMIT: Duration = Duration::from_secs(120);
 /// Frames that may wait for standard output.
 const QUEUE: usize = 64;
 

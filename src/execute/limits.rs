@@ -17,8 +17,8 @@ const TRANSFER: Duration = Duration::from_secs(3600);
 const UNIT: Duration = Duration::from_secs(720);
 /// kubectl, several documents, an API server that has just started.
 const APPLY: Duration = Duration::from_secs(300);
-/// A drain waits for pods to end, and for disruption budgets.
-const DRAIN: Duration = Duration::from_secs(1200);
+/// Killing a node's pods: the agent gives up after a minute and a half.
+const POD_RESET: Duration = Duration::from_secs(180);
 /// What the agent may take beyond a wait's own limit before it says so.
 const WAIT_GRACE: Duration = Duration::from_secs(30);
 /// Any answer to a request without work, such as an observation.
@@ -46,7 +46,7 @@ pub(super) fn limit(action: &Action) -> Duration {
             Duration::from_secs(u64::from(*limit_seconds)) + WAIT_GRACE
         }
         Action::Apply { .. } => APPLY,
-        Action::ResetCni { .. } => DRAIN,
+        Action::ResetCni { .. } => POD_RESET,
     }
 }
 

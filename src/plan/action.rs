@@ -110,9 +110,10 @@ pub enum Action {
     Apply {
         set: String,
     },
-    /// Ends the node's pods, deletes its rendered CNI configuration and
-    /// bridge, and restarts its kubelet, which starts the pods again with
-    /// addresses of the node's new range.
+    /// Kills the node's pods all at once, without asking disruption budgets,
+    /// deletes its rendered CNI configuration and bridge, and restarts its
+    /// kubelet, which starts the pods again with addresses of the node's new
+    /// range. The kubelet's start is queued whatever fails before.
     ResetCni {
         node: String,
     },

@@ -2,7 +2,7 @@
 //! agent's are made of; a fault may come before any of them.
 
 use super::host::SimulatedHost;
-use super::machine::{DiskContent, DiskFile, Machine, SYSTEM_UNIT, unit_path};
+use super::machine::{DiskContent, DiskFile, Machine, SYSTEM_UNIT};
 use super::world::{Durability, InHand, World};
 use crate::desired::{Binary, Condition, FileKind};
 use crate::digest::Digest;
@@ -358,7 +358,10 @@ async fn apply_set(host: &SimulatedHost, set: &str, request: &ApplyRequest) -> D
 
 async fn reset_cni(host: &SimulatedHost) -> Done {
     const KUBELET: &str = "kubelet.service";
-    debug_assert!(unit_path(KUBELET).ends_with(KUBELET));
+    disruptive(host, |machine, _| {
+        machine.memory.processes.remove(KUBELET);
+    })
+    .await?;
     disruptive(host, |machine, _| machine.disk.cni = None).await?;
     disruptive(host, |machine, now| machine.start_process(KUBELET, now)).await
 }

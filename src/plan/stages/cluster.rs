@@ -81,7 +81,8 @@ pub(in super::super) fn reset_pod_networks(
             let action = Action::ResetCni {
                 node: node.name.clone(),
             };
-            let title = format!("end pods of {} and give them new addresses", node.name);
+            // No drain: these pods' network is wrong already.
+            let title = format!("end all pods of {} at once, for new addresses", node.name);
             let reset = step(stage, host.name, title, action);
             let ready = Condition::NodeReady {
                 name: node.name.clone(),
@@ -89,6 +90,8 @@ pub(in super::super) fn reset_pod_networks(
             let master = asked_host(comparison, host.name, &ready);
             let steps = vec![
                 disruptive(reset, Disruption::Node, IsAnnounced::No),
+                // The node counts as ready for a while after its kubelet went.
+                wait(stage, host.name, &Condition::OverlayUp),
                 wait(stage, master, &ready),
             ];
             Some(alone(stage, host.name, steps))

@@ -256,6 +256,12 @@ pub(super) async fn run_verb(root: &Root, unit: &str, verb: &str) -> Result<()> 
     run(root, unit, &program, verb).await
 }
 
+/// Has a unit started, without waiting for it.
+pub(super) async fn queue_start(root: &Root, unit: &str, limit: Duration) -> Result<()> {
+    let program = systemctl(root, &["start", "--no-block", unit])?.limit(limit);
+    run(root, unit, &program, "starting").await
+}
+
 /// Runs a command about a unit; its failure carries the unit's last lines.
 async fn run(root: &Root, unit: &str, program: &Program, doing: &str) -> Result<()> {
     let finished = program.finish().await?;
