@@ -94,7 +94,7 @@ pub enum Command {
         #[arg(long, value_name = "PID")]
         take_over: Option<u32>,
     },
-    /// Make Service addresses reachable from this host (run by systemd)
+    /// Keep Service addresses reachable from this host (run by systemd)
     #[command(hide = true)]
     Route {
         #[arg(long)]

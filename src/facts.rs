@@ -1,6 +1,6 @@
 //! What is true on a host, as one call to its agent returns it.
 
-use crate::desired::{Condition, Content, DigestKey, FileKind};
+use crate::desired::{Condition, Content, DigestKey, FileKind, KeptRoute};
 use crate::digest::Digest;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -156,6 +156,10 @@ pub struct RouteFacts {
     pub destination: ipnet::IpNet,
     pub gateway: Option<IpAddr>,
     pub interface: String,
+    /// The address that packets of the host itself leave with, where the route
+    /// names one.
+    #[serde(default)]
+    pub source: Option<IpAddr>,
     /// Whether cofferdam made it (its protocol number).
     pub ours: bool,
 }
@@ -337,6 +341,17 @@ pub enum ManifestState {
     Unknown {
         reason: String,
     },
+}
+
+impl RouteFacts {
+    /// Whether this route does for one that a unit is there to keep. One to the
+    /// same addresses that is somebody else's does as well.
+    pub fn does_for(&self, kept: &KeptRoute) -> bool {
+        let is_as_kept = self.interface == kept.interface
+            && self.source == Some(kept.source)
+            && self.gateway.is_none();
+        self.destination == kept.destination && (!self.ours || is_as_kept)
+    }
 }
 
 impl FileFacts {

@@ -15,6 +15,8 @@ mod input;
 mod json;
 #[path = "cli/programs.rs"]
 mod programs;
+#[path = "cli/route.rs"]
+mod route;
 #[path = "cli/server.rs"]
 mod server;
 #[path = "../src/testing/ssh_server/mod.rs"]

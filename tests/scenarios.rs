@@ -136,6 +136,10 @@ async fn make_true(world: &mut Simulation, line: &str) {
         [host, "unpinned", reference] => tamper(host, &|machine| {
             machine.disk.images.get_mut(reference).unwrap().pinned = false;
         }),
+        [host, "lost", "the", "route", "for", "Services"] => tamper(host, &|machine| {
+            assert!(machine.memory.has_service_route);
+            machine.memory.has_service_route = false;
+        }),
         [host, "lost", "tag", tag] => tamper(host, &|machine| {
             machine.disk.registry.tags.remove(tag).unwrap();
         }),

@@ -75,6 +75,66 @@ pub fn delete_link(link_index: u32) -> Result<()> {
     Ok(())
 }
 
+/// Messages of changes that may take a route away: of links, IPv4 addresses and
+/// IPv4 routes (`RTMGRP_*` of `linux/rtnetlink.h`).
+const CHANGE_GROUPS: u32 = 0x1 | 0x10 | 0x40;
+/// So many messages are taken for one burst.
+const BURST: usize = 4096;
+
+/// Tells when links, addresses or routes change.
+#[derive(Debug)]
+pub struct Changes(OwnedFd);
+
+impl Changes {
+    /// Changes from now on.
+    ///
+    /// # Errors
+    /// If the kernel does not tell them.
+    pub fn subscribe() -> Result<Self> {
+        let socket = open()?;
+        let groups = SocketAddrNetlink::new(0, CHANGE_GROUPS);
+        rustix::net::bind(&socket, &groups).context("asking the kernel for changes")?;
+        Ok(Self(socket))
+    }
+
+    /// Waits for a change, at most for so long.
+    ///
+    /// # Errors
+    /// If the socket fails.
+    pub fn wait(&self, limit: Duration) -> Result<()> {
+        let timeout = rustix::net::sockopt::Timeout::Recv;
+        rustix::net::sockopt::set_socket_timeout(&self.0, timeout, Some(limit))
+            .context("limiting the netlink socket's waits")?;
+        self.take(RecvFlags::empty())?;
+        Ok(())
+    }
+
+    /// Forgets changes that have come by now: whoever looks next sees them.
+    ///
+    /// # Errors
+    /// If the socket fails.
+    pub fn forget(&self) -> Result<()> {
+        for _ in 0..BURST {
+            if !self.take(RecvFlags::DONTWAIT)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there was a message. Lost ones count as one.
+    fn take(&self, flags: RecvFlags) -> Result<bool> {
+        use rustix::io::Errno;
+        // What a message says does not matter, so that it may be cut.
+        let mut piece = [0; 16];
+        match rustix::net::recv(&self.0, piece.as_mut_slice(), flags) {
+            Ok(_) | Err(Errno::NOBUFS) => Ok(true),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(false),
+            Err(error) => Err(error).context("waiting for changes by netlink"),
+        }
+    }
+}
+
 fn exchange(request: &Request) -> Result<Received> {
     let socket = open()?;
     let kernel = SocketAddrNetlink::new(0, 0);

@@ -6,6 +6,43 @@ use crate::layout::ROUTE_PROTOCOL;
 use anyhow::{Result, anyhow};
 use ipnet::IpNet;
 use std::net::IpAddr;
+use std::time::Duration;
+
+/// The kernel tells of every change but may lose messages under load.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// Changes come in bursts, such as those of an interface that goes down and up.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// Makes the route and makes it again whenever something takes it away: an
+/// interface that goes down takes its routes with it, and whoever configures
+/// the network knows nothing of ours. `tell` gets every change of how it
+/// stands, and is first called once the route is there.
+///
+/// # Errors
+/// If the route can't be made at first, or the kernel tells no changes. Later
+/// on, as when its interface is gone, it is tried again.
+pub fn keep(
+    destination: IpNet,
+    interface: &str,
+    source: IpAddr,
+    tell: impl Fn(&Result<(), String>),
+) -> Result<()> {
+    // Before the first look, so that no change is missed.
+    let changes = netlink::Changes::subscribe()?;
+    ensure(destination, interface, source)?;
+    let mut told = Ok(());
+    tell(&told);
+    loop {
+        changes.wait(LOOK_EVERY)?;
+        std::thread::sleep(SETTLE);
+        changes.forget()?;
+        let standing = ensure(destination, interface, source).map_err(|error| format!("{error:#}"));
+        if standing != told {
+            tell(&standing);
+            told = standing;
+        }
+    }
+}
 
 /// Makes the route, marked by cofferdam's protocol number, or leaves it if it
 /// is there already. A route to the same destination that is not ours is left

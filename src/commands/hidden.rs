@@ -5,6 +5,7 @@ use crate::agent::{self, Root, Worker};
 use crate::cli::Cli;
 use crate::digest::Digest;
 use crate::output::{Output, Style};
+use crate::proxy::notify::ServiceManager;
 use crate::proxy::{self, ProxyCommand};
 use camino::Utf8PathBuf;
 use clap::CommandFactory;
@@ -61,6 +62,17 @@ pub(super) fn route(
     interface: &str,
     source: Ipv4Addr,
 ) -> Result<ExitCode, Fault> {
-    agent::route::ensure(destination.into(), interface, IpAddr::V4(source))?;
+    // None when it is run by hand.
+    let manager = ServiceManager::from_environment()?;
+    let tell = |standing: &Result<(), String>| {
+        let Some(manager) = &manager else { return };
+        let status = match standing {
+            Ok(()) => format!("READY=1\nSTATUS=The route to {destination} is there"),
+            Err(error) => format!("STATUS={}", error.replace('\n', " ")),
+        };
+        // The manager is in trouble then; the route matters more.
+        let _ = manager.notify(&status);
+    };
+    agent::route::keep(destination.into(), interface, IpAddr::V4(source), tell)?;
     Ok(ExitCode::SUCCESS)
 }

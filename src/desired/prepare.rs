@@ -5,7 +5,7 @@ use super::builder::{Access, UnitSpec};
 use super::command_line::flags;
 use super::error::DesiredError;
 use super::materials::CLUSTER_CA;
-use super::types::{Change, Content, FileKind, Stage, Swap};
+use super::types::{Change, Content, FileKind, KeptRoute, Stage, Swap};
 use crate::digest::Digest;
 use crate::layout::{self, HEADER};
 
@@ -43,6 +43,7 @@ pub const SYSUSERS: &str = "/etc/sysusers.d/cofferdam.conf";
 pub const MODULES_FILE: &str = "/etc/modules-load.d/cofferdam.conf";
 pub const SYSCTL_FILE: &str = "/etc/sysctl.d/99-zz-cofferdam.conf";
 pub const NETWORK_MANAGER_FILE: &str = "/etc/NetworkManager/conf.d/90-cofferdam.conf";
+const ROUTE_UNIT: &str = "cofferdam-route.service";
 const JOURNALD_FILE: &str = "/etc/systemd/journald.conf.d/90-cofferdam.conf";
 const JOURNALD_DROP_IN: &str = "/etc/systemd/system/systemd-journald.service.d/90-cofferdam.conf";
 
@@ -119,15 +120,21 @@ fn node_settings(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
             1,
         );
         let text = super::builder::render(
-            "cofferdam-route.service",
+            ROUTE_UNIT,
             include_str!("../../templates/systemd/cofferdam-route.service"),
             minijinja::context! {
                 command,
                 inputs_file => layout::inputs_file("cofferdam-route"),
             },
         )?;
+        builder.built.service_route = Some(KeptRoute {
+            unit: ROUTE_UNIT.to_owned(),
+            destination: destination.into(),
+            interface: route.interface.clone(),
+            source: route.source,
+        });
         builder.unit(UnitSpec {
-            name: "cofferdam-route.service",
+            name: ROUTE_UNIT,
             stage: Stage::Stage,
             text,
             reads: &[],

@@ -54,6 +54,19 @@ pub struct DesiredHost {
     pub registry: Option<RegistryContent>,
     /// Whether the host runs a kubelet, and as what.
     pub node: Option<Node>,
+    /// The route for Services that one of the units keeps.
+    pub service_route: Option<KeptRoute>,
+}
+
+/// A route on a link, and who makes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KeptRoute {
+    /// With suffix.
+    pub unit: String,
+    pub destination: ipnet::IpNet,
+    pub interface: String,
+    /// The address that packets of the host itself leave with.
+    pub source: std::net::IpAddr,
 }
 
 /// What a kubelet's host is told in the cluster.

@@ -153,6 +153,7 @@ mod tests {
         let routes = routes.iter().map(|(destination, ours)| RouteFacts {
             destination: destination.parse().unwrap(),
             gateway: None,
+            source: None,
             interface: "host0".to_owned(),
             ours: *ours,
         });

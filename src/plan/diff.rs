@@ -88,7 +88,15 @@ impl<'a> HostDiff<'a> {
         let units = desired.units.iter().filter_map(|unit| {
             let found = facts.units.get(&unit.name);
             let rewritten = unit_paths(&unit.name).any(|path| files.contains_key(path.as_str()));
-            let verb = unit_verb(unit, found, rewritten)?;
+            let verb = unit_verb(unit, found, rewritten);
+            let lost_its_route = matches!(verb, None | Some(UnitVerb::Enable))
+                && desired.service_route.as_ref().is_some_and(|kept| {
+                    kept.unit == unit.name && !facts.routes.iter().any(|route| route.does_for(kept))
+                });
+            let verb = match lost_its_route {
+                true => unit.change.into(),
+                false => verb?,
+            };
             // The system's own units, which only got a drop-in, start at boot
             // without being enabled.
             let is_ours = unit_paths(&unit.name).any(|path| desired.files.contains_key(&path));
@@ -96,7 +104,7 @@ impl<'a> HostDiff<'a> {
                 return None;
             }
             let serves = found.is_some_and(is_running);
-            let disrupts = verb == UnitVerb::Restart && serves;
+            let disrupts = verb == UnitVerb::Restart && serves && !lost_its_route;
             Some(ChangedUnit {
                 unit,
                 verb,

@@ -2,7 +2,7 @@
 //! conditions hold. One rule, one function.
 
 use super::machine::unit_path;
-use super::machine::{DiskContent, Machine, SYSTEM_UNIT};
+use super::machine::{DiskContent, Machine, ROUTE_UNIT, SYSTEM_UNIT};
 use super::world::World;
 use crate::desired::{Condition, DesiredHost, Stage};
 use crate::digest::Digest;
@@ -266,7 +266,10 @@ impl World {
                     API_SERVER => has_etcd,
                     _ => true,
                 };
-                process.is_active |= is_ready && now >= process.ready_at;
+                if is_ready && now >= process.ready_at && !process.is_active {
+                    process.is_active = true;
+                    machine.memory.has_service_route |= unit == ROUTE_UNIT;
+                }
             }
         }
     }

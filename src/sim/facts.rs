@@ -250,6 +250,7 @@ fn routes(machine: &Machine) -> Vec<RouteFacts> {
     let found = |destination: &str| RouteFacts {
         destination: destination.parse().unwrap_or_default(),
         gateway: None,
+        source: None,
         interface: "host0".to_owned(),
         ours: false,
     };
@@ -257,8 +258,9 @@ fn routes(machine: &Machine) -> Vec<RouteFacts> {
     if machine.options.has_default_route {
         routes.push(found("0.0.0.0/0"));
     }
-    if machine.is_active("cofferdam-route.service") {
+    if machine.memory.has_service_route {
         routes.push(RouteFacts {
+            source: Some(machine.options.address),
             ours: true,
             ..found("10.96.0.0/16")
         });

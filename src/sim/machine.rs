@@ -76,6 +76,9 @@ pub struct Memory {
     pub modules: BTreeSet<String>,
     pub sysctls: BTreeMap<String, String>,
     pub swap_is_on: bool,
+    /// Whether the kernel has the route for Services. In the model nothing
+    /// puts it back by itself, as if the kernel had told nobody.
+    pub has_service_route: bool,
     /// Whether the writable registry instance runs.
     pub is_seeding: bool,
 }
@@ -95,6 +98,9 @@ pub struct Process {
 pub(super) fn unit_path(unit: &str) -> String {
     format!("/etc/systemd/system/{unit}")
 }
+
+/// The unit that makes the route for Services.
+pub(super) const ROUTE_UNIT: &str = "cofferdam-route.service";
 
 /// A unit that every machine has and that runs from boot.
 pub const SYSTEM_UNIT: &str = "systemd-journald.service";
@@ -258,7 +264,9 @@ impl Machine {
             "swap masked {swap_masked}, on {}",
             self.memory.swap_is_on
         ));
-        lines.push(format!("pod network {cni:?}"));
+        let has_route = self.memory.has_service_route;
+        lines.extend(has_route.then(|| "route for Services".to_owned()));
+        lines.extend(cni.iter().map(|cni| format!("pod network {cni:?}")));
         for (unit, process) in &self.memory.processes {
             let Process {
                 inputs, is_active, ..

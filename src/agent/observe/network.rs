@@ -37,6 +37,7 @@ pub(super) fn routes() -> Vec<RouteFacts> {
         .map(|route| RouteFacts {
             destination: route.destination,
             gateway: route.gateway,
+            source: route.source,
             interface: names.get(&route.link_index).cloned().unwrap_or_default(),
             ours: route.protocol == ROUTE_PROTOCOL,
         })

@@ -205,6 +205,7 @@ fn every_check_finds_its_fault() {
                 facts.routes.push(RouteFacts {
                     destination: "10.244.7.0/24".parse().unwrap(),
                     gateway: None,
+                    source: None,
                     interface: "host0".to_owned(),
                     ours: false,
                 });
@@ -326,6 +327,7 @@ fn odd_hosts_pass_where_the_inventory_or_cofferdam_itself_explains_them() {
         facts.routes.push(RouteFacts {
             destination: "10.244.7.0/24".parse().unwrap(),
             gateway: None,
+            source: None,
             interface: "flannel.1".to_owned(),
             ours: false,
         });
