@@ -27,9 +27,13 @@ pub struct ObserveRequest {
     /// within about two seconds).
     #[serde(default)]
     pub conditions: Vec<Condition>,
+    /// Whether to read all binaries and staged blobs and list those whose
+    /// content is right. It takes its time, so only plans are made from it.
+    #[serde(default)]
+    pub content: bool,
     /// Whether to list the images that containerd holds, where it runs.
     pub images: bool,
-    /// Whether to list what the registry's store holds.
+    /// Whether to read and list what the registry's store holds.
     pub registry: bool,
     /// Client URLs of etcd members to ask, on hosts that hold an etcd client
     /// certificate; empty asks nobody.
@@ -66,10 +70,11 @@ pub struct HostFacts {
     pub unmet: Vec<UnmetCondition>,
     /// Existing ones among the paths asked and managed.
     pub files: BTreeMap<String, FileFacts>,
-    /// Digests of the files in the store whose content was found to be right
-    /// in size and name; content is proven when a file is put there.
+    /// Binaries in the store whose content was read and found to have this
+    /// digest, and that may be run, with their size in bytes. None of them
+    /// where content wasn't asked for.
     pub store: BTreeMap<Digest, u64>,
-    /// Staged compressed blobs with their size.
+    /// Staged compressed blobs, found right in the same way, with their size.
     pub staging: BTreeMap<Digest, u64>,
     pub units: BTreeMap<String, UnitFacts>,
     /// By reference; none if containerd doesn't answer or wasn't asked.
@@ -223,7 +228,11 @@ pub struct UnitFacts {
     pub needs_reload: bool,
     /// [`crate::layout::INPUTS_VARIABLE`] of the main process, or, for a unit
     /// whose process has ended (oneshot), of its last start as systemd knows.
+    /// None for a process of ours whose binary is no longer in the store.
     pub inputs: Option<Digest>,
+    /// The stored binary that the main process was started from, by its name.
+    #[serde(default)]
+    pub executable: Option<Digest>,
     pub main_pid: u32,
     /// Seconds since it became active.
     pub active_seconds: Option<f64>,
@@ -243,7 +252,8 @@ pub struct ImageFacts {
 /// What a registry's store holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegistryFacts {
-    /// Data of blobs and manifests with their size in bytes.
+    /// Blobs and manifests whose content was read and found to have this
+    /// digest, with their size in bytes.
     pub blobs: BTreeMap<Digest, u64>,
     /// `repository@sha256:…` for every blob and manifest linked into one.
     pub links: BTreeSet<String>,

@@ -1,6 +1,8 @@
 //! Where things lie on a host. Everything that cofferdam writes there is
 //! below one of these paths or is a file named in the desired state.
 
+use crate::digest::Digest;
+
 /// cofferdam's own binary, started over SSH for the length of a run. Fixed for
 /// ever, so that one sudo rule is enough.
 pub const AGENT: &str = "/opt/cofferdam/agent";
@@ -59,6 +61,11 @@ pub const REGISTRY_CLIENT_CERTIFICATE: &str = "/etc/containerd/pki/registry-clie
 pub const REGISTRY_CLIENT_KEY: &str = "/etc/containerd/pki/registry-client.key";
 /// See [`REGISTRY_CLIENT_CERTIFICATE`].
 pub const REGISTRY_CA: &str = "/etc/containerd/pki/ca.crt";
+
+/// Where the link of a binary in [`BIN`] leads.
+pub fn stored_target(digest: &Digest) -> String {
+    format!("../store/{}", digest.hex())
+}
 
 /// The environment file of a unit, `…/inputs/<unit>.env`; `unit` may carry
 /// its suffix.

@@ -136,6 +136,32 @@ async fn make_true(world: &mut Simulation, line: &str) {
         [host, "unpinned", reference] => tamper(host, &|machine| {
             machine.disk.images.get_mut(reference).unwrap().pinned = false;
         }),
+        [host, "has", "other", "bytes", "in", "the", "binary", name] => {
+            let digest = world.bundle.files["linux/amd64"][name].digest;
+            tamper(host, &|machine| {
+                assert!(machine.disk.store.contains_key(&digest));
+                machine.disk.damaged_binaries.insert(digest);
+            });
+        }
+        [
+            host,
+            "has",
+            "other",
+            "bytes",
+            "in",
+            "the",
+            "layer",
+            "of",
+            reference,
+        ] => {
+            let mut images = world.bundle.images.iter();
+            let image = images.find(|image| image.reference == reference).unwrap();
+            let digest = image.artifact.blobs.last().unwrap().digest;
+            tamper(host, &|machine| {
+                assert!(machine.disk.registry.blobs.contains_key(&digest));
+                machine.disk.damaged_blobs.insert(digest);
+            });
+        }
         [host, "lost", "the", "route", "for", "Services"] => tamper(host, &|machine| {
             assert!(machine.memory.has_service_route);
             machine.memory.has_service_route = false;

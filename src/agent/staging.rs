@@ -3,6 +3,7 @@
 
 use super::atomic;
 use super::channel::BodyReceiver;
+use super::observe::{Named, is_right};
 use super::root::Root;
 use crate::digest::Digest;
 use crate::layout;
@@ -23,11 +24,20 @@ pub fn place_of(root: &Root, digest: &Digest) -> Utf8PathBuf {
     root.path(layout::STAGING).join(digest.hex())
 }
 
-/// Whether the blob is staged whole: a file gets its name only when it is.
-pub fn is_staged(root: &Root, digest: &Digest, size: u64) -> bool {
-    place_of(root, digest)
-        .symlink_metadata()
-        .is_ok_and(|metadata| metadata.is_file() && metadata.len() == size)
+/// Whether the blob is staged whole. It got its name only when it was, but a
+/// run may be taken up again long after.
+///
+/// # Errors
+/// Only if the agent itself is broken.
+pub async fn is_staged(root: &Root, digest: &Digest, size: u64) -> Result<bool> {
+    let named = Named {
+        place: place_of(root, digest),
+        digest: *digest,
+        size,
+    };
+    tokio::task::spawn_blocking(move || is_right(&named))
+        .await
+        .context("reading a staged blob")
 }
 
 /// Takes a blob in, unless it is there.
@@ -41,7 +51,7 @@ pub async fn put(
     size: u64,
     mut body: BodyReceiver,
 ) -> Result<Stored> {
-    if is_staged(root, digest, size) {
+    if is_staged(root, digest, size).await? {
         return Ok(Stored::AlreadyThere);
     }
     let place = place_of(root, digest);
@@ -123,6 +133,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_staged_blob_that_was_damaged_is_taken_anew() {
+        let host = TestHost::new();
+        let digest = Digest::of("blob");
+        put_text(&host, digest, 4, "blob").await.unwrap();
+        fs_err::write(place_of(&host.root, &digest), "blub").unwrap();
+        let stored = put_text(&host, digest, 4, "blob").await.unwrap();
+        assert_eq!(stored, Stored::Taken);
+        assert!(is_staged(&host.root, &digest, 4).await.unwrap());
+    }
+
+    #[tokio::test]
     async fn a_body_that_is_cut_off_leaves_nothing() {
         let host = TestHost::new();
         let digest = Digest::of("blob");
@@ -131,6 +152,6 @@ mod tests {
         drop(sender);
         let error = put(&host.root, &digest, 4, receiver).await.unwrap_err();
         assert!(error.to_string().contains("cut off"), "{error}");
-        assert!(!is_staged(&host.root, &digest, 4));
+        assert!(!is_staged(&host.root, &digest, 4).await.unwrap());
     }
 }

@@ -37,6 +37,13 @@ pub struct HostDiff<'a> {
     pub units: Vec<ChangedUnit<'a>>,
 }
 
+/// Whether a plan leaves something on a host that a commit collects.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Leftovers {
+    Made,
+    None,
+}
+
 /// A file that is to be written.
 #[derive(Clone, Copy)]
 pub struct ChangedFile<'a> {
@@ -87,8 +94,9 @@ impl<'a> HostDiff<'a> {
         let files: BTreeMap<_, _> = changed.collect();
         let units = desired.units.iter().filter_map(|unit| {
             let found = facts.units.get(&unit.name);
+            let believed = found.map(|found| believed(found, unit, desired, facts));
             let rewritten = unit_paths(&unit.name).any(|path| files.contains_key(path.as_str()));
-            let verb = unit_verb(unit, found, rewritten);
+            let verb = unit_verb(unit, believed.as_ref(), rewritten);
             let lost_its_route = matches!(verb, None | Some(UnitVerb::Enable))
                 && desired.service_route.as_ref().is_some_and(|kept| {
                     kept.unit == unit.name && !facts.routes.iter().any(|route| route.does_for(kept))
@@ -221,15 +229,16 @@ impl<'a> HostDiff<'a> {
 
     /// The number of the generation that is to be written; none if the newest
     /// one is as desired and nothing is left over from a run that was cut
-    /// short.
-    pub fn generation_to_commit(&self, bundle: &str) -> Option<u64> {
+    /// short, nor by the plan itself.
+    pub fn generation_to_commit(&self, bundle: &str, leftovers: Leftovers) -> Option<u64> {
         let found = self.facts.generation.as_ref();
         let number = found.map_or(0, |generation| generation.number);
         let desired = generation_of(self.desired, bundle, number);
         if desired.is_none() || desired.as_ref() != found {
             return Some(number + 1);
         }
-        (!self.facts.staging.is_empty()).then_some(number)
+        let is_left_over = leftovers == Leftovers::Made || !self.facts.staging.is_empty();
+        is_left_over.then_some(number)
     }
 
     /// Whether the host's part of a condition is known not to hold.
@@ -271,6 +280,25 @@ fn file_change(
         Some(FileChangeKind::Attributes)
     } else {
         Some(FileChangeKind::Update)
+    }
+}
+
+/// A unit as found, but without inputs where its process runs another binary
+/// than is desired, or a damaged one: the machine may have booted between a
+/// change of binaries and the restart that was to follow it, with the inputs
+/// of before.
+fn believed(found: &UnitFacts, unit: &Unit, desired: &DesiredHost, facts: &HostFacts) -> UnitFacts {
+    let mut binaries = unit
+        .needs
+        .binaries
+        .iter()
+        .filter_map(|name| desired.binaries.get(name));
+    let is_right = found.executable.is_none_or(|executable| {
+        facts.store.contains_key(&executable) && binaries.any(|known| known.digest == executable)
+    });
+    UnitFacts {
+        inputs: found.inputs.filter(|_| is_right),
+        ..found.clone()
     }
 }
 
@@ -348,7 +376,7 @@ fn is_installed(name: &str, binary: &Binary, facts: &HostFacts) -> bool {
     let stored = facts.store.get(&binary.digest) == Some(&binary.size);
     let link = facts.files.get(&format!("{}/{name}", layout::BIN));
     let linked = link.is_some_and(|link| match &link.entry {
-        Entry::Link { target } => target.rsplit('/').next() == Some(binary.digest.hex().as_str()),
+        Entry::Link { target } => *target == layout::stored_target(&binary.digest),
         _ => false,
     });
     stored && linked

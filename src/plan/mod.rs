@@ -100,6 +100,7 @@ pub fn plan(desired: &Desired, world: &World, key: Option<&DigestKey>) -> Plan {
     // What is waited for at the end depends on what came before.
     let verification = stages::verify(&comparison, &plan);
     plan.stages.extend(verification);
-    plan.stages.extend(stages::commit(&comparison));
+    let commits = stages::commit(&comparison, &plan);
+    plan.stages.extend(commits);
     plan
 }

@@ -114,6 +114,7 @@ fn observe_request(host: &DesiredHost, key: Option<&DigestKey>) -> ObserveReques
         conditions: conditions
             .filter(|condition| !is_asked_on_a_master(condition))
             .collect(),
+        content: true,
         images: !host.images.is_empty(),
         registry: host.registry.is_some(),
         etcd_endpoints: etcd_endpoints(host),

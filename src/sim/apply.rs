@@ -3,12 +3,12 @@
 
 use super::host::SimulatedHost;
 use super::machine::{DiskContent, DiskFile, Machine, SYSTEM_UNIT};
+use super::software::install_binaries;
 use super::world::{Durability, InHand, World};
-use crate::desired::{Binary, Condition, FileKind};
+use crate::desired::{Condition, FileKind};
 use crate::digest::Digest;
 use crate::facts::ImageFacts;
 use crate::host::{ApplyRequest, FileBody, HostError};
-use crate::layout;
 use crate::plan::{Action, UnitChange, UnitVerb};
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 /// the model takes.
 const LOOKS: u32 = 300;
 
-type Done = Result<(), HostError>;
+pub(super) type Done = Result<(), HostError>;
 
 /// Does one action.
 pub(super) async fn apply(host: &SimulatedHost, request: ApplyRequest) -> Done {
@@ -86,7 +86,7 @@ pub(super) async fn apply(host: &SimulatedHost, request: ApplyRequest) -> Done {
 }
 
 /// A change that is given up where the run dies.
-async fn change(
+pub(super) async fn change(
     host: &SimulatedHost,
     durability: Durability,
     change: impl FnOnce(&mut Machine),
@@ -175,48 +175,6 @@ async fn create_users(host: &SimulatedHost, file: &str, users: &[String]) -> Don
     Ok(())
 }
 
-async fn install_binaries(
-    host: &SimulatedHost,
-    binaries: &BTreeMap<String, Binary>,
-    registries: &[String],
-) -> Done {
-    for (name, binary) in binaries {
-        let reason = host.world.with(|world| {
-            let machine = world.machines.get(&host.name)?;
-            let disk = &machine.disk;
-            let is_here =
-                disk.store.contains_key(&binary.digest) || disk.staging.contains_key(&binary.blob);
-            match is_here {
-                true => None,
-                false => {
-                    world.why_not_served(&host.name, registries, &binary.repository, &binary.blob)
-                }
-            }
-        });
-        if let Some(reason) = reason {
-            return Err(host.failed(format!("installing {name}: {reason}")));
-        }
-        let (digest, size) = (binary.digest, binary.size);
-        change(host, Durability::Synced, |machine| {
-            machine.disk.store.insert(digest, size);
-        })
-        .await?;
-        let path = format!("{}/{name}", layout::BIN);
-        let link = DiskFile {
-            content: DiskContent::Link(format!("../store/{}", digest.hex())),
-            mode: 0o777,
-            user: "root".to_owned(),
-            group: "root".to_owned(),
-        };
-        change(host, Durability::Unsynced, |machine| {
-            machine.rename_into_place(path, link);
-        })
-        .await?;
-        change(host, Durability::Synced, |_| {}).await?;
-    }
-    Ok(())
-}
-
 async fn pull_images(
     host: &SimulatedHost,
     images: &BTreeMap<String, Digest>,
@@ -295,8 +253,14 @@ fn run_verb(machine: &mut Machine, unit: &str, verb: UnitVerb, now: u64) {
         UnitVerb::Start | UnitVerb::Restart => machine.start_process(unit, now),
         UnitVerb::Reload => {
             let inputs = machine.disk.inputs.get(unit).copied();
+            let executable = machine.executable_of(unit);
             match machine.memory.processes.get_mut(unit) {
-                Some(process) => process.inputs = inputs,
+                // A successor takes over.
+                Some(process) => {
+                    process.inputs = inputs;
+                    process.executable = executable;
+                    process.is_replaced = false;
+                }
                 None => machine.start_process(unit, now),
             }
         }

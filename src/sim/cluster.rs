@@ -361,15 +361,8 @@ fn pod_cidr(index: usize) -> IpNet {
 }
 
 fn is_runnable(machine: &Machine, name: &str) -> bool {
-    let link = machine.disk.files.get(&format!("{}/{name}", layout::BIN));
-    link.is_some_and(|link| match &link.content {
-        DiskContent::Link(target) => {
-            let hex = target.rsplit('/').next().unwrap_or_default();
-            let digest = Digest::from_hex(hex);
-            digest.is_ok_and(|digest| machine.disk.store.contains_key(&digest))
-        }
-        _ => false,
-    })
+    let binary = machine.linked(name);
+    binary.is_some_and(|digest| machine.is_stored(&digest))
 }
 
 /// Whether the host has units of the stage.

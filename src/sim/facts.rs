@@ -6,12 +6,12 @@ use crate::desired::{DigestKey, FileKind, Stage};
 use crate::digest::Digest;
 use crate::facts::{
     Cgroups, ClusterFacts, CniFacts, Entry, EtcdFacts, FileFacts, FilesystemFacts, HostFacts,
-    InterfaceFacts, ManifestState, NodeFacts, ObserveRequest, RouteFacts, SystemFacts, UnitFacts,
-    UnmetCondition,
+    InterfaceFacts, ManifestState, NodeFacts, ObserveRequest, RegistryFacts, RouteFacts,
+    SystemFacts, UnitFacts, UnmetCondition,
 };
 use crate::layout;
 use ipnet::IpNet;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl World {
     /// Everything that the planner may ask about a host.
@@ -48,12 +48,15 @@ impl World {
             users: request.users.intersection(&disk.users).cloned().collect(),
             unmet,
             files: files(machine, request),
-            store: disk.store.clone(),
-            staging: disk.staging.clone(),
+            store: right_ones(&disk.store, &disk.damaged_binaries, request.content),
+            staging: right_ones(&disk.staging, &BTreeSet::new(), request.content),
             units: self.units(machine, request),
             images: (request.images && machine.is_active("containerd.service"))
                 .then(|| disk.images.clone()),
-            registry: request.registry.then(|| disk.registry.clone()),
+            registry: request.registry.then(|| RegistryFacts {
+                blobs: right_ones(&disk.registry.blobs, &disk.damaged_blobs, true),
+                ..disk.registry.clone()
+            }),
             etcd: self.etcd(machine, request),
             generation: disk.generation.clone(),
             trust: disk.trust.clone(),
@@ -128,6 +131,19 @@ impl World {
     }
 }
 
+/// What is read and found right, if it is to be read.
+fn right_ones(
+    held: &BTreeMap<Digest, u64>,
+    damaged: &BTreeSet<Digest>,
+    is_asked: bool,
+) -> BTreeMap<Digest, u64> {
+    let right = held.iter().filter(|(digest, _)| !damaged.contains(digest));
+    right
+        .filter(|_| is_asked)
+        .map(|(digest, size)| (*digest, *size))
+        .collect()
+}
+
 fn unit(machine: &Machine, name: &str) -> UnitFacts {
     let process = machine.memory.processes.get(name);
     let is_there = name == SYSTEM_UNIT || machine.memory.unit_files.contains_key(name);
@@ -153,8 +169,11 @@ fn unit(machine: &Machine, name: &str) -> UnitFacts {
         enabled: machine.disk.enabled.contains(name),
         needs_reload: name != SYSTEM_UNIT && machine.needs_reload(name),
         inputs: process
-            .filter(|_| is_service)
+            .filter(|process| is_service && !process.is_replaced)
             .and_then(|process| process.inputs),
+        executable: process
+            .filter(|process| !process.is_replaced)
+            .and_then(|process| process.executable),
         main_pid: u32::from(process.is_some() && is_service),
         active_seconds: None,
     }

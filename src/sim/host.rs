@@ -1,7 +1,7 @@
 //! The [`Host`] over a simulated machine.
 
 use super::apply::apply;
-use super::registry::{is_present, store};
+use super::registry::{is_present, is_to_be_removed, store};
 use super::world::{Durability, Gone, InHand, SharedWorld};
 use crate::digest::Digest;
 use crate::host::{
@@ -137,6 +137,17 @@ impl SimulatedHost {
         target: BlobTarget,
         body: Option<Box<dyn Body + '_>>,
     ) -> Result<Response, HostError> {
+        let is_damaged = self.world.with(|world| {
+            let machine = world.machines.get(&self.name);
+            machine.is_some_and(|machine| is_to_be_removed(machine, &target, &digest))
+        });
+        if is_damaged {
+            self.operate(InHand::GivenUp, Durability::Synced, |machine, _| {
+                machine.disk.registry.blobs.remove(&digest);
+                machine.disk.damaged_blobs.remove(&digest);
+            })
+            .await?;
+        }
         let (refused, present) = self.world.with(|world| {
             let machine = world.machines.get(&self.name);
             let present = machine.is_some_and(|machine| is_present(machine, &target, &digest));

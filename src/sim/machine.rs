@@ -36,8 +36,12 @@ pub struct Disk {
     pub files: BTreeMap<String, DiskFile>,
     pub users: BTreeSet<String>,
     pub store: BTreeMap<Digest, u64>,
+    /// Binaries in the store whose bytes are not what their name says.
+    pub damaged_binaries: BTreeSet<Digest>,
     pub staging: BTreeMap<Digest, u64>,
     pub registry: RegistryFacts,
+    /// Blobs of the registry whose bytes are not what their name says.
+    pub damaged_blobs: BTreeSet<Digest>,
     pub images: BTreeMap<String, ImageFacts>,
     pub generation: Option<Generation>,
     pub trust: BTreeSet<String>,
@@ -88,6 +92,10 @@ pub struct Memory {
 pub struct Process {
     /// What its environment carries.
     pub inputs: Option<Digest>,
+    /// The stored binary that it runs, if one of ours.
+    pub executable: Option<Digest>,
+    /// Whether that file was replaced since by another one.
+    pub is_replaced: bool,
     /// The moment from which it can be ready.
     pub ready_at: u64,
     /// Whether it told systemd that it is ready.
@@ -168,6 +176,8 @@ impl Machine {
     pub(super) fn start_process(&mut self, unit: &str, now: u64) {
         let process = Process {
             inputs: self.disk.inputs.get(unit).copied(),
+            executable: self.executable_of(unit),
+            is_replaced: false,
             ready_at: now + START_TICKS,
             is_active: unit == SYSTEM_UNIT,
         };
@@ -218,8 +228,10 @@ impl Machine {
             files,
             users,
             store,
+            damaged_binaries,
             staging,
             registry,
+            damaged_blobs,
             images,
             generation,
             trust,
@@ -243,6 +255,10 @@ impl Machine {
         lines.extend(users.iter().map(|user| format!("user {user}")));
         lines.extend(store.keys().map(|digest| format!("stored {digest}")));
         lines.extend(staging.keys().map(|digest| format!("staged {digest}")));
+        let damaged = damaged_binaries.iter().chain(damaged_blobs);
+        lines.extend(damaged.map(|digest| format!("damaged {digest}")));
+        let blobs = registry.blobs.keys();
+        lines.extend(blobs.map(|digest| format!("registry blob {digest}")));
         lines.extend(registry.links.iter().map(|link| format!("registry {link}")));
         let tags = registry.tags.iter();
         lines.extend(tags.map(|(tag, digest)| format!("registry {tag} {digest}")));
@@ -269,9 +285,15 @@ impl Machine {
         lines.extend(cni.iter().map(|cni| format!("pod network {cni:?}")));
         for (unit, process) in &self.memory.processes {
             let Process {
-                inputs, is_active, ..
+                inputs,
+                executable,
+                is_replaced,
+                is_active,
+                ready_at: _,
             } = process;
-            lines.push(format!("{unit} runs with {inputs:?}, active {is_active}"));
+            lines.push(format!(
+                "{unit} runs {executable:?}, replaced {is_replaced}, with {inputs:?}, active {is_active}"
+            ));
         }
         lines.extend(
             self.memory

@@ -16,6 +16,7 @@ mod host;
 pub mod machine;
 mod registry;
 pub mod site;
+mod software;
 mod verb;
 pub mod world;
 

@@ -24,6 +24,7 @@ impl World {
         let serves = |machine: &Machine| {
             machine.is_active(REGISTRY)
                 && machine.disk.registry.blobs.contains_key(digest)
+                && !machine.disk.damaged_blobs.contains(digest)
                 && machine.disk.registry.links.contains(&link)
         };
         let machines = registries
@@ -84,7 +85,7 @@ impl World {
         let content = self.desired.hosts.get(host)?.registry.as_ref()?;
         let mut artifacts = content.artifacts.values();
         let artifact = artifacts.find(|artifact| artifact.repository == *repository)?;
-        let links = &machine.disk.registry.links;
+        let held = &machine.disk.registry;
         // Manifests come in push order, so that what stands before one must
         // be there already.
         let before = artifact
@@ -92,7 +93,10 @@ impl World {
             .iter()
             .take_while(|part| part.digest != *digest);
         let mut needed = artifact.blobs.iter().chain(before);
-        let missing = needed.find(|part| !links.contains(&format!("{repository}@{}", part.digest)));
+        let missing = needed.find(|part| {
+            let link = format!("{repository}@{}", part.digest);
+            !held.links.contains(&link) || !held.blobs.contains_key(&part.digest)
+        });
         if let Some(part) = missing {
             return Some(format!("MANIFEST_BLOB_UNKNOWN: {}", part.digest));
         }
@@ -110,7 +114,13 @@ impl World {
     }
 }
 
-/// Puts a verified blob where it belongs.
+/// Whether the agent first removes what is damaged under the blob's name: the
+/// server takes whatever is there for right.
+pub(super) fn is_to_be_removed(machine: &Machine, target: &BlobTarget, digest: &Digest) -> bool {
+    *target != BlobTarget::Staging && machine.disk.damaged_blobs.contains(digest)
+}
+
+/// Puts a verified blob where it belongs; one that is there stays as it is.
 pub(super) fn store(machine: &mut Machine, target: &BlobTarget, digest: Digest, size: u64) {
     let registry = &mut machine.disk.registry;
     match target {
@@ -141,7 +151,9 @@ pub(super) fn is_present(machine: &Machine, target: &BlobTarget, digest: &Digest
         // What was staged is pushed by the agent itself.
         BlobTarget::Repository { repository } => {
             let link = format!("{repository}@{digest}");
-            disk.registry.links.contains(&link) || disk.staging.contains_key(digest)
+            let registry = &disk.registry;
+            let is_held = registry.links.contains(&link) && registry.blobs.contains_key(digest);
+            is_held || disk.staging.contains_key(digest)
         }
         BlobTarget::Manifest { .. } => false,
     }

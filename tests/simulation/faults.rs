@@ -89,7 +89,8 @@ fn tamper(world: &Simulation, host: &str, what: usize) {
     let change = |machine: &mut Machine| {
         let Machine { disk, memory, .. } = machine;
         let nth = |length: usize| what % length.max(1);
-        match what % 9 {
+        let is_link = |file: &DiskFile| matches!(file.content, DiskContent::Link(_));
+        match what % 13 {
             0 => {
                 let path = disk.files.keys().nth(nth(disk.files.len())).cloned();
                 path.and_then(|path| disk.files.remove(&path));
@@ -97,7 +98,6 @@ fn tamper(world: &Simulation, host: &str, what: usize) {
             1 => {
                 let index = nth(disk.files.len());
                 // The mode of a link means nothing.
-                let is_link = |file: &DiskFile| matches!(file.content, DiskContent::Link(_));
                 let file = disk.files.values_mut().nth(index);
                 if let Some(file) = file.filter(|file| !is_link(file)) {
                     file.mode ^= 0o007;
@@ -136,6 +136,23 @@ fn tamper(world: &Simulation, host: &str, what: usize) {
                 disk.enabled.pop_first();
                 memory.swap_is_on = true;
             }
+            8 => {
+                let stored = disk.store.keys().nth(nth(disk.store.len()));
+                disk.damaged_binaries.extend(stored);
+            }
+            9 => {
+                let blobs = &disk.registry.blobs;
+                disk.damaged_blobs
+                    .extend(blobs.keys().nth(nth(blobs.len())));
+            }
+            10 => {
+                let mut links = disk.files.iter_mut().filter(|(_, file)| is_link(file));
+                let link = links.nth(what % 5);
+                if let Some((_, link)) = link {
+                    link.content = DiskContent::Link("/tmp/binary".to_owned());
+                }
+            }
+            11 => memory.has_service_route = false,
             _ => {
                 memory.modules.pop_first();
                 memory.sysctls.pop_last();

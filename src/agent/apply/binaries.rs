@@ -4,14 +4,13 @@ use super::download::{self, Counter};
 use crate::agent::atomic;
 use crate::agent::channel::NoticeSender;
 use crate::agent::http::{self, TlsFiles};
-use crate::agent::observe::digest_reader;
+use crate::agent::observe::is_stored;
 use crate::agent::root::Root;
 use crate::desired::Binary;
-use crate::digest::Digest;
 use crate::host::{Failure, Notice};
 use crate::layout;
 use anyhow::{Context, Result};
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8Path;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use reqwest::Client;
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,7 +52,7 @@ pub(super) async fn install(
         .await?;
     let directory = root.path(layout::BIN);
     for (name, binary) in binaries {
-        let target = format!("../store/{}", binary.digest.hex());
+        let target = layout::stored_target(&binary.digest);
         atomic::set_link(&directory.join(name), &target)?;
     }
     atomic::sync_directories([directory.as_path()])
@@ -77,10 +76,10 @@ impl Installer<'_> {
 
     /// Makes sure that the store has a binary.
     async fn provide(&self, name: &str, binary: &Binary) -> Result<()> {
-        let place = self.root.path(layout::STORE).join(binary.digest.hex());
-        if is_proven(&place, binary.size, binary.digest).await? {
+        if self.is_stored(binary).await? {
             return Ok(());
         }
+        let place = self.root.path(layout::STORE).join(binary.digest.hex());
         let mut tried = Vec::new();
         let staged = self.root.path(layout::STAGING).join(binary.blob.hex());
         if staged.is_file() {
@@ -124,6 +123,13 @@ impl Installer<'_> {
             ),
         }
         .into())
+    }
+
+    async fn is_stored(&self, binary: &Binary) -> Result<bool> {
+        let (root, digest, size) = (self.root.clone(), binary.digest, binary.size);
+        tokio::task::spawn_blocking(move || is_stored(&root, &digest, size))
+            .await
+            .context("reading the store")
     }
 
     /// Nearest first, but those that failed last.
@@ -183,27 +189,13 @@ fn blob_url(registry: &str, binary: &Binary) -> String {
     )
 }
 
-/// Whether a file is there with the right size and content.
-async fn is_proven(place: &Utf8Path, size: u64, digest: Digest) -> Result<bool> {
-    let place: Utf8PathBuf = place.to_owned();
-    let work = move || {
-        let Ok(mut file) = fs_err::File::open(&place) else {
-            return false;
-        };
-        file.metadata().is_ok_and(|metadata| metadata.len() == size)
-            && digest_reader(&mut file).is_ok_and(|found| found == digest)
-    };
-    tokio::task::spawn_blocking(work)
-        .await
-        .context("reading the store")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::agent::channel::notice_channel;
     use crate::agent::failure::failure_of;
     use crate::agent::test_host::TestHost;
+    use crate::digest::Digest;
 
     fn binary(text: &[u8]) -> (Binary, Vec<u8>) {
         let blob = zstd::encode_all(text, 3).unwrap();

@@ -81,9 +81,9 @@ fn collect(root: &Root, kept: &[Generation]) -> Result<()> {
         (content.as_str(), &contents),
         (layout::STAGING, &BTreeSet::new()),
     ] {
-        for digest in by_digest(root, directory).into_keys() {
-            if !needed.contains(&digest) {
-                atomic::remove_if_there(&root.path(directory).join(digest.hex()))?;
+        for file in by_digest(root, directory) {
+            if !needed.contains(&file.digest) {
+                atomic::remove_if_there(&file.place)?;
             }
         }
         remove_halves(&root.path(directory))?;
@@ -166,7 +166,10 @@ mod tests {
         numbers.sort_unstable();
         assert_eq!(numbers, [2, 3]);
         let kept: BTreeSet<Digest> = [Digest::of("two"), Digest::of("three")].into();
-        let found = |directory: &str| by_digest(&host.root, directory).into_keys().collect();
+        let found = |directory: &str| {
+            let files = by_digest(&host.root, directory).into_iter();
+            files.map(|file| file.digest).collect()
+        };
         let store: BTreeSet<Digest> = found(layout::STORE);
         assert_eq!(store, kept);
         let contents: BTreeSet<Digest> = found(&content);

@@ -3,6 +3,7 @@
 
 use crate::agent::atomic::{self, Ownership};
 use crate::agent::http;
+use crate::agent::observe::BINARY_MODE;
 use crate::desired::Binary;
 use crate::digest::Digest;
 use anyhow::{Context, Result, anyhow, bail};
@@ -17,7 +18,6 @@ use tokio::sync::mpsc;
 /// Pieces that may wait between the network and the decompressor.
 const PIECES: usize = 16;
 const PIECE_BYTES: usize = 256 << 10;
-const BINARY_MODE: u32 = 0o755;
 
 /// Told how many compressed bytes have been taken in.
 pub(super) type Counter = Box<dyn Fn(u64) + Send + Sync>;

@@ -148,29 +148,35 @@ fn digest_of(place: &Utf8Path, digesting: &Digesting<'_>) -> std::io::Result<Opt
         Digesting::Secret(None) => return Ok(None),
         Digesting::Secret(Some(key)) => Some(key),
     };
-    // Between the look and the open, the path may have become a link or a
-    // pipe: neither is followed or waited for.
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    let mut file = fs_err::OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits() as i32)
-        .open(place)?;
     match key {
-        None => digest_reader(&mut file).map(Some),
+        None => digest_of_file(place).map(Some),
         Some(key) => {
             let mut bytes = Vec::new();
-            file.take(SECRET_LIMIT + 1).read_to_end(&mut bytes)?;
+            open(place)?
+                .take(SECRET_LIMIT + 1)
+                .read_to_end(&mut bytes)?;
             Ok((bytes.len() as u64 <= SECRET_LIMIT).then(|| key.digest(&bytes)))
         }
     }
 }
 
-/// The sha256 of all that a reader gives.
-pub(crate) fn digest_reader(reader: &mut dyn Read) -> std::io::Result<Digest> {
+/// Between a look at a path and this, it may have become a link or a pipe:
+/// neither is followed or waited for.
+fn open(place: &Utf8Path) -> std::io::Result<fs_err::File> {
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    fs_err::OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits() as i32)
+        .open(place)
+}
+
+/// The sha256 of a file's content.
+pub(super) fn digest_of_file(place: &Utf8Path) -> std::io::Result<Digest> {
+    let mut file = open(place)?;
     let mut hasher = Sha256::new();
     let mut piece = vec![0; PIECE_BYTES];
     loop {
-        let length = reader.read(&mut piece)?;
+        let length = file.read(&mut piece)?;
         if length == 0 {
             return Ok(Digest::from_bytes(hasher.finalize().into()));
         }

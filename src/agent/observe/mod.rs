@@ -17,9 +17,10 @@ mod units;
 
 pub use containerd::image_key_by_digest;
 pub(crate) use containerd::{images, program as ctr};
-pub(crate) use files::{digest_reader, generation_numbers, read_numbered_generation, read_trust};
+pub(crate) use files::{generation_numbers, read_numbered_generation, read_trust};
 pub(crate) use kernel::{has_module, parse_swaps, read_sysctl, sysctl_path};
-pub(crate) use store::by_digest;
+pub(crate) use registry::blob_place;
+pub(crate) use store::{BINARY_MODE, Named, by_digest, is_right, is_stored};
 pub(crate) use system::platform;
 pub(crate) use units::{Shown, environment_inputs, inputs_of, show_units};
 
@@ -27,7 +28,6 @@ use super::accounts::Accounts;
 use super::condition;
 use super::root::Root;
 use crate::facts::{HostFacts, ObserveRequest};
-use crate::layout;
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -87,13 +87,21 @@ fn observe_files(root: &Root, request: &ObserveRequest) -> HostFacts {
         sysctls: kernel::sysctls(root, &request.sysctls),
         users: existing_users(root, &request.users),
         files: files::observe(root, request, generation.as_ref(), &trust),
-        store: store::by_digest(root, layout::STORE),
-        staging: store::by_digest(root, layout::STAGING),
+        store: asked_content(request, || store::binaries(root)),
+        staging: asked_content(request, || store::staged(root)),
         registry: request.registry.then(|| registry::observe(root)).flatten(),
         cni: cni::observe(root),
         generation,
         trust,
         ..HostFacts::default()
+    }
+}
+
+/// What is read whole, which takes its time, only where it is asked for.
+fn asked_content<T: Default>(request: &ObserveRequest, read: impl FnOnce() -> T) -> T {
+    match request.content {
+        true => read(),
+        false => T::default(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the registry's store holds, read off its directories: the shape is
 //! that of the distribution server's file-system driver, version 2.
 
+use super::store::{Named, right_ones};
 use crate::agent::root::Root;
 use crate::digest::Digest;
 use crate::facts::RegistryFacts;
@@ -10,23 +11,42 @@ use camino::{Utf8Path, Utf8PathBuf};
 /// Repositories deeper than this are none of ours: `<upstream-host>/<path>`.
 const DEPTH_LIMIT: usize = 12;
 
+const DRIVER_ROOT: &str = "docker/registry/v2";
+const BLOBS: &str = "blobs/sha256";
+const DATA: &str = "data";
+
+/// Where the bytes of a blob or manifest are.
+pub(crate) fn blob_place(root: &Root, digest: &Digest) -> Utf8PathBuf {
+    let hex = digest.hex();
+    root.path(layout::REGISTRY)
+        .join(DRIVER_ROOT)
+        .join(BLOBS)
+        .join(&hex[..2])
+        .join(hex)
+        .join(DATA)
+}
+
 pub(super) fn observe(root: &Root) -> Option<RegistryFacts> {
     let top = root.path(layout::REGISTRY);
     if !top.is_dir() {
         return None;
     }
-    let store = top.join("docker/registry/v2");
-    let mut facts = RegistryFacts::default();
-    for prefix in entries(&store.join("blobs/sha256")) {
-        for blob in entries(&prefix) {
-            let Some(digest) = named_digest(&blob) else {
-                continue;
-            };
-            if let Ok(metadata) = fs_err::metadata(blob.join("data")) {
-                facts.blobs.insert(digest, metadata.len());
-            }
-        }
-    }
+    let store = top.join(DRIVER_ROOT);
+    let blobs = entries(&store.join(BLOBS))
+        .into_iter()
+        .flat_map(|prefix| entries(&prefix))
+        .filter_map(|blob| {
+            let place = blob.join(DATA);
+            Some(Named {
+                digest: named_digest(&blob)?,
+                size: fs_err::metadata(&place).ok()?.len(),
+                place,
+            })
+        });
+    let mut facts = RegistryFacts {
+        blobs: right_ones(blobs.collect()),
+        ..RegistryFacts::default()
+    };
     walk(&store.join("repositories"), "", 0, &mut facts);
     Some(facts)
 }
@@ -107,10 +127,17 @@ mod tests {
             fs_err::create_dir_all(place.parent().unwrap()).unwrap();
             fs_err::write(place, text).unwrap();
         };
-        let (layer, manifest, torn) = (Digest::of("l"), Digest::of("m"), Digest::of("t"));
-        for (digest, text) in [(layer, "layer"), (manifest, "manifest")] {
-            let hex = digest.hex();
-            write(format!("blobs/sha256/{}/{hex}/data", &hex[..2]), text);
+        let (layer, manifest) = (Digest::of("layer"), Digest::of("manifest"));
+        let (torn, damaged) = (Digest::of("torn"), Digest::of("damaged"));
+        for (digest, text) in [
+            (layer, "layer"),
+            (manifest, "manifest"),
+            // Right in size, which proves nothing.
+            (damaged, "dAmaged"),
+        ] {
+            let place = blob_place(&root, &digest);
+            fs_err::create_dir_all(place.parent().unwrap()).unwrap();
+            fs_err::write(place, text).unwrap();
         }
         let repository = "repositories/registry.k8s.io/coredns/coredns";
         let link = |digest: Digest| digest.to_string();
@@ -135,7 +162,7 @@ mod tests {
         );
         write(format!("{repository}/_uploads/0/data"), "half");
         let facts = observe(&root).unwrap();
-        assert_eq!(facts.blobs.into_iter().collect::<Vec<_>>().len(), 2);
+        assert_eq!(facts.blobs, [(layer, 5), (manifest, 8)].into());
         let name = "registry.k8s.io/coredns/coredns";
         let links = [format!("{name}@{layer}"), format!("{name}@{manifest}")];
         assert_eq!(facts.links, links.into());

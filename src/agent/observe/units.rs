@@ -7,6 +7,7 @@ use crate::digest::Digest;
 use crate::facts::UnitFacts;
 use crate::layout;
 use anyhow::Result;
+use camino::Utf8PathBuf;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -172,6 +173,10 @@ fn facts_of(root: &Root, name: &str, shown: &Shown) -> UnitFacts {
         enabled: shown.starts_at_boot(),
         needs_reload: shown.get("NeedDaemonReload") == "yes",
         inputs: inputs_of(root, name, shown),
+        executable: match executable_of(root, shown.main_pid()) {
+            Executable::Stored(digest) => Some(digest),
+            Executable::NotStored | Executable::Other => None,
+        },
         main_pid: shown.main_pid(),
         active_seconds: shown
             .get("ActiveEnterTimestampMonotonic")
@@ -192,11 +197,40 @@ pub(crate) fn inputs_of(root: &Root, name: &str, shown: &Shown) -> Option<Digest
     match shown.main_pid() {
         0 if shown.is_oneshot() && shown.is_active() => environment_inputs(root, name),
         0 => None,
+        // What was replaced or removed is not what the unit would start with.
+        process if executable_of(root, process) == Executable::NotStored => None,
         process => {
             let bytes = fs_err::read(root.path(format!("/proc/{process}/environ"))).ok()?;
             let text = String::from_utf8_lossy(&bytes);
             parse_inputs(text.split('\0'))
         }
+    }
+}
+
+/// Which file a process was started from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Executable {
+    /// A binary of the store, by the digest in its name.
+    Stored(Digest),
+    /// One that was in the store once, or stands where a link to it should.
+    /// The kernel appends ` (deleted)` to the name of a file that has been
+    /// removed or replaced: proc_pid_exe(5).
+    NotStored,
+    /// None of ours.
+    Other,
+}
+
+fn executable_of(root: &Root, process: u32) -> Executable {
+    let Ok(target) = fs_err::read_link(root.path(format!("/proc/{process}/exe"))) else {
+        return Executable::Other;
+    };
+    let target = Utf8PathBuf::from(target.to_string_lossy().into_owned());
+    if let Ok(name) = target.strip_prefix(layout::STORE) {
+        Digest::from_hex(name.as_str()).map_or(Executable::NotStored, Executable::Stored)
+    } else if target.starts_with(layout::BIN) {
+        Executable::NotStored
+    } else {
+        Executable::Other
     }
 }
 
@@ -226,6 +260,8 @@ fn monotonic_microseconds() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::atomic;
+    use crate::agent::test_host::TestHost;
     use camino::Utf8Path;
 
     const SHOW: &str = "\
@@ -318,6 +354,31 @@ SubState=dead
         ];
         for (name, text, inputs) in cases {
             assert_eq!(inputs_of(&root, name, &shown(text)), inputs, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_process_whose_binary_was_replaced_has_no_inputs() {
+        let host = TestHost::new();
+        let (digest, inputs) = (Digest::of("binary"), Digest::of("inputs"));
+        host.write("/proc/812/environ", &format!("COFFERDAM_INPUTS={inputs}\0"));
+        let stored = format!("{}/{}", layout::STORE, digest.hex());
+        let shown = parse_show("MainPID=812\nType=notify\nActiveState=active").remove(0);
+        for (target, executable, expected) in [
+            (stored.clone(), Executable::Stored(digest), Some(inputs)),
+            (format!("{stored} (deleted)"), Executable::NotStored, None),
+            (format!("{}/x", layout::BIN), Executable::NotStored, None),
+            // The distribution replaces its own programs as it likes.
+            (
+                "/usr/lib/systemd/systemd-journald (deleted)".to_owned(),
+                Executable::Other,
+                Some(inputs),
+            ),
+        ] {
+            let link = host.root.path("/proc/812/exe");
+            atomic::set_link(&link, &target).unwrap();
+            assert_eq!(executable_of(&host.root, 812), executable);
+            assert_eq!(inputs_of(&host.root, "x.service", &shown), expected);
         }
     }
 }

@@ -2,6 +2,7 @@
 //! socket that only root and the registry's user can reach. The serving
 //! instance stays read-only and sees at once what this one takes in.
 
+mod damaged;
 mod instance;
 mod leftovers;
 mod push;

@@ -1,6 +1,7 @@
 //! Pushes blobs and manifests to a registry, as the OCI distribution
 //! specification has it: one upload each, whole.
 
+use super::damaged::remove_if_damaged;
 use crate::agent::channel::BodyReceiver;
 use crate::agent::http;
 use crate::agent::root::Root;
@@ -59,10 +60,13 @@ impl Pusher {
         body: BodyReceiver,
     ) -> Result<Stored> {
         let pushing = || format!("putting blob {digest} into {repository}");
+        remove_if_damaged(&self.root, digest)
+            .await
+            .with_context(pushing)?;
         if self.has_blob(repository, digest).await? {
             return Ok(Stored::AlreadyThere);
         }
-        let (content, stored) = if staging::is_staged(&self.root, digest, size) {
+        let (content, stored) = if staging::is_staged(&self.root, digest, size).await? {
             let file = tokio::fs::File::open(staging::place_of(&self.root, digest))
                 .await
                 .with_context(pushing)?;
@@ -111,6 +115,9 @@ impl Pusher {
             tag,
         } = target;
         let pushing = || format!("putting manifest {digest} into {repository}");
+        remove_if_damaged(&self.root, digest)
+            .await
+            .with_context(pushing)?;
         if self.has_manifest(target, digest).await? {
             return Ok(Stored::AlreadyThere);
         }
@@ -318,6 +325,31 @@ mod tests {
                 .unwrap()
                 .ends_with("\r\n\r\nblob")
         );
+    }
+
+    #[tokio::test]
+    async fn what_is_damaged_goes_before_the_registry_is_asked_for_it() {
+        let host = TestHost::new();
+        let (pusher, _) = registry(&host, CREATED);
+        let digest = Digest::of("{}");
+        let place = crate::agent::observe::blob_place(&host.root, &digest);
+        let target = ManifestTarget {
+            repository: "x".to_owned(),
+            media_type: "application/vnd.oci.image.index.v1+json".to_owned(),
+            tag: None,
+        };
+        fs_err::create_dir_all(place.parent().unwrap()).unwrap();
+        fs_err::write(&place, "[]").unwrap();
+        let body = whole_body("{}").await;
+        pusher.put_blob("x", &digest, 2, body).await.unwrap();
+        assert!(!place.exists());
+        fs_err::write(&place, "[]").unwrap();
+        let body = whole_body("{}").await;
+        pusher
+            .put_manifest(&target, &digest, 2, body)
+            .await
+            .unwrap();
+        assert!(!place.exists());
     }
 
     #[tokio::test]

@@ -1,8 +1,8 @@
 //! The end of a run on each host.
 
-use super::super::diff::Comparison;
+use super::super::diff::{Comparison, Leftovers};
 use super::super::order::side_by_side;
-use super::super::{Action, StagePlan, title};
+use super::super::{Action, Plan, StagePlan, title};
 use super::{lanes, step};
 use crate::desired::{FileKind, Stage};
 
@@ -42,11 +42,19 @@ pub(in super::super) fn remove_what_is_no_longer_desired(
     side_by_side(stage, vec![lanes]).into_iter().collect()
 }
 
-/// A new generation on each host whose software changed.
-pub(in super::super) fn commit(comparison: &Comparison) -> Vec<StagePlan> {
+/// A new generation on each host whose software changed, and the present one
+/// again where the plan so far stages what is to be collected.
+pub(in super::super) fn commit(comparison: &Comparison, plan: &Plan) -> Vec<StagePlan> {
     let bundle = &comparison.desired.bundle;
     let lanes = lanes(comparison, |host| {
-        let Some(generation) = host.generation_to_commit(bundle) else {
+        let is_staged = plan
+            .steps()
+            .any(|step| step.host == host.name && matches!(step.action, Action::PutBlobs { .. }));
+        let leftovers = match is_staged {
+            true => Leftovers::Made,
+            false => Leftovers::None,
+        };
+        let Some(generation) = host.generation_to_commit(bundle, leftovers) else {
             return Vec::new();
         };
         let title = format!("keep this as generation {generation}");
