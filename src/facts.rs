@@ -2,6 +2,7 @@
 
 use crate::desired::{Condition, Content, DigestKey, FileKind, KeptRoute};
 use crate::digest::Digest;
+use crate::owned::Pending;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -84,6 +85,9 @@ pub struct HostFacts {
     pub etcd: Option<EtcdFacts>,
     /// The newest software generation.
     pub generation: Option<Generation>,
+    /// Software that the newest generation does not name.
+    #[serde(default)]
+    pub pending: Pending,
     /// Paths in the trust manifest.
     pub trust: BTreeSet<String>,
     /// The CNI configuration that containerd rendered.
@@ -390,21 +394,4 @@ impl FileFacts {
             && self.user == desired.user
             && self.group == desired.group
     }
-}
-
-/// Which manifest a path that is no longer desired was written for.
-pub fn owned_paths(facts: &HostFacts) -> BTreeMap<&str, FileKind> {
-    let software = facts
-        .generation
-        .iter()
-        .flat_map(|generation| generation.files.keys());
-    software
-        .map(|path| (path.as_str(), FileKind::Software))
-        .chain(
-            facts
-                .trust
-                .iter()
-                .map(|path| (path.as_str(), FileKind::Trust)),
-        )
-        .collect()
 }

@@ -15,6 +15,8 @@ pub const STATE: &str = "/var/lib/cofferdam";
 /// Numbered manifests of software, `<number>.json`, and the content of their
 /// configuration files below `content/`.
 pub const GENERATIONS: &str = "/var/lib/cofferdam/generations";
+/// Names software that no generation names yet; gone once one does.
+pub const PENDING_MANIFEST: &str = "/var/lib/cofferdam/pending.json";
 /// Manifest of trust: the paths of keys, certificates and kubeconfigs.
 pub const TRUST_MANIFEST: &str = "/var/lib/cofferdam/trust.json";
 /// Compressed blobs that came over the jump host's link, named by digest.
@@ -40,6 +42,8 @@ pub const INPUTS_VARIABLE: &str = "COFFERDAM_INPUTS";
 /// Protocol number of routes that cofferdam made (`ip route … proto 67`), so
 /// that observation can tell them from those that it found.
 pub const ROUTE_PROTOCOL: u8 = 67;
+/// Where our units' own files are.
+pub const UNITS: &str = "/etc/systemd/system/";
 /// Field manager of everything that cofferdam applies in the cluster.
 pub const FIELD_MANAGER: &str = "cofferdam";
 /// Kubeconfig of the cluster's administrator on masters, mode 0600.

@@ -15,6 +15,7 @@ pub mod host;
 pub mod inventory;
 pub mod layout;
 pub mod output;
+pub mod owned;
 pub mod pki;
 pub mod plan;
 pub mod ports;

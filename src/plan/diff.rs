@@ -8,10 +8,9 @@ use crate::desired::{
     RegistryArtifact, Stage, Swap, Unit,
 };
 use crate::digest::Digest;
-use crate::facts::{
-    Entry, FileFacts, Generation, HostFacts, RegistryFacts, UnitFacts, owned_paths,
-};
+use crate::facts::{Entry, FileFacts, Generation, HostFacts, RegistryFacts, UnitFacts};
 use crate::layout;
+use crate::owned::{owned_paths, owned_units};
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
@@ -188,38 +187,33 @@ impl<'a> HostDiff<'a> {
         self.desired.swap == Swap::Off && !(self.facts.swaps.is_empty() && self.facts.swap_masked)
     }
 
-    /// Units of the newest generation that are no longer desired and that
-    /// systemd still knows. Units of the system's own, to which we only added
-    /// a drop-in, stay.
+    /// Units of ours that are no longer desired and that systemd still knows.
+    /// Units of the system's own, to which we only added a drop-in, stay.
     pub fn units_to_stop(&self) -> Vec<String> {
-        let Some(generation) = &self.facts.generation else {
-            return Vec::new();
-        };
-        let is_ours = |name: &str| {
-            let mut paths = unit_paths(name);
-            paths.any(|path| generation.files.contains_key(&path))
-        };
+        let owned = owned_paths(self.facts);
+        let is_ours = |name: &str| unit_paths(name).any(|path| owned.contains_key(path.as_str()));
         let is_desired = |name: &str| self.desired.units.iter().any(|unit| unit.name == name);
         let is_known = |name: &str| {
             let facts = self.facts.units.get(name);
             facts.is_some_and(|facts| is_running(facts) || facts.enabled || facts.main_pid != 0)
         };
-        let units = generation.units.iter();
+        let units = owned_units(self.facts.generation.as_ref(), &self.facts.pending);
         units
+            .into_iter()
             .filter(|name| is_ours(name) && !is_desired(name) && is_known(name))
-            .cloned()
+            .map(str::to_owned)
             .collect()
     }
 
-    /// Existing files that were written by us and are no longer desired, the
+    /// Files that were written by us and are no longer desired, the
     /// deepest first so that directories are empty when their turn comes.
     pub fn files_to_remove(&self, kind: FileKind) -> Vec<String> {
         let owned = owned_paths(self.facts).into_iter();
         let mut paths: Vec<String> = owned
             .filter(|(path, owner)| {
-                *owner == kind
-                    && self.facts.files.contains_key(*path)
-                    && !self.desired.files.contains_key(*path)
+                // A name in the trust manifest goes even if its file never came.
+                let is_there = kind == FileKind::Trust || self.facts.files.contains_key(*path);
+                *owner == kind && is_there && !self.desired.files.contains_key(*path)
             })
             .map(|(path, _)| path.to_owned())
             .collect();
@@ -237,7 +231,9 @@ impl<'a> HostDiff<'a> {
         if desired.is_none() || desired.as_ref() != found {
             return Some(number + 1);
         }
-        let is_left_over = leftovers == Leftovers::Made || !self.facts.staging.is_empty();
+        let is_left_over = leftovers == Leftovers::Made
+            || !self.facts.staging.is_empty()
+            || !self.facts.pending.is_empty();
         is_left_over.then_some(number)
     }
 
@@ -369,7 +365,7 @@ pub fn readers<'a>(path: &'a str, host: &'a DesiredHost) -> impl Iterator<Item =
 fn unit_paths(unit: &str) -> impl Iterator<Item = String> {
     ["", ".d/"]
         .into_iter()
-        .map(move |suffix| format!("/etc/systemd/system/{unit}{suffix}"))
+        .map(move |suffix| format!("{}{unit}{suffix}", layout::UNITS))
 }
 
 fn is_installed(name: &str, binary: &Binary, facts: &HostFacts) -> bool {

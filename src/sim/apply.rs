@@ -3,14 +3,14 @@
 
 use super::host::SimulatedHost;
 use super::machine::{DiskContent, DiskFile, Machine, SYSTEM_UNIT};
-use super::software::install_binaries;
+use super::software::{commit, install_binaries, name_before};
 use super::world::{Durability, InHand, World};
 use crate::desired::{Condition, FileKind};
 use crate::digest::Digest;
 use crate::facts::ImageFacts;
 use crate::host::{ApplyRequest, FileBody, HostError};
 use crate::plan::{Action, UnitChange, UnitVerb};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How often a wait looks before it gives up: far more often than anything in
 /// the model takes.
@@ -68,17 +68,7 @@ pub(super) async fn apply(host: &SimulatedHost, request: ApplyRequest) -> Done {
         Action::Wait { condition, .. } => wait_until(host, condition).await,
         Action::Apply { set } => apply_set(host, set, &request).await,
         Action::ResetCni { .. } => reset_cni(host).await,
-        Action::Commit { .. } => {
-            let generation = request.generation.clone();
-            change(host, Durability::Synced, |machine| {
-                machine.disk.generation = generation;
-            })
-            .await?;
-            change(host, Durability::Synced, |machine| {
-                machine.disk.staging.clear()
-            })
-            .await
-        }
+        Action::Commit { .. } => commit(host, request.generation.clone()).await,
         Action::Mint { .. } | Action::PutBlobs { .. } | Action::Seed { .. } => {
             Err(host.failed("not an action that a host does in one piece"))
         }
@@ -114,6 +104,9 @@ async fn write_files(
         })
         .await?;
     }
+    if kind == FileKind::Software {
+        name_before(host, files.keys().cloned().collect(), BTreeSet::new()).await?;
+    }
     for (path, body) in files {
         let user = body.user.clone();
         let is_known = host.world.with(|world| {
@@ -142,10 +135,7 @@ async fn write_files(
     }
     for path in remove {
         let path = path.clone();
-        change(host, Durability::Synced, |machine| {
-            machine.disk.files.remove(&path);
-        })
-        .await?;
+        change(host, Durability::Synced, |machine| machine.remove(&path)).await?;
     }
     if kind == FileKind::Trust && !remove.is_empty() {
         let gone: Vec<String> = remove.to_vec();

@@ -10,6 +10,7 @@ use crate::facts::{
     SystemFacts, UnitFacts, UnmetCondition,
 };
 use crate::layout;
+use crate::owned::owned_units;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -59,6 +60,7 @@ impl World {
             }),
             etcd: self.etcd(machine, request),
             generation: disk.generation.clone(),
+            pending: disk.pending.clone(),
             trust: disk.trust.clone(),
             cni: disk.cni.map(|(digest, subnet)| CniFacts {
                 digest,
@@ -102,14 +104,11 @@ impl World {
     }
 
     fn units(&self, machine: &Machine, request: &ObserveRequest) -> BTreeMap<String, UnitFacts> {
-        let generation = machine
-            .disk
-            .generation
-            .iter()
-            .flat_map(|found| &found.units);
-        let names = request.units.iter().chain(generation);
+        let disk = &machine.disk;
+        let owned = owned_units(disk.generation.as_ref(), &disk.pending);
+        let names = request.units.iter().map(String::as_str).chain(owned);
         names
-            .map(|name| (name.clone(), unit(machine, name)))
+            .map(|name| (name.to_owned(), unit(machine, name)))
             .collect()
     }
 
@@ -190,7 +189,8 @@ fn files(machine: &Machine, request: &ObserveRequest) -> BTreeMap<String, FileFa
         .files
         .keys()
         .filter(|path| path.starts_with(layout::BIN));
-    let asked = request.files.iter().chain(generation);
+    let pending = &machine.disk.pending.files;
+    let asked = request.files.iter().chain(generation).chain(pending);
     let paths = asked.chain(&machine.disk.trust).chain(links);
     paths
         .filter_map(|path| {

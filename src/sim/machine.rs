@@ -4,6 +4,8 @@
 use crate::desired::FileKind;
 use crate::digest::Digest;
 use crate::facts::{Generation, ImageFacts, RegistryFacts};
+use crate::layout;
+use crate::owned::Pending;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -44,6 +46,9 @@ pub struct Disk {
     pub damaged_blobs: BTreeSet<Digest>,
     pub images: BTreeMap<String, ImageFacts>,
     pub generation: Option<Generation>,
+    /// The generation before it, which could be gone back to.
+    pub previous: Option<Generation>,
+    pub pending: Pending,
     pub trust: BTreeSet<String>,
     /// Units that start at boot.
     pub enabled: BTreeSet<String>,
@@ -104,7 +109,7 @@ pub struct Process {
 
 /// Where unit files are.
 pub(super) fn unit_path(unit: &str) -> String {
-    format!("/etc/systemd/system/{unit}")
+    format!("{}{unit}", layout::UNITS)
 }
 
 /// The unit that makes the route for Services.
@@ -151,7 +156,7 @@ impl Machine {
         let files = self.disk.files.iter();
         self.memory.unit_files = files
             .filter_map(|(path, file)| {
-                let unit = path.strip_prefix("/etc/systemd/system/")?;
+                let unit = path.strip_prefix(layout::UNITS)?;
                 match &file.content {
                     DiskContent::Bytes(bytes) => Some((unit.to_owned(), Digest::of(bytes))),
                     _ => None,
@@ -234,6 +239,8 @@ impl Machine {
             damaged_blobs,
             images,
             generation,
+            previous,
+            pending,
             trust,
             enabled,
             inputs,
@@ -272,6 +279,12 @@ impl Machine {
             lines.push(format!("generation {number}: {:?}", generation.units));
             lines.push(format!("generation {number}: {:?}", generation.binaries));
         }
+        if let Some(previous) = previous {
+            lines.push(format!("generation {} as well", previous.number));
+        }
+        let Pending { files, binaries } = pending;
+        let pending = files.iter().chain(binaries);
+        lines.extend(pending.map(|name| format!("pending {name}")));
         lines.extend(trust.iter().map(|path| format!("trust {path}")));
         lines.extend(enabled.iter().map(|unit| format!("enabled {unit}")));
         let inputs = inputs.iter();

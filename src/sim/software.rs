@@ -1,19 +1,68 @@
-//! Binaries on a simulated host.
+//! Binaries and generations on a simulated host.
 
 use super::apply::{Done, change};
 use super::host::SimulatedHost;
-use super::machine::{DiskContent, DiskFile, Machine};
+use super::machine::{Disk, DiskContent, DiskFile, Machine};
 use super::world::Durability;
 use crate::desired::Binary;
 use crate::digest::Digest;
+use crate::facts::Generation;
 use crate::layout;
-use std::collections::BTreeMap;
+use crate::owned::Pending;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Names software that the newest generation doesn't, before it is there.
+pub(super) async fn name_before(
+    host: &SimulatedHost,
+    mut files: BTreeSet<String>,
+    mut binaries: BTreeSet<String>,
+) -> Done {
+    let is_known = host.world.with(|world| {
+        let Some(machine) = world.machines.get(&host.name) else {
+            return true;
+        };
+        if let Some(generation) = &machine.disk.generation {
+            files.retain(|path| !generation.files.contains_key(path));
+        }
+        let pending = &machine.disk.pending;
+        pending.files.is_superset(&files) && pending.binaries.is_superset(&binaries)
+    });
+    if is_known {
+        return Ok(());
+    }
+    change(host, Durability::Synced, |machine| {
+        machine.disk.pending.files.append(&mut files);
+        machine.disk.pending.binaries.append(&mut binaries);
+    })
+    .await
+}
+
+pub(super) async fn commit(host: &SimulatedHost, generation: Option<Generation>) -> Done {
+    let generation = generation.ok_or_else(|| host.failed("no generation came"))?;
+    let keep = |machine: &mut Machine| machine.keep_generation(generation);
+    change(host, Durability::Synced, keep).await?;
+    change(host, Durability::Synced, Machine::collect).await?;
+    change(host, Durability::Synced, |machine| {
+        machine.disk.pending = Pending::default();
+    })
+    .await
+}
 
 pub(super) async fn install_binaries(
     host: &SimulatedHost,
     binaries: &BTreeMap<String, Binary>,
     registries: &[String],
 ) -> Done {
+    let new = host.world.with(|world| {
+        let machine = world.machines.get(&host.name);
+        let generation = machine.and_then(|machine| machine.disk.generation.as_ref());
+        let known = |name: &String| generation?.binaries.get(name).copied();
+        let new = binaries
+            .iter()
+            .filter(|(name, binary)| known(name) != Some(binary.digest));
+        new.map(|(name, _)| name.clone()).collect()
+    });
+    name_before(host, BTreeSet::new(), new).await?;
     for (name, binary) in binaries {
         let reason = host.world.with(|world| {
             let machine = world.machines.get(&host.name)?;
@@ -85,5 +134,56 @@ impl Machine {
         for process in self.memory.processes.values_mut() {
             process.is_replaced |= process.executable == Some(digest);
         }
+    }
+
+    /// Removes a file, or a directory unless something is in it.
+    pub(super) fn remove(&mut self, path: &str) {
+        let within = format!("{path}/");
+        let has_files = self
+            .disk
+            .files
+            .keys()
+            .any(|other| other.starts_with(&within));
+        let has_blobs = path == layout::REGISTRY && !self.disk.registry.blobs.is_empty();
+        if !has_files && !has_blobs {
+            self.disk.files.remove(path);
+        }
+    }
+
+    /// Makes a generation the newest one.
+    pub(super) fn keep_generation(&mut self, generation: Generation) {
+        let before = self.disk.generation.replace(generation);
+        let number = self.disk.generation.as_ref().map(|newest| newest.number);
+        if let Some(before) = before.filter(|before| Some(before.number) != number) {
+            self.disk.previous = Some(before);
+        }
+    }
+
+    /// Removes binaries that no kept generation has, links that the newest one
+    /// hasn't, and all that is staged.
+    pub(super) fn collect(&mut self) {
+        let Disk {
+            generation,
+            previous,
+            store,
+            damaged_binaries,
+            staging,
+            files,
+            ..
+        } = &mut self.disk;
+        let kept: BTreeSet<Digest> = [&*generation, &*previous]
+            .into_iter()
+            .flatten()
+            .flat_map(|generation| generation.binaries.values().copied())
+            .collect();
+        store.retain(|digest, _| kept.contains(digest));
+        damaged_binaries.retain(|digest| kept.contains(digest));
+        staging.clear();
+        let newest = generation.iter().flat_map(|newest| newest.binaries.keys());
+        let names: BTreeSet<&str> = newest.map(String::as_str).collect();
+        files.retain(|path, _| {
+            let name = path.strip_prefix(layout::BIN);
+            name.is_none_or(|name| names.contains(name.trim_start_matches('/')))
+        });
     }
 }

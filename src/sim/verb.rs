@@ -103,6 +103,16 @@ impl Simulation {
         self.blobs = SimulatedBundle::new(edition);
     }
 
+    /// Takes another inventory of the same hosts from now on.
+    ///
+    /// # Errors
+    /// When it is not valid.
+    pub fn take_inventory(&mut self, inventory: &str) -> Result<()> {
+        let file = camino::Utf8Path::new("inventory.toml");
+        self.inventory = crate::inventory::parse(inventory, file)?;
+        Ok(())
+    }
+
     /// Observes everything and makes the plan.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Puts binaries into the store and sets their links.
 
 use super::download::{self, Counter};
+use super::pending;
 use crate::agent::atomic;
 use crate::agent::channel::NoticeSender;
 use crate::agent::http::{self, TlsFiles};
@@ -34,6 +35,11 @@ pub(super) async fn install(
     registries: &[String],
     notices: &NoticeSender,
 ) -> Result<()> {
+    let add = {
+        let (root, binaries) = (root.clone(), binaries.clone());
+        tokio::task::spawn_blocking(move || pending::add_binaries(&root, &binaries))
+    };
+    add.await.context("naming the binaries")??;
     let installer = Installer {
         root,
         registries,
@@ -194,6 +200,7 @@ mod tests {
     use super::*;
     use crate::agent::channel::notice_channel;
     use crate::agent::failure::failure_of;
+    use crate::agent::observe::read_pending;
     use crate::agent::test_host::TestHost;
     use crate::digest::Digest;
 
@@ -231,6 +238,8 @@ mod tests {
         fs_err::write(&stored, "kubelet X").unwrap();
         install(&host.root, &binaries, &[], &notices).await.unwrap();
         assert_eq!(fs_err::read(&link).unwrap(), b"kubelet 1");
+        // No generation has it yet.
+        assert!(read_pending(&host.root).binaries.contains("kubelet"));
         // Once proven, nothing else is needed.
         fs_err::remove_dir_all(host.root.path(layout::STAGING)).unwrap();
         install(&host.root, &binaries, &[], &notices).await.unwrap();

@@ -1,6 +1,7 @@
 //! Ends a change of software: a new numbered manifest, and nothing left that
 //! neither it nor the one before it needs.
 
+use super::pending;
 use crate::agent::atomic::{self, Ownership};
 use crate::agent::observe::{by_digest, generation_numbers, read_numbered_generation};
 use crate::agent::root::Root;
@@ -44,7 +45,9 @@ fn write_and_collect(root: &Root, generation: &Generation) -> Result<()> {
     collect(root, &kept)?;
     // A run that was killed after the last blob left these.
     crate::agent::seed::remove_leftovers(root)?;
-    remove_stale_links(root, generation)
+    remove_stale_links(root, generation)?;
+    // Last, since it is the only trace of a commit that was cut short.
+    pending::clear(root)
 }
 
 /// Removes manifests other than the newest ones, and returns those.
@@ -158,10 +161,12 @@ mod tests {
             for directory in [layout::STORE, &content, layout::STAGING] {
                 put(&host, directory, text);
             }
+            pending::add_files(&host.root, ["/etc/x"]).unwrap();
             commit(&host.root, number, Some(generation(number, text, text)))
                 .await
                 .unwrap();
         }
+        assert!(!host.root.path(layout::PENDING_MANIFEST).exists());
         let mut numbers = generation_numbers(&host.root);
         numbers.sort_unstable();
         assert_eq!(numbers, [2, 3]);

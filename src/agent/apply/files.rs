@@ -1,10 +1,13 @@
-//! Managed files: written whole or not at all, known to one of the host's two
+//! Managed files: written whole or not at all, known to one of the host's
 //! manifests before they are there, and removed only if one names them.
 
+use super::pending;
 use crate::agent::accounts::Accounts;
 use crate::agent::atomic::{self, Ownership};
 use crate::agent::command::Program;
-use crate::agent::observe::{generation_numbers, read_numbered_generation, read_trust};
+use crate::agent::observe::{
+    generation_numbers, read_numbered_generation, read_pending, read_trust,
+};
 use crate::agent::root::Root;
 use crate::desired::FileKind;
 use crate::digest::Digest;
@@ -68,10 +71,13 @@ fn write_and_remove(root: &Root, request: &WriteFiles) -> Result<()> {
             bail!("removing {path}: cofferdam did not write it");
         }
     }
-    if request.kind == FileKind::Trust {
-        let mut trust = read_trust(root);
-        trust.extend(paths.keys().map(|path| (*path).to_owned()));
-        write_trust(root, &trust)?;
+    match request.kind {
+        FileKind::Trust => {
+            let mut trust = read_trust(root);
+            trust.extend(paths.keys().map(|path| (*path).to_owned()));
+            write_trust(root, &trust)?;
+        }
+        FileKind::Software => pending::add_files(root, paths.keys().copied())?,
     }
     let mut touched: BTreeSet<Utf8PathBuf> = BTreeSet::new();
     // In the order of paths, so that a directory comes before what is in it.
@@ -171,6 +177,7 @@ fn owned_paths(root: &Root, kind: FileKind) -> BTreeSet<String> {
             .into_iter()
             .filter_map(|number| read_numbered_generation(root, number))
             .flat_map(|generation| generation.files.into_keys())
+            .chain(read_pending(root).files)
             .collect(),
     }
 }
@@ -270,6 +277,46 @@ mod tests {
         write(&host.root, request(FileKind::Software, &[], &["/etc/gone"]))
             .await
             .unwrap();
+    }
+
+    #[tokio::test]
+    async fn software_is_known_as_ours_before_any_generation_names_it() {
+        let host = TestHost::new();
+        let known = "/etc/known";
+        let generation = crate::facts::Generation {
+            files: [(
+                known.to_owned(),
+                crate::facts::GenerationFile {
+                    digest: None,
+                    mode: 0o755,
+                    user: "tester".to_owned(),
+                    group: "tester".to_owned(),
+                },
+            )]
+            .into(),
+            ..crate::facts::Generation::default()
+        };
+        let text = serde_json::to_string(&generation).unwrap();
+        host.write(&format!("{}/1.json", layout::GENERATIONS), &text);
+        let new = body(FileKind::Software, Some(b"new"), 0o644);
+        let mut fails = new.clone();
+        fails.user = "nobody-here".to_owned();
+        let files = [
+            (known, new.clone()),
+            ("/etc/new", new),
+            ("/etc/then", fails),
+        ];
+        // The one that could not be written was named before as well.
+        write(&host.root, request(FileKind::Software, &files, &[]))
+            .await
+            .unwrap_err();
+        let pending = read_pending(&host.root);
+        let expected = ["/etc/new", "/etc/then"].map(str::to_owned);
+        assert_eq!(pending.files, expected.into());
+        write(&host.root, request(FileKind::Software, &[], &["/etc/new"]))
+            .await
+            .unwrap();
+        assert!(!host.root.path("/etc/new").exists());
     }
 
     #[tokio::test]

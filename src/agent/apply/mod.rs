@@ -9,6 +9,7 @@ mod files;
 mod images;
 mod kernel;
 mod manifests;
+mod pending;
 mod units;
 mod users;
 

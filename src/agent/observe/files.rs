@@ -6,6 +6,7 @@ use crate::desired::DigestKey;
 use crate::digest::Digest;
 use crate::facts::{Entry, FileFacts, Generation, ObserveRequest};
 use crate::layout;
+use crate::owned::Pending;
 use camino::Utf8Path;
 use fs_err::os::unix::fs::OpenOptionsExt;
 use sha2::{Digest as _, Sha256};
@@ -25,12 +26,34 @@ enum Digesting<'a> {
     Secret(Option<&'a DigestKey>),
 }
 
+/// The host's manifests.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Manifests {
+    pub(super) generation: Option<Generation>,
+    pub(super) pending: Pending,
+    pub(super) trust: BTreeSet<String>,
+}
+
+impl Manifests {
+    pub(super) fn read(root: &Root) -> Self {
+        Self {
+            generation: read_generation(root),
+            pending: read_pending(root),
+            trust: read_trust(root),
+        }
+    }
+}
+
 pub(super) fn observe(
     root: &Root,
     request: &ObserveRequest,
-    generation: Option<&Generation>,
-    trust: &BTreeSet<String>,
+    manifests: &Manifests,
 ) -> BTreeMap<String, FileFacts> {
+    let Manifests {
+        generation,
+        pending,
+        trust,
+    } = manifests;
     let accounts = Accounts::load(root);
     let mut paths: BTreeSet<String> = request.files.clone();
     paths.extend(request.secret_files.iter().cloned());
@@ -40,6 +63,7 @@ pub(super) fn observe(
             .iter()
             .flat_map(|generation| generation.files.keys().cloned()),
     );
+    paths.extend(pending.files.iter().cloned());
     paths.extend(links(root));
     let mut facts = BTreeMap::new();
     for path in paths {
@@ -87,6 +111,14 @@ pub(crate) fn generation_numbers(root: &Root) -> Vec<u64> {
             name.strip_suffix(".json")?.parse().ok()
         })
         .collect()
+}
+
+/// Software that no generation names.
+pub(crate) fn read_pending(root: &Root) -> Pending {
+    fs_err::read_to_string(root.path(layout::PENDING_MANIFEST))
+        .ok()
+        .and_then(|text| serde_json::from_str(&text).ok())
+        .unwrap_or_default()
 }
 
 /// Paths in the trust manifest, a JSON array.
@@ -224,7 +256,7 @@ mod tests {
             digest_key: Some(key.clone()),
             ..ObserveRequest::default()
         };
-        let facts = observe(&root, &request, None, &BTreeSet::new());
+        let facts = observe(&root, &request, &Manifests::default());
         let entry = |path: &str| facts.get(path).map(|facts| facts.entry.clone());
         assert_eq!(entry("/etc"), Some(Entry::Directory));
         let plain = Entry::File {
@@ -253,8 +285,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let root = root_in(&directory);
         write(&root, "/etc/secret", "hidden");
-        let trust = BTreeSet::from(["/etc/secret".to_owned()]);
-        let facts = observe(&root, &ObserveRequest::default(), None, &trust);
+        let manifests = Manifests {
+            trust: BTreeSet::from(["/etc/secret".to_owned()]),
+            ..Manifests::default()
+        };
+        let facts = observe(&root, &ObserveRequest::default(), &manifests);
         let expected = Entry::File {
             size: 6,
             digest: None,
@@ -287,13 +322,29 @@ mod tests {
     }
 
     #[test]
+    fn what_a_killed_run_wrote_is_looked_at() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = root_in(&directory);
+        write(&root, "/etc/new", "text");
+        let text = r#"{"files":["/etc/new","/etc/none"],"binaries":["kubelet"]}"#;
+        write(&root, layout::PENDING_MANIFEST, text);
+        let manifests = Manifests::read(&root);
+        assert!(manifests.pending.binaries.contains("kubelet"));
+        let facts = observe(&root, &ObserveRequest::default(), &manifests);
+        assert_eq!(facts.keys().collect::<Vec<_>>(), ["/etc/new"]);
+        // One that can't be read names nothing.
+        write(&root, layout::PENDING_MANIFEST, "{");
+        assert!(read_pending(&root).is_empty());
+    }
+
+    #[test]
     fn reports_links_to_binaries() {
         let directory = tempfile::tempdir().unwrap();
         let root = root_in(&directory);
         fs_err::create_dir_all(root.path(layout::BIN)).unwrap();
         let link = root.path(layout::BIN).join("kubelet");
         fs_err::os::unix::fs::symlink("../store/abc", link).unwrap();
-        let facts = observe(&root, &ObserveRequest::default(), None, &BTreeSet::new());
+        let facts = observe(&root, &ObserveRequest::default(), &Manifests::default());
         let expected = Entry::Link {
             target: "../store/abc".to_owned(),
         };

@@ -17,7 +17,9 @@ mod units;
 
 pub use containerd::image_key_by_digest;
 pub(crate) use containerd::{images, program as ctr};
-pub(crate) use files::{generation_numbers, read_numbered_generation, read_trust};
+pub(crate) use files::{
+    generation_numbers, read_generation, read_numbered_generation, read_pending, read_trust,
+};
 pub(crate) use kernel::{has_module, parse_swaps, read_sysctl, sysctl_path};
 pub(crate) use registry::blob_place;
 pub(crate) use store::{BINARY_MODE, Named, by_digest, is_right, is_stored};
@@ -28,8 +30,10 @@ use super::accounts::Accounts;
 use super::condition;
 use super::root::Root;
 use crate::facts::{HostFacts, ObserveRequest};
+use crate::owned::owned_units;
 use anyhow::{Context, Result};
-use std::collections::BTreeSet;
+use files::Manifests;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Fills every field of [`HostFacts`]. Slow things are done side by side.
@@ -74,8 +78,7 @@ pub async fn observe(root: &Root, request: &ObserveRequest) -> Result<HostFacts>
 
 /// What is learned from files, `/proc`, `/sys` and netlink.
 fn observe_files(root: &Root, request: &ObserveRequest) -> HostFacts {
-    let generation = files::read_generation(root);
-    let trust = files::read_trust(root);
+    let manifests = Manifests::read(root);
     HostFacts {
         system: system::observe(root),
         filesystems: filesystems::observe(root),
@@ -86,13 +89,14 @@ fn observe_files(root: &Root, request: &ObserveRequest) -> HostFacts {
         modules: kernel::modules(root, &request.modules),
         sysctls: kernel::sysctls(root, &request.sysctls),
         users: existing_users(root, &request.users),
-        files: files::observe(root, request, generation.as_ref(), &trust),
+        files: files::observe(root, request, &manifests),
         store: asked_content(request, || store::binaries(root)),
         staging: asked_content(request, || store::staged(root)),
         registry: request.registry.then(|| registry::observe(root)).flatten(),
         cni: cni::observe(root),
-        generation,
-        trust,
+        generation: manifests.generation,
+        pending: manifests.pending,
+        trust: manifests.trust,
         ..HostFacts::default()
     }
 }
@@ -116,16 +120,16 @@ fn existing_users(root: &Root, asked: &BTreeSet<String>) -> BTreeSet<String> {
 
 async fn observe_units(root: &Root, request: &ObserveRequest) -> units::UnitsSeen {
     let mut names: BTreeSet<String> = request.units.clone();
-    if let Some(generation) = files::read_generation(root) {
-        names.extend(generation.units);
-    }
+    let manifests = Manifests::read(root);
+    let ours = owned_units(manifests.generation.as_ref(), &manifests.pending);
+    names.extend(ours.into_iter().map(str::to_owned));
     units::observe(root, &names).await
 }
 
 async fn observe_images(
     root: &Root,
     request: &ObserveRequest,
-) -> Option<std::collections::BTreeMap<String, crate::facts::ImageFacts>> {
+) -> Option<BTreeMap<String, crate::facts::ImageFacts>> {
     if request.images {
         containerd::images(root).await
     } else {

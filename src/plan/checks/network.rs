@@ -3,6 +3,7 @@
 use super::{Finding, Question, Subject, finding};
 use crate::facts::{HostFacts, ListeningSocket};
 use crate::inventory::{Host, Role};
+use crate::owned::owned_units;
 use crate::plan::decisions::{VXLAN_OVERHEAD, interface_of};
 use crate::ports::numbers::*;
 use ipnet::IpNet;
@@ -195,12 +196,9 @@ impl PortNeed {
 fn is_ours(subject: &Subject, socket: &ListeningSocket) -> bool {
     let was_here = has_been_here(subject.facts);
     let desired = subject.desired.iter().flat_map(|host| &host.units);
-    let generation = subject
-        .facts
-        .generation
-        .iter()
-        .flat_map(|found| &found.units);
-    let mut units = desired.map(|unit| &unit.name).chain(generation);
+    let facts = subject.facts;
+    let owned = owned_units(facts.generation.as_ref(), &facts.pending);
+    let mut units = desired.map(|unit| unit.name.as_str()).chain(owned);
     match (&socket.process, &socket.unit) {
         // A VXLAN interface, or a socket whose process could not be found.
         (None, None) => was_here,
@@ -213,7 +211,7 @@ fn is_ours(subject: &Subject, socket: &ListeningSocket) -> bool {
 
 /// Whether an earlier run, finished or not, wrote to this host.
 fn has_been_here(facts: &HostFacts) -> bool {
-    facts.generation.is_some() || !facts.store.is_empty() || !facts.trust.is_empty()
+    facts.generation.is_some() || !facts.pending.is_empty() || !facts.trust.is_empty()
 }
 
 /// Interfaces of the pod network, whose routes flanneld and the bridge make.

@@ -18,7 +18,8 @@ pub(in super::super) fn remove_what_is_no_longer_desired(
             let title = format!("stop {}", title::names(units.iter().map(String::as_str)));
             steps.push(step(stage, host.name, title, Action::StopUnits { units }));
         }
-        for kind in [FileKind::Software, FileKind::Trust] {
+        // Directories are software, and must be empty when their turn comes.
+        for kind in [FileKind::Trust, FileKind::Software] {
             let remove = host.files_to_remove(kind);
             if remove.is_empty() {
                 continue;
