@@ -179,9 +179,10 @@ fn read_site(
             message,
         });
     }
-    for known in view.flags.values() {
+    for platform in view.files.keys() {
+        let known = view.flags.get(platform).cloned().unwrap_or_default();
         inventory
-            .check_flags(known)
+            .check_flags(&known)
             .into_result()
             .map_err(Fault::input)?;
     }

@@ -8,6 +8,8 @@ use camino::{Utf8Path, Utf8PathBuf};
 use std::collections::BTreeSet;
 use time::OffsetDateTime;
 
+mod overrides;
+
 const SMALL: &str = r#"
 [cluster]
 name = "lab"
@@ -337,20 +339,6 @@ fn only_what_a_role_needs_is_on_a_host() {
         authorities,
         ["/etc/kubernetes/pki/ca.key"],
         "no other CA's key leaves the site"
-    );
-}
-
-#[test]
-fn overrides_reach_flags_and_configuration() {
-    let (_, after) = before_and_after(SMALL);
-    let host = &after.hosts["w1"];
-    assert!(text(host, "/etc/kubernetes/kubelet.yaml").contains("failCgroupV1: false"));
-    assert!(text(host, "/etc/systemd/system/kubelet.service").contains("--v=2"));
-    let config = text(host, "/etc/containerd/config.toml");
-    assert!(config.contains("restrict_oom_score_adj = true"), "{config}");
-    assert!(
-        config.contains("sandbox = \"registry.k8s.io/pause:3.10.2\""),
-        "{config}"
     );
 }
 

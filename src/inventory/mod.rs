@@ -15,6 +15,7 @@ mod queries;
 mod raw;
 mod read_overrides;
 mod roles;
+mod settings;
 mod suggest;
 mod syntax;
 #[cfg(test)]

@@ -13,7 +13,6 @@ use super::suggest;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Component {
-    ApiProxy,
     Containerd,
     Etcd,
     Flanneld,
@@ -52,8 +51,7 @@ pub(super) struct OverriddenFlag {
 }
 
 impl Component {
-    pub const ALL: [Self; 10] = [
-        Self::ApiProxy,
+    pub const ALL: [Self; 9] = [
         Self::Containerd,
         Self::Etcd,
         Self::Flanneld,
@@ -65,10 +63,9 @@ impl Component {
         Self::Registry,
     ];
 
-    /// The component's name in the inventory; for all but the proxy also its file's in a bundle.
+    /// The component's name in the inventory, and its file's in a bundle.
     pub fn name(self) -> &'static str {
         match self {
-            Self::ApiProxy => "api-proxy",
             Self::Containerd => "containerd",
             Self::Etcd => "etcd",
             Self::Flanneld => "flanneld",
@@ -87,6 +84,12 @@ impl Component {
             self,
             Self::Containerd | Self::KubeProxy | Self::Kubelet | Self::Registry
         )
+    }
+
+    /// Whether flags can be given to the component. The others are started with nothing but the
+    /// path of their configuration file.
+    pub fn has_flags(self) -> bool {
+        !matches!(self, Self::Containerd | Self::Registry)
     }
 
     pub(super) fn from_name(name: &str) -> Option<Self> {

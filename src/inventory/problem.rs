@@ -224,6 +224,11 @@ impl<'text> Report<'text> {
         Location::of(self.text, at)
     }
 
+    /// Where a key below the one at `top` stands, or that one itself if it can't be found.
+    pub(super) fn key_below(&self, top: Range<usize>, path: &[&str]) -> Range<usize> {
+        super::syntax::key_below(self.text, &top, path).unwrap_or(top)
+    }
+
     /// All that was found, in the order of the text.
     pub(super) fn into_problems(mut self) -> Vec<Problem> {
         self.found.sort_by_key(|(offset, _)| *offset);

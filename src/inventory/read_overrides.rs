@@ -1,6 +1,6 @@
 //! The tables `[overrides.COMPONENT]`, the cluster's and hosts'.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use toml::Spanned;
 
@@ -8,6 +8,7 @@ use super::names;
 use super::overrides::{Component, OverriddenFlag, Override, Overrides};
 use super::problem::{Finding, Report};
 use super::raw::{FlagValue, RawOverride};
+use super::settings::{RefusalKind, SETTINGS};
 use super::suggest;
 
 /// `prefix` is the dotted key of the table that holds the components.
@@ -39,10 +40,27 @@ pub(super) fn read_overrides(
                 remedy: "write `flags` instead".to_owned(),
             });
         }
+        if !component.has_flags()
+            && let Some((first, _)) = raw.flags.first_key_value()
+        {
+            report.error(Finding {
+                at: first.span(),
+                key: format!("{key}.flags"),
+                message: format!("{component} is started with its configuration file alone"),
+                remedy: "write `config` instead, which is merged into that file".to_owned(),
+            });
+        }
         let read = Override {
             flags: read_flags(&raw.flags, &format!("{key}.flags"), report),
             config: read_config(&raw.config, &format!("{key}.config"), report),
         };
+        refuse_settings(
+            component,
+            &read.config,
+            raw,
+            &format!("{key}.config"),
+            report,
+        );
         overrides.components.insert(component, read);
     }
     overrides
@@ -106,6 +124,50 @@ fn read_config(
     raw.iter()
         .map(|(name, value)| (name.get_ref().clone(), value.get_ref().clone()))
         .collect()
+}
+
+/// Reports overrides of settings that cofferdam manages, or that have another form.
+fn refuse_settings(
+    component: Component,
+    config: &toml::Table,
+    raw: &RawOverride,
+    key: &str,
+    report: &mut Report<'_>,
+) {
+    let settings = SETTINGS
+        .iter()
+        .filter(|setting| setting.component == component);
+    // Several settings may lie below one value that is no table.
+    let mut told = BTreeSet::new();
+    for refusal in settings.filter_map(|setting| setting.refuse(config)) {
+        let [top, below @ ..] = refusal.path else {
+            continue;
+        };
+        let Some((top, _)) = raw.config.get_key_value(*top) else {
+            continue;
+        };
+        if !told.insert(refusal.path) {
+            continue;
+        }
+        let name = refusal.path.join(".");
+        let (message, remedy) = match refusal.kind {
+            RefusalKind::Managed(why) => (
+                format!("`{name}` of {component} is not to be overridden: {why}"),
+                "leave it out".to_owned(),
+            ),
+            RefusalKind::Form { expected } => (
+                format!("`{name}` of {component} has another form"),
+                format!("write {}", expected.name()),
+            ),
+        };
+        let at = report.key_below(top.span(), below);
+        report.error(Finding {
+            at,
+            key: format!("{key}.{name}"),
+            message,
+            remedy,
+        });
+    }
 }
 
 /// Names what JSON and YAML have no counterpart for.

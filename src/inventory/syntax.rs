@@ -1,5 +1,7 @@
 //! What `toml` and serde find wrong, as problems like the others.
 
+use std::ops::Range;
+
 use camino::Utf8Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -84,6 +86,45 @@ fn key_path_at(text: &str, offset: usize) -> String {
     let mut path = Vec::new();
     descend(table.get_ref(), offset, &mut path);
     path.join(".")
+}
+
+/// Where the last key of `path` stands, which leads downwards from the value of the key that
+/// stands at `top`. None if the text has no such keys.
+pub(super) fn key_below(text: &str, top: &Range<usize>, path: &[&str]) -> Option<Range<usize>> {
+    let table = DeTable::parse(text).ok()?;
+    let mut value = value_of_key(table.get_ref(), top)?;
+    let mut place = None;
+    for name in path {
+        let (key, below) = value.as_table()?.get_key_value(*name)?;
+        place = Some(key.span());
+        value = below.get_ref();
+    }
+    place
+}
+
+fn value_of_key<'a, 'text>(
+    table: &'a DeTable<'text>,
+    place: &Range<usize>,
+) -> Option<&'a DeValue<'text>> {
+    table.iter().find_map(|(key, value)| {
+        if key.span() == *place {
+            return Some(value.get_ref());
+        }
+        value_of_key_within(value.get_ref(), place)
+    })
+}
+
+fn value_of_key_within<'a, 'text>(
+    value: &'a DeValue<'text>,
+    place: &Range<usize>,
+) -> Option<&'a DeValue<'text>> {
+    match value {
+        DeValue::Table(table) => value_of_key(table, place),
+        DeValue::Array(items) => items
+            .iter()
+            .find_map(|item| value_of_key_within(item.get_ref(), place)),
+        _ => None,
+    }
 }
 
 fn descend(table: &DeTable<'_>, offset: usize, path: &mut Vec<String>) {

@@ -312,3 +312,41 @@ fn overrides() {
        = write it in quotes, or leave it out
     "#);
 }
+
+#[test]
+fn settings_that_are_not_the_inventorys() {
+    let text = format!(
+        "{CLUSTER}{ZONE}{MASTER}overrides = {{ kubelet = {{ config = {{ clusterDNS = [\"10.0.0.10\"] }} }} }}\n\
+         [overrides.containerd]\nflags = {{ log-level = \"debug\" }}\n\
+         [overrides.containerd.config.plugins.\"io.containerd.cri.v1.images\"]\nmax_concurrent_downloads = 5\n\
+         registry = {{ config_path = \"/etc/certs.d\" }}\n\
+         [overrides.registry]\nconfig = {{ log = \"debug\" }}\n"
+    );
+    insta::assert_snapshot!(complaint(&text), @r#"
+    checking `i.toml`: 4 problems
+
+    i.toml:9:38: `hosts.m1.overrides.kubelet.config.clusterDNS`: `clusterDNS` of kubelet is not to be overridden: it follows from `service_cidr` in [cluster]
+      |
+    9 | overrides = { kubelet = { config = { clusterDNS = ["10.0.0.10"] } } }
+      |                                      ^^^^^^^^^^
+      = leave it out
+
+    i.toml:11:11: `overrides.containerd.flags`: containerd is started with its configuration file alone
+       |
+    11 | flags = { log-level = "debug" }
+       |           ^^^^^^^^^
+       = write `config` instead, which is merged into that file
+
+    i.toml:14:1: `overrides.containerd.config.plugins.io.containerd.cri.v1.images.registry`: `plugins.io.containerd.cri.v1.images.registry` of containerd is not to be overridden: images come from the zones' registries alone
+       |
+    14 | registry = { config_path = "/etc/certs.d" }
+       | ^^^^^^^^
+       = leave it out
+
+    i.toml:16:12: `overrides.registry.config.log`: `log` of registry has another form
+       |
+    16 | config = { log = "debug" }
+       |            ^^^
+       = write a table
+    "#);
+}

@@ -307,7 +307,7 @@ fn flags_are_held_against_the_bundle() {
     let text = cluster("m1 a control-plane")
         + "[hosts.overrides.kubelet]\nflags = { \"max-podz\" = 3 }\n\
            [overrides.kube-apiserver]\nflags = { \"audit-log-maxage\" = 30, \"colour\" = \"red\" }\n\
-           [overrides.api-proxy]\nflags = { v = 1 }\n";
+           [overrides.flanneld]\nflags = { v = 1 }\n";
     let inventory = parsed(&text);
     let list = |flags: &[&str]| {
         flags
@@ -335,7 +335,7 @@ fn flags_are_held_against_the_bundle() {
        |                                    ^^^^^^^^
        = leave it out, or see `kube-apiserver --help` of this bundle's version
 
-    sites/lab/inventory.toml:14:11: `overrides.api-proxy.flags.v`: flags of api-proxy can't be set: the bundle lists none for it
+    sites/lab/inventory.toml:14:11: `overrides.flanneld.flags.v`: flags of flanneld can't be set: the bundle lists none for it
        |
     14 | flags = { v = 1 }
        |           ^
