@@ -38,6 +38,8 @@ pub struct InspectedFile {
     pub compressed_size: u64,
     /// Number of flags in its list.
     pub flags: Option<usize>,
+    /// Number of names of configuration fields in its list.
+    pub fields: Option<usize>,
 }
 
 /// An image with the platforms carried.
@@ -73,6 +75,7 @@ pub fn inspect(bundle: &Bundle) -> Inspection {
         size: file.size,
         compressed_size: file.blob.size,
         flags: file.flags.as_ref().map(Vec::len),
+        fields: file.fields.as_ref().map(Vec::len),
     });
     let images = contents.images.iter().map(|image| {
         let halves = image.platforms.iter();

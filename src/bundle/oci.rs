@@ -24,6 +24,7 @@ pub const EMPTY_CONTENT: &[u8] = b"{}";
 pub const FILE_ARTIFACT_TYPE: &str = "application/vnd.cofferdam.file.v1";
 pub const FILE_LAYER_TYPE: &str = "application/vnd.cofferdam.file.v1+zstd";
 pub const FLAGS_LAYER_TYPE: &str = "application/vnd.cofferdam.flags.v1+json";
+pub const FIELDS_LAYER_TYPE: &str = "application/vnd.cofferdam.fields.v1+json";
 pub const MANIFEST_ARTIFACT_TYPE: &str = "application/vnd.cofferdam.manifest.v1";
 pub const MANIFEST_LAYER_TYPE: &str = "application/vnd.cofferdam.manifest.v1+zstd";
 pub const LOCK_ARTIFACT_TYPE: &str = "application/vnd.cofferdam.lock.v1";

@@ -127,6 +127,7 @@ pub(crate) fn file(directory: &Utf8Path, name: &str, platform: &Platform) -> Fil
         size: content.len() as u64,
         compressed: stored(directory, &compressed),
         flags: (name == "kubelet").then(|| vec!["v".to_owned(), "config".to_owned()]),
+        fields: (name == "kubelet").then(|| vec!["maxPods".to_owned(), "kind".to_owned()]),
     }
 }
 

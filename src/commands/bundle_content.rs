@@ -94,6 +94,7 @@ impl Body for BlobBody {
 pub fn view(bundle: &Bundle) -> BundleView {
     let mut files: BTreeMap<String, BTreeMap<String, Binary>> = BTreeMap::new();
     let mut flags: BTreeMap<String, BTreeMap<String, Vec<String>>> = BTreeMap::new();
+    let mut fields: BTreeMap<String, BTreeMap<String, Vec<String>>> = BTreeMap::new();
     let mut file_artifacts = Vec::new();
     for platform in bundle.platforms() {
         for (name, file) in bundle.files(platform) {
@@ -108,11 +109,11 @@ pub fn view(bundle: &Bundle) -> BundleView {
                 blobs: blobs.iter().map(reference).collect(),
                 manifests: vec![reference(manifest)],
             });
-            if let Some(known) = file.flags {
-                flags
-                    .entry(platform.to_string())
-                    .or_default()
-                    .insert(name.clone(), known);
+            for (lists, known) in [(&mut flags, file.flags), (&mut fields, file.fields)] {
+                if let Some(known) = known {
+                    let of_platform = lists.entry(platform.to_string()).or_default();
+                    of_platform.insert(name.clone(), known);
+                }
             }
             let binary = Binary {
                 digest: file.digest,
@@ -133,6 +134,7 @@ pub fn view(bundle: &Bundle) -> BundleView {
         version: bundle.version().to_owned(),
         files,
         flags,
+        fields,
         images: bundle.contents().images.iter().map(image).collect(),
         file_artifacts,
         manifests: bundle.manifests(),

@@ -185,6 +185,11 @@ fn read_site(
             .check_flags(&known)
             .into_result()
             .map_err(Fault::input)?;
+        let known = view.fields.get(platform).cloned().unwrap_or_default();
+        inventory
+            .check_fields(&known)
+            .into_result()
+            .map_err(Fault::input)?;
     }
     let site_view = site.view().map_err(Fault::input)?;
     let zones: Vec<&str> = inventory

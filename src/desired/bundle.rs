@@ -14,6 +14,9 @@ pub struct BundleView {
     pub files: BTreeMap<String, BTreeMap<String, Binary>>,
     /// Component to the flags that it knows, without dashes, by platform.
     pub flags: BTreeMap<String, BTreeMap<String, Vec<String>>>,
+    /// Component to the names that its binary has of configuration fields, by
+    /// platform.
+    pub fields: BTreeMap<String, BTreeMap<String, Vec<String>>>,
     pub images: Vec<BundleImage>,
     /// Files as the registries hold them.
     pub file_artifacts: Vec<RegistryArtifact>,

@@ -112,6 +112,7 @@ pub(crate) fn bundle() -> BundleView {
         version: "1.36.0".to_owned(),
         files: [("linux/amd64".to_owned(), files.collect())].into(),
         flags: Default::default(),
+        fields: Default::default(),
         images: images
             .iter()
             .map(|(repository, tag)| BundleImage {

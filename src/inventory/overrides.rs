@@ -37,6 +37,10 @@ pub(super) struct Override {
     pub(super) flags: BTreeMap<String, OverriddenFlag>,
     #[serde(skip_serializing_if = "toml::Table::is_empty")]
     pub(super) config: toml::Table,
+    /// Those of its keys that must be fields of the component's configuration, whatever
+    /// the tables above them are.
+    #[serde(skip)]
+    pub(super) fields: Vec<OverriddenField>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -47,6 +51,14 @@ pub(super) struct OverriddenFlag {
     #[serde(skip)]
     pub(super) location: Location,
     #[serde(skip)]
+    pub(super) key: String,
+}
+
+/// A key of an overridden configuration, for checks that need a bundle.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct OverriddenField {
+    pub(super) name: String,
+    pub(super) location: Location,
     pub(super) key: String,
 }
 
@@ -141,23 +153,40 @@ impl Inventory {
     /// Holds overridden flags against the lists of flags that a bundle carries for its components,
     /// names without dashes. Empty if every flag is known.
     pub fn check_flags(&self, known: &BTreeMap<String, Vec<String>>) -> Problems {
-        let mut problems = Vec::new();
+        self.check_overrides(|component, of_component| {
+            let list = known.get(component.name()).map(Vec::as_slice);
+            let flags = of_component.flags.iter();
+            let unknown = flags.filter_map(|(name, flag)| {
+                let (message, remedy) = check_flag(component, name, list)?;
+                Some(error(&flag.location, &flag.key, message, remedy))
+            });
+            unknown.collect()
+        })
+    }
+
+    /// Holds keys of overridden configuration against the names of fields that a bundle carries
+    /// for its components: what is not among them would be ignored by the component. (What is may
+    /// still be a field of something else.) Empty if every key is known.
+    pub fn check_fields(&self, known: &BTreeMap<String, Vec<String>>) -> Problems {
+        self.check_overrides(|component, of_component| {
+            let list = known.get(component.name()).map(Vec::as_slice);
+            let fields = of_component.fields.iter();
+            let unknown = fields.filter_map(|field| {
+                let (message, remedy) = check_field(component, &field.name, list)?;
+                Some(error(&field.location, &field.key, message, remedy))
+            });
+            unknown.collect()
+        })
+    }
+
+    /// All problems of the cluster's overrides and of hosts', in the order of the text.
+    fn check_overrides(&self, check: impl Fn(Component, &Override) -> Vec<Problem>) -> Problems {
         let of_hosts = self.hosts.iter().map(|host| &host.overrides);
-        for overrides in std::iter::once(&self.overrides).chain(of_hosts) {
-            for (component, of_component) in &overrides.components {
-                let list = known.get(component.name()).map(Vec::as_slice);
-                let unknown = of_component.flags.iter().filter_map(|(name, flag)| {
-                    check_flag(*component, name, list).map(|(message, remedy)| Problem {
-                        severity: Severity::Error,
-                        location: Some(flag.location.clone()),
-                        key: flag.key.clone(),
-                        message,
-                        remedy,
-                    })
-                });
-                problems.extend(unknown);
-            }
-        }
+        let mut problems: Vec<Problem> = std::iter::once(&self.overrides)
+            .chain(of_hosts)
+            .flat_map(|overrides| &overrides.components)
+            .flat_map(|(component, of_component)| check(*component, of_component))
+            .collect();
         problems.sort_by_key(|problem| {
             problem
                 .location
@@ -168,6 +197,16 @@ impl Inventory {
             file: self.file.clone(),
             problems,
         }
+    }
+}
+
+fn error(location: &Location, key: &str, message: String, remedy: String) -> Problem {
+    Problem {
+        severity: Severity::Error,
+        location: Some(location.clone()),
+        key: key.to_owned(),
+        message,
+        remedy,
     }
 }
 
@@ -208,6 +247,32 @@ fn check_flag(
     };
     Some((
         format!("{component} of this bundle has no flag `--{name}`"),
+        remedy,
+    ))
+}
+
+/// Message and remedy if no field of the component's is named so.
+fn check_field(
+    component: Component,
+    name: &str,
+    list: Option<&[String]>,
+) -> Option<(String, String)> {
+    let Some(list) = list else {
+        let message = format!(
+            "configuration of {component} can't be checked: the bundle lists no fields of it"
+        );
+        let remedy = "leave it out, or build the bundle from a definition with `fields` for it";
+        return Some((message, remedy.to_owned()));
+    };
+    if list.iter().any(|known| known == name) {
+        return None;
+    }
+    let remedy = match suggest::nearest(name, list.iter().map(String::as_str)) {
+        Some(candidate) => format!("did you mean `{candidate}`?"),
+        None => format!("leave it out: {component} would ignore it"),
+    };
+    Some((
+        format!("the configuration of this bundle's {component} has no field `{name}`"),
         remedy,
     ))
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use toml::Spanned;
 
 use super::names;
-use super::overrides::{Component, OverriddenFlag, Override, Overrides};
+use super::overrides::{Component, OverriddenField, OverriddenFlag, Override, Overrides};
 use super::problem::{Finding, Report};
 use super::raw::{FlagValue, RawOverride};
 use super::settings::{RefusalKind, SETTINGS};
@@ -53,6 +53,7 @@ pub(super) fn read_overrides(
         let read = Override {
             flags: read_flags(&raw.flags, &format!("{key}.flags"), report),
             config: read_config(&raw.config, &format!("{key}.config"), report),
+            fields: fields(component, raw, &format!("{key}.config"), report),
         };
         refuse_settings(
             component,
@@ -168,6 +169,44 @@ fn refuse_settings(
             remedy,
         });
     }
+}
+
+/// The keys that name fields for certain: those at the top, and in containerd's file those of
+/// each plugin. Deeper ones may be names of people's own, such as of a signal or a runtime.
+fn fields(
+    component: Component,
+    raw: &RawOverride,
+    key: &str,
+    report: &Report<'_>,
+) -> Vec<OverriddenField> {
+    let mut fields = Vec::new();
+    for (top, value) in &raw.config {
+        let name = top.get_ref();
+        fields.push(OverriddenField {
+            name: name.clone(),
+            location: report.location(top.span()),
+            key: format!("{key}.{name}"),
+        });
+        let plugins = match value.get_ref() {
+            toml::Value::Table(table) if component == Component::Containerd => table,
+            _ => continue,
+        };
+        if name != "plugins" {
+            continue;
+        }
+        for (plugin, settings) in plugins {
+            let settings = settings.as_table().into_iter().flatten();
+            fields.extend(settings.map(|(setting, _)| OverriddenField {
+                name: setting.clone(),
+                location:
+                    report.location(
+                        report.key_below(top.span(), &[plugin.as_str(), setting.as_str()]),
+                    ),
+                key: format!("{key}.{name}.{plugin}.{setting}"),
+            }));
+        }
+    }
+    fields
 }
 
 /// Names what JSON and YAML have no counterpart for.

@@ -82,6 +82,7 @@ pub fn bundle_view(edition: &str) -> BundleView {
         version: format!("1.36.0{edition}"),
         files: [(PLATFORM.to_owned(), files.collect())].into(),
         flags: BTreeMap::new(),
+        fields: BTreeMap::new(),
         images: images.collect(),
         file_artifacts: file_artifacts.collect(),
         manifests: [

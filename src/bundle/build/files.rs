@@ -1,4 +1,4 @@
-//! Files: compressed, with their lists of flags; and cofferdam's own binary.
+//! Files: compressed, with their lists of flags and fields; and cofferdam's own binary.
 
 use super::Build;
 use crate::bundle::cache::Cache;
@@ -45,6 +45,7 @@ pub(super) struct Prepared {
     size: u64,
     compressed: Compressed,
     flags: Option<Vec<String>>,
+    fields: Option<Vec<String>>,
 }
 
 impl Prepared {
@@ -62,6 +63,7 @@ impl Prepared {
                 path: cache.blob_path(&self.compressed.digest),
             },
             flags: self.flags,
+            fields: self.fields,
         }
     }
 }
@@ -112,13 +114,14 @@ impl Build {
                 digest: agent.digest,
                 size: agent.size,
                 flags: None,
+                fields: None,
             });
         }
         Ok(prepared)
     }
 
-    /// Fetches, unpacks and compresses all locked files, and reads the flags of those
-    /// that the definition says so of.
+    /// Fetches, unpacks and compresses all locked files, and reads the flags and fields
+    /// of those that the definition says so of.
     pub(super) async fn prepare_files(&self) -> Result<Vec<Prepared>> {
         let with_flags: BTreeSet<&str> = self
             .locked
@@ -178,9 +181,29 @@ impl Build {
                 size: file.size,
                 compressed,
                 flags,
+                fields: self.fields(file).await?,
             });
         }
         Ok(prepared)
+    }
+
+    /// The list of fields, where the definition asks for one. Programs aren't run for it.
+    async fn fields(&self, file: &LockedFile) -> Result<Option<Vec<String>>> {
+        let mut defined = self.locked.definition().files.iter();
+        let defined = defined.find(|defined| defined.name == file.name);
+        let Some(tag) = defined.and_then(|defined| defined.fields) else {
+            return Ok(None);
+        };
+        if let Some(fields) = prepare::fields_before(&self.cache, &file.digest, tag) {
+            return Ok(Some(fields));
+        }
+        self.ensure_files(&[file]).await?;
+        let (cache, digest, name) = (self.cache.clone(), file.digest, file.name.clone());
+        let read = move || prepare::read_fields(&cache, &digest, &name, tag);
+        let fields = tokio::task::spawn_blocking(read)
+            .await
+            .map_err(|error| anyhow!("reading fields: {error}"))??;
+        Ok(Some(fields))
     }
 
     async fn flags(&self, file: &LockedFile) -> Result<Vec<String>> {

@@ -48,6 +48,34 @@ pub struct DefinedFile {
     pub licence: Option<String>,
     /// Whether the list of flags is read off the binary.
     pub flags: bool,
+    /// The kind of tags by which names of configuration fields are read off the binary.
+    pub fields: Option<FieldTag>,
+}
+
+/// How a Go program's structs name the fields of its configuration file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FieldTag {
+    /// YAML too, where it is read by way of JSON.
+    Json,
+    Toml,
+    Yaml,
+}
+
+impl FieldTag {
+    const ALL: [Self; 3] = [Self::Json, Self::Toml, Self::Yaml];
+
+    /// As it stands in definitions and in programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Toml => "toml",
+            Self::Yaml => "yaml",
+        }
+    }
+
+    fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|tag| tag.name() == name)
+    }
 }
 
 /// One image.

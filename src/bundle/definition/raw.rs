@@ -1,7 +1,7 @@
 //! What is written in a definition, with the place of every value, and its check.
 
 use super::placeholders::unknown_placeholder;
-use super::{DefinedFile, DefinedImage, DefinedManifest, Definition};
+use super::{DefinedFile, DefinedImage, DefinedManifest, Definition, FieldTag};
 use crate::bundle::names;
 use crate::bundle::platform::Platform;
 use crate::digest::Digest;
@@ -51,6 +51,7 @@ struct RawFile {
     licence: Option<String>,
     #[serde(default)]
     flags: bool,
+    fields: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -192,6 +193,15 @@ fn check_file(raw: RawFile, names: &mut BTreeSet<String>, report: &mut Report<'_
         let known = ["name", "version", "os", "arch"];
         report.placeholders(member, &key("member"), &known);
     }
+    let fields = raw.fields.and_then(|fields| {
+        let tag = FieldTag::from_name(fields.get_ref());
+        if tag.is_none() {
+            let message = format!("`{}` is no kind of tags", fields.get_ref());
+            let remedy = "write `json`, `toml` or `yaml`, as the program reads its configuration";
+            report.add(fields.span(), &key("fields"), message, remedy);
+        }
+        tag
+    });
     DefinedFile {
         name: raw.name.into_inner(),
         version: raw.version.into_inner(),
@@ -200,6 +210,7 @@ fn check_file(raw: RawFile, names: &mut BTreeSet<String>, report: &mut Report<'_
         member: raw.member.map(Spanned::into_inner),
         licence: raw.licence,
         flags: raw.flags,
+        fields,
     }
 }
 

@@ -20,6 +20,7 @@ version = "3.6.16"
 url = "https://example.org/etcd-v{version}-{os}-{arch}.tar.gz"
 member = "etcd-v{version}-{os}-{arch}/{name}"
 flags = true
+fields = "json"
 
 [[images]]
 name = "registry.k8s.io/pause"
@@ -46,6 +47,8 @@ fn reads_a_definition_in_sorted_order() {
         .collect();
     assert_eq!(names, ["etcd", "runc"]);
     assert!(definition.files[0].flags);
+    assert_eq!(definition.files[0].fields, Some(FieldTag::Json));
+    assert_eq!(definition.files[1].fields, None);
     assert_eq!(definition.files[0].checksum, None);
     assert_eq!(
         definition.images[0].reference(),
@@ -60,6 +63,11 @@ fn reads_a_definition_in_sorted_order() {
 fn each_problem_is_named_with_its_place() {
     let cases = [
         ("flags = true", "flag = true", ":20:1: unknown key `flag`"),
+        (
+            "\"json\"",
+            "\"xml\"",
+            ":21:10: `files.etcd.fields`: `xml` is no kind of tags",
+        ),
         (
             "schema = 1",
             "schema = 2",
@@ -125,7 +133,7 @@ fn each_problem_is_named_with_its_place() {
             "leaves the definition's directory",
         ),
         ("[[manifests]]", "[[manifest]]", "unknown key `manifest`"),
-        ("name = \"dns\"", "name = ", ":27:8: "),
+        ("name = \"dns\"", "name = ", ":28:8: "),
     ];
     for (from, to, expected) in cases {
         let text = GOOD.replacen(from, to, 1);

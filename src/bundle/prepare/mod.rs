@@ -4,11 +4,13 @@
 pub mod closure;
 mod compress;
 mod extract;
+mod fields;
 mod flags;
 mod space;
 
 pub use compress::{Compressed, compress, compressed_before};
 pub use extract::extract;
+pub use fields::{fields_before, read_fields};
 pub use flags::{flags_before, parse_flags, read_flags};
 pub use space::{Need, check_space};
 

@@ -49,6 +49,11 @@ pub struct FileArtifact {
     pub flags_blob: Option<Descriptor>,
     /// Names of the flags that the binary knows, without dashes, sorted.
     pub flags: Option<Vec<String>>,
+    /// The blob with the list of fields.
+    pub fields_blob: Option<Descriptor>,
+    /// Names that stand in the binary as configuration fields, sorted. A key that is not
+    /// among them means nothing to it.
+    pub fields: Option<Vec<String>>,
 }
 
 impl FileArtifact {
@@ -56,6 +61,7 @@ impl FileArtifact {
     pub fn content(&self) -> Vec<Descriptor> {
         let mut content = vec![self.config.clone(), self.blob.clone()];
         content.extend(self.flags_blob.clone());
+        content.extend(self.fields_blob.clone());
         content.push(self.manifest.clone());
         content
     }

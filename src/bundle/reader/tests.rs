@@ -24,6 +24,11 @@ fn reads_what_was_written() {
         kubelet.flags.as_deref(),
         Some(["config".to_owned(), "v".to_owned()].as_slice())
     );
+    assert_eq!(
+        kubelet.fields.as_deref(),
+        Some(["kind".to_owned(), "maxPods".to_owned()].as_slice())
+    );
+    assert_eq!(files["runc"].fields, None);
     let compressed = bundle.blob_bytes(&kubelet.blob.digest, 1 << 20).unwrap();
     let content = zstd::bulk::decompress(&compressed, 1 << 20).unwrap();
     assert_eq!(Digest::of(&content), kubelet.digest);

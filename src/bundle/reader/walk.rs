@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::sync::Arc;
 
-/// Lists of flags larger than this are refused; real ones have some 10 kB.
-const FLAGS_LIMIT_BYTES: u64 = 1024 * 1024;
+/// Lists of flags and fields larger than this are refused; real ones have some 10 kB.
+const NAMES_LIMIT_BYTES: u64 = 1024 * 1024;
 /// Manifests larger than this after decompression are refused: Kubernetes' own
 /// limit for a request is 3 MB.
 const TEMPLATE_LIMIT_BYTES: u64 = 8 * 1024 * 1024;
@@ -130,15 +130,8 @@ impl Walk {
     fn file_artifact(&mut self, descriptor: &Descriptor, owner: &str) -> Option<FileArtifact> {
         let manifest = self.manifest(descriptor, owner)?;
         let blob = self.layer(&manifest, oci::FILE_LAYER_TYPE, owner)?;
-        let flags_blob = manifest
-            .layers
-            .iter()
-            .find(|layer| layer.media_type == oci::FLAGS_LAYER_TYPE)
-            .cloned();
-        let flags = match &flags_blob {
-            Some(flags_blob) => Some(self.json(flags_blob, owner, FLAGS_LIMIT_BYTES)?),
-            None => None,
-        };
+        let (flags_blob, flags) = self.names(&manifest, oci::FLAGS_LAYER_TYPE, owner)?;
+        let (fields_blob, fields) = self.names(&manifest, oci::FIELDS_LAYER_TYPE, owner)?;
         let name = manifest
             .annotation(oci::FILE_NAME)
             .filter(|name| names::is_name(name));
@@ -177,7 +170,24 @@ impl Walk {
             size,
             flags_blob,
             flags,
+            fields_blob,
+            fields,
         })
+    }
+
+    /// A list of names, if the artifact has one; none at all if that is damaged.
+    fn names(
+        &mut self,
+        manifest: &Manifest,
+        media_type: &str,
+        owner: &str,
+    ) -> Option<(Option<Descriptor>, Option<Vec<String>>)> {
+        let mut layers = manifest.layers.iter();
+        let Some(blob) = layers.find(|layer| layer.media_type == media_type) else {
+            return Some((None, None));
+        };
+        let names = self.json(blob, owner, NAMES_LIMIT_BYTES)?;
+        Some((Some(blob.clone()), Some(names)))
     }
 
     fn manifest_artifact(

@@ -41,6 +41,8 @@ pub struct FileEntry {
     pub compressed: StoredBlob,
     /// Names of the flags that it knows, if it has a list of them.
     pub flags: Option<Vec<String>>,
+    /// Names that stand in it as configuration fields, if it has a list of them.
+    pub fields: Option<Vec<String>>,
 }
 
 /// An image. Its bytes stay as upstream has them.
@@ -103,12 +105,17 @@ impl LayoutBuilder {
         ]));
         self.add_stored(&file.compressed);
         let mut layers = vec![layer];
-        if let Some(flags) = &file.flags {
-            let mut flags = flags.clone();
-            flags.sort();
-            flags.dedup();
-            let content = serde_json::to_vec(&flags)?;
-            layers.push(self.add_memory(oci::FLAGS_LAYER_TYPE, content));
+        for (list, media_type) in [
+            (&file.flags, oci::FLAGS_LAYER_TYPE),
+            (&file.fields, oci::FIELDS_LAYER_TYPE),
+        ] {
+            if let Some(names) = list {
+                let mut names = names.clone();
+                names.sort();
+                names.dedup();
+                let content = serde_json::to_vec(&names)?;
+                layers.push(self.add_memory(media_type, content));
+            }
         }
         let mut manifest_annotations = annotations([
             (oci::FILE_NAME, file.name.clone()),

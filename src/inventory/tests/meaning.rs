@@ -352,6 +352,46 @@ fn flags_are_held_against_the_bundle() {
 }
 
 #[test]
+fn keys_of_configuration_are_held_against_the_bundle() {
+    let text = cluster("m1 a control-plane")
+        + "[hosts.overrides.kubelet]\nconfig = { maxPods = 3, evictionHart = { any = \"5%\" } }\n\
+           [overrides.containerd.config.plugins.\"io.containerd.cri.v1.runtime\"]\n\
+           restrict_oom_score_adj = true\nrestrict_oom = true\n\
+           [overrides.registry]\nconfig = { catalog = { maxentries = 5 } }\n";
+    let inventory = parsed(&text);
+    let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let known = BTreeMap::from([
+        ("kubelet".to_owned(), list(&["evictionHard", "maxPods"])),
+        (
+            "containerd".to_owned(),
+            list(&["plugins", "restrict_oom_score_adj"]),
+        ),
+    ]);
+    let problems = inventory.check_fields(&known);
+    insta::assert_snapshot!(problems, @r#"
+    checking `sites/lab/inventory.toml`: 3 problems
+
+    sites/lab/inventory.toml:10:25: `hosts.m1.overrides.kubelet.config.evictionHart`: the configuration of this bundle's kubelet has no field `evictionHart`
+       |
+    10 | config = { maxPods = 3, evictionHart = { any = "5%" } }
+       |                         ^^^^^^^^^^^^
+       = did you mean `evictionHard`?
+
+    sites/lab/inventory.toml:13:1: `overrides.containerd.config.plugins.io.containerd.cri.v1.runtime.restrict_oom`: the configuration of this bundle's containerd has no field `restrict_oom`
+       |
+    13 | restrict_oom = true
+       | ^^^^^^^^^^^^
+       = leave it out: containerd would ignore it
+
+    sites/lab/inventory.toml:15:12: `overrides.registry.config.catalog`: configuration of registry can't be checked: the bundle lists no fields of it
+       |
+    15 | config = { catalog = { maxentries = 5 } }
+       |            ^^^^^^^
+       = leave it out, or build the bundle from a definition with `fields` for it
+    "#);
+}
+
+#[test]
 fn load_names_the_file_that_it_cannot_read() {
     let error = load(Utf8Path::new("no/such/inventory.toml")).unwrap_err();
     let cause = std::error::Error::source(&error)

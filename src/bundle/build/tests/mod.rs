@@ -17,7 +17,7 @@ use upstream::Upstream;
 /// A program of a few bytes that lists a flag, for this machine.
 fn program(name: &str) -> String {
     format!(
-        "#!/bin/sh\necho '  --of-{name} string   x'\n# {}\n",
+        "#!/bin/sh\necho '  --of-{name} string   x'\n# yaml:\"storage,omitempty\" {}\n",
         "x".repeat(2000)
     )
 }
@@ -47,6 +47,7 @@ version = "2.0"
 url = "https://one.example/v{version}/{arch}/{name}"
 checksum = "{url}.sha256"
 flags = true
+fields = "yaml"
 
 [[files]]
 name = "member"
@@ -184,6 +185,8 @@ async fn what_is_locked_is_built_and_read_again() {
         assert_eq!(names, ["cofferdam", "member", "other", "tool"]);
         // The foreign platform has the native one's list.
         assert_eq!(files["tool"].flags, Some(vec!["of-tool".to_owned()]));
+        assert_eq!(files["tool"].fields, Some(vec!["storage".to_owned()]));
+        assert_eq!(files["member"].fields, None);
         let content = |name: &str| {
             let compressed = bundle
                 .blob_bytes(&files[name].blob.digest, 1 << 20)
