@@ -134,11 +134,13 @@ pub enum Cgroups {
     V2,
 }
 
-/// The file system under one of the paths that cofferdam writes to.
+/// The file system under one of the paths that are written to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FilesystemFacts {
-    /// The path asked: `/opt`, `/var/lib`, `/etc`, `/run`.
+    /// One of [`crate::layout::PLACES`].
     pub path: String,
+    /// Where the file system is mounted that the path is on, or will be once
+    /// it is made; the path's own links are followed.
     pub mount_point: String,
     /// Equal for paths on the same file system.
     pub device: u64,

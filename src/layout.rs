@@ -3,6 +3,8 @@
 
 use crate::digest::Digest;
 
+/// Programs: the agent and the bundle's binaries.
+pub const ROOT: &str = "/opt/cofferdam";
 /// cofferdam's own binary, started over SSH for the length of a run. Fixed for
 /// ever, so that one sudo rule is enough.
 pub const AGENT: &str = "/opt/cofferdam/agent";
@@ -65,6 +67,31 @@ pub const REGISTRY_CLIENT_CERTIFICATE: &str = "/etc/containerd/pki/registry-clie
 pub const REGISTRY_CLIENT_KEY: &str = "/etc/containerd/pki/registry-client.key";
 /// See [`REGISTRY_CLIENT_CERTIFICATE`].
 pub const REGISTRY_CA: &str = "/etc/containerd/pki/ca.crt";
+
+/// State of containerd: images and containers.
+pub const CONTAINERD: &str = "/var/lib/containerd";
+/// State of kubelet: volumes of pods.
+pub const KUBELET: &str = "/var/lib/kubelet";
+/// Data of the host's etcd member.
+pub const ETCD: &str = "/var/lib/etcd";
+/// Logs of pods, audit logs of API servers, the journal.
+pub const LOGS: &str = "/var/log";
+/// Directories that cofferdam or what it installs writes to, of which each
+/// may be a file system of its own.
+pub const PLACES: [&str; 12] = [
+    "/etc",
+    ROOT,
+    STORE,
+    "/run",
+    STATE,
+    GENERATIONS,
+    REGISTRY,
+    STAGING,
+    CONTAINERD,
+    ETCD,
+    KUBELET,
+    LOGS,
+];
 
 /// Where the link of a binary in [`BIN`] leads.
 pub fn stored_target(digest: &Digest) -> String {

@@ -34,7 +34,7 @@ pub fn containerd(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
     })?;
     let base = json!({
         "version": 3,
-        "root": "/var/lib/containerd",
+        "root": layout::CONTAINERD,
         "state": "/run/containerd",
         "grpc": {"address": "/run/containerd/containerd.sock"},
         "plugins": {

@@ -87,7 +87,7 @@ pub fn member(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
         Component::Etcd,
         flags([
             ("name", host.name.clone()),
-            ("data-dir", "/var/lib/etcd".into()),
+            ("data-dir", crate::layout::ETCD.into()),
             ("initial-cluster", first.join(",")),
             ("initial-cluster-state", state.into()),
             ("initial-cluster-token", inventory.cluster.name.clone()),

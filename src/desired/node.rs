@@ -173,7 +173,7 @@ fn kubelet(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
         flags([
             ("config", config_file.into()),
             ("kubeconfig", kubeconfig.into()),
-            ("cert-dir", "/var/lib/kubelet/pki".into()),
+            ("cert-dir", format!("{}/pki", layout::KUBELET)),
             ("hostname-override", host.name.clone()),
             ("node-ip", host.address.to_string()),
             (

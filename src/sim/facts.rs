@@ -242,10 +242,10 @@ fn system(machine: &Machine) -> SystemFacts {
 }
 
 fn filesystems() -> Vec<FilesystemFacts> {
-    let paths = ["/opt", "/var/lib", "/etc", "/run"].into_iter();
-    paths
+    layout::PLACES
+        .iter()
         .map(|path| FilesystemFacts {
-            path: path.to_owned(),
+            path: (*path).to_owned(),
             mount_point: "/".to_owned(),
             device: 1,
             total_bytes: 40 << 30,

@@ -1,17 +1,15 @@
-//! The file systems under the paths that cofferdam writes to.
+//! The file systems under the paths that are written to.
 
 use crate::agent::root::Root;
 use crate::facts::FilesystemFacts;
+use crate::layout::PLACES;
 use camino::Utf8Path;
 use rustix::fs::StatVfsMountFlags;
 use std::os::linux::fs::MetadataExt;
 
-/// Where cofferdam writes.
-const PATHS: [&str; 4] = ["/opt", "/var/lib", "/etc", "/run"];
-
 pub(super) fn observe(root: &Root) -> Vec<FilesystemFacts> {
     let mountinfo = fs_err::read_to_string(root.path("/proc/self/mountinfo")).unwrap_or_default();
-    PATHS
+    PLACES
         .iter()
         .filter_map(|path| observe_path(root, path, &mountinfo))
         .collect()
@@ -82,7 +80,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let root = Root::below(camino::Utf8Path::from_path(directory.path()).unwrap());
         let facts = observe(&root);
-        assert_eq!(facts.len(), PATHS.len());
+        assert_eq!(facts.len(), PLACES.len());
         assert!(facts.iter().all(|facts| facts.total_bytes > 0));
     }
 }

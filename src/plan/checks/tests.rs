@@ -4,6 +4,9 @@ use super::*;
 use crate::desired::{Binary, Content, File, FileKind, Needs, NodeImage, Stage};
 use crate::digest::Digest;
 use crate::facts::{Cgroups, FilesystemFacts, InterfaceFacts, ListeningSocket, RouteFacts};
+use crate::layout;
+
+mod disk;
 
 const GIGABYTE: u64 = 1_000_000_000;
 
@@ -79,15 +82,18 @@ fn good_facts(name: &str, address: &str) -> HostFacts {
         addresses: vec![format!("{address}/24").parse().unwrap()],
         mtu: 1500,
     });
-    facts.filesystems = [("/opt", 1), ("/var/lib", 2), ("/etc", 1)]
-        .map(|(path, device)| FilesystemFacts {
-            path: path.to_owned(),
-            mount_point: if device == 1 { "/" } else { "/var" }.to_owned(),
-            device,
-            total_bytes: 20 * GIGABYTE,
-            free_bytes: 10 * GIGABYTE,
-            read_only: false,
-            noexec: false,
+    facts.filesystems = layout::PLACES
+        .map(|path| {
+            let is_var = path.starts_with("/var");
+            FilesystemFacts {
+                path: path.to_owned(),
+                mount_point: if is_var { "/var" } else { "/" }.to_owned(),
+                device: if is_var { 2 } else { 1 },
+                total_bytes: 20 * GIGABYTE,
+                free_bytes: 10 * GIGABYTE,
+                read_only: false,
+                noexec: false,
+            }
         })
         .into();
     facts
@@ -116,6 +122,14 @@ fn with(change: impl FnOnce(&mut HostFacts)) -> World {
     let mut world = good_world();
     change(world.facts.get_mut("w1").unwrap());
     world
+}
+
+/// The file system under one of the places.
+fn at<'a>(facts: &'a mut HostFacts, path: &str) -> &'a mut FilesystemFacts {
+    let mut filesystems = facts.filesystems.iter_mut();
+    filesystems
+        .find(|filesystem| filesystem.path == path)
+        .unwrap()
 }
 
 /// Leaves so many bytes on a device.
@@ -248,12 +262,12 @@ fn every_check_finds_its_fault() {
             "Fatal fapolicyd: w1: fapolicyd runs",
         ),
         (
-            with(|facts| facts.filesystems[0].noexec = true),
-            "Fatal mounts: w1: /opt is mounted noexec (/), so that programs there don't run",
+            with(|facts| at(facts, layout::ROOT).noexec = true),
+            "Fatal mounts: w1: / is mounted noexec, so that what is there does not run: the agent (/opt/cofferdam)",
         ),
         (
-            with(|facts| facts.filesystems[1].read_only = true),
-            "Fatal mounts: w1: /var/lib can't be written: /var is mounted read-only",
+            with(|facts| at(facts, layout::STATE).read_only = true),
+            "Fatal mounts: w1: /var is mounted read-only, and must be written to: /var/lib/cofferdam",
         ),
         (
             with(|facts| leave(facts, 1, GIGABYTE / 2)),
@@ -352,25 +366,6 @@ fn clocks_agree_more_closely_between_masters() {
         )
     );
     assert_eq!(results.len(), 2);
-}
-
-#[test]
-fn space_is_counted_only_for_what_is_missing() {
-    let mut world = with(|facts| {
-        facts.store.insert(Digest::of("kubelet"), 400_000_000);
-        leave(facts, 1, GIGABYTE / 2);
-    });
-    let file = File {
-        content: Content::Plain(vec![0; 1000]),
-        mode: 0o644,
-        user: "root".to_owned(),
-        group: "root".to_owned(),
-        kind: FileKind::Software,
-    };
-    assert_eq!(results(&world), Vec::<String>::new());
-    let host = world.desired.hosts.get_mut("w1").unwrap();
-    host.files.insert("/etc/kubernetes/large".to_owned(), file);
-    assert!(results(&world)[0].contains("/ has 500 MB free, 536 MB are needed"));
 }
 
 /// Whether the check `owner` refuses a host with this mark, if it has one,
