@@ -235,6 +235,8 @@ pub struct UnitFacts {
     /// [`crate::layout::INPUTS_VARIABLE`] of the main process, or, for a unit
     /// whose process has ended (oneshot), of its last start as systemd knows.
     /// None for a process of ours whose binary is no longer in the store.
+    /// For NetworkManager: of the file that it was last told to read, none if
+    /// that was written again since.
     pub inputs: Option<Digest>,
     /// The stored binary that the main process was started from, by its name.
     #[serde(default)]

@@ -27,6 +27,18 @@ pub const STAGING: &str = "/var/lib/cofferdam/staging";
 /// process reads only at its start. Outside the generations: written last
 /// before a (re)start.
 pub const INPUTS: &str = "/var/lib/cofferdam/inputs";
+/// The same for units that start before `/var` need be mounted, so on the file
+/// system of `/etc`, without which nothing starts.
+pub const EARLY_INPUTS: &str = "/etc/cofferdam/inputs";
+/// Units of the system's own that cofferdam configures. A change is taken up by
+/// the process that runs, but they are never enabled, started or stopped.
+pub const SYSTEM_UNITS: [&str; 2] = [NETWORK_MANAGER, JOURNALD];
+/// Starts first of all services, and so before `/var` is mounted.
+pub const JOURNALD: &str = "systemd-journald.service";
+/// Is reloaded: its process stays, with the environment that it has.
+pub const NETWORK_MANAGER: &str = "NetworkManager.service";
+/// Our settings for NetworkManager.
+pub const NETWORK_MANAGER_FILE: &str = "/etc/NetworkManager/conf.d/90-cofferdam.conf";
 /// Store of the zone's registry (the distribution server's root directory).
 pub const REGISTRY: &str = "/var/lib/cofferdam/registry";
 /// Says which cluster of which site the host belongs to. Written before any
@@ -101,6 +113,11 @@ pub fn stored_target(digest: &Digest) -> String {
 /// The environment file of a unit, `…/inputs/<unit>.env`; `unit` may carry
 /// its suffix.
 pub fn inputs_file(unit: &str) -> String {
-    let name = unit.strip_suffix(".service").unwrap_or(unit);
-    format!("{INPUTS}/{name}.env")
+    let suffix = ".service";
+    let name = unit.strip_suffix(suffix).unwrap_or(unit);
+    let directory = match JOURNALD.strip_suffix(suffix) {
+        Some(journald) if journald == name => EARLY_INPUTS,
+        _ => INPUTS,
+    };
+    format!("{directory}/{name}.env")
 }

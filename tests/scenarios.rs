@@ -107,6 +107,11 @@ async fn make_true(world: &mut Simulation, line: &str) {
             machine.options.has_swap = false;
             machine.memory.swap_is_on = false;
         }),
+        [host, "has", "NetworkManager"] => tamper(host, &Machine::add_network_manager),
+        [host, "lost", "the", "reload", "of", "NetworkManager"] => tamper(host, &|machine| {
+            machine.memory.network_manager = None;
+            machine.disk.taken_up = None;
+        }),
         [host, "has", "a", "default", "route"] => {
             tamper(host, &|machine| machine.options.has_default_route = true);
         }

@@ -26,6 +26,7 @@ pub mod seed;
 pub mod serve;
 mod silence;
 pub mod staging;
+mod taken_up;
 #[cfg(test)]
 pub(crate) mod test_host;
 mod worker;

@@ -273,16 +273,15 @@ impl<'a> HostBuilder<'a> {
         });
     }
 
-    /// A unit of the system's own, such as journald, whose drop-in carries
-    /// the environment file.
-    pub fn system_unit(&mut self, name: &str, stage: Stage, reads: &[&str]) {
+    /// One of [`layout::SYSTEM_UNITS`], which is given files to read.
+    pub fn system_unit(&mut self, name: &str, change: Change, reads: &[&str]) {
         let needs = spec_needs(reads[0], reads, &[], &[]);
         self.managed_unit(
             needs,
             UnitParts {
                 name,
-                stage,
-                change: Change::Restart,
+                stage: Stage::Prepare,
+                change,
                 ready: None,
                 reads: reads.to_vec(),
                 binaries: &[],

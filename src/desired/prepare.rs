@@ -42,7 +42,6 @@ const PROTOCOLS: &str = "tcp\t6\tTCP\nudp\t17\tUDP\nsctp\t132\tSCTP\n";
 pub const SYSUSERS: &str = "/etc/sysusers.d/cofferdam.conf";
 pub const MODULES_FILE: &str = "/etc/modules-load.d/cofferdam.conf";
 pub const SYSCTL_FILE: &str = "/etc/sysctl.d/99-zz-cofferdam.conf";
-pub const NETWORK_MANAGER_FILE: &str = "/etc/NetworkManager/conf.d/90-cofferdam.conf";
 const ROUTE_UNIT: &str = "cofferdam-route.service";
 const JOURNALD_FILE: &str = "/etc/systemd/journald.conf.d/90-cofferdam.conf";
 const JOURNALD_DROP_IN: &str = "/etc/systemd/system/systemd-journald.service.d/90-cofferdam.conf";
@@ -54,18 +53,20 @@ const JOURNALD_DROP_IN: &str = "/etc/systemd/system/systemd-journald.service.d/9
 pub fn prepare(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
     site_mark(builder);
     builder.plain(JOURNALD_FILE, JOURNALD.to_owned());
-    let inputs_file = layout::inputs_file("systemd-journald");
+    let inputs_file = layout::inputs_file(layout::JOURNALD);
     builder.plain(
         JOURNALD_DROP_IN,
         format!("{HEADER}[Service]\nEnvironmentFile=-{inputs_file}\n"),
     );
     builder.system_unit(
-        "systemd-journald.service",
-        Stage::Prepare,
+        layout::JOURNALD,
+        Change::Restart,
         &[JOURNALD_FILE, JOURNALD_DROP_IN],
     );
     if builder.decisions.network_manager {
-        builder.plain(NETWORK_MANAGER_FILE, NETWORK_MANAGER.to_owned());
+        let file = layout::NETWORK_MANAGER_FILE;
+        builder.plain(file, NETWORK_MANAGER.to_owned());
+        builder.system_unit(layout::NETWORK_MANAGER, Change::Reload, &[file]);
     }
     builder.built.swap = match builder.inputs.inventory.cluster.swap {
         crate::inventory::Swap::Off => Swap::Off,

@@ -344,6 +344,16 @@ fn only_what_a_role_needs_is_on_a_host() {
 }
 
 #[test]
+fn journald_finds_its_environment_before_var_is_mounted() {
+    let (_, after) = before_and_after(ALONE);
+    let drop_in = "/etc/systemd/system/systemd-journald.service.d/90-cofferdam.conf";
+    assert!(
+        text(&after.hosts["m1"], drop_in)
+            .contains("EnvironmentFile=-/etc/cofferdam/inputs/systemd-journald.env\n")
+    );
+}
+
+#[test]
 fn masters_are_tainted_only_beside_workers() {
     let taints = |text_of: &str, host: &str| {
         let (_, after) = before_and_after(text_of);

@@ -189,7 +189,8 @@ pub struct Binary {
     pub version: String,
 }
 
-/// A systemd unit that is enabled and runs.
+/// A systemd unit that is enabled and runs, or one of
+/// [`crate::layout::SYSTEM_UNITS`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Unit {
     /// With suffix, `kube-apiserver.service`.
@@ -223,7 +224,8 @@ pub struct Needs {
 pub enum Change {
     /// `systemctl restart`.
     Restart,
-    /// `systemctl reload`: the process hands over to its successor.
+    /// `systemctl reload`: the process hands over to its successor, or, as
+    /// NetworkManager, reads its files again.
     Reload,
 }
 

@@ -104,13 +104,13 @@ impl<'a> HostDiff<'a> {
                 true => unit.change.into(),
                 false => verb?,
             };
-            // The system's own units, which only got a drop-in, start at boot
-            // without being enabled.
-            let is_ours = unit_paths(&unit.name).any(|path| desired.files.contains_key(&path));
-            if verb == UnitVerb::Enable && !is_ours {
+            let serves = found.is_some_and(is_running);
+            // The system's own units read what they were given when they start,
+            // whether and whenever that is.
+            let is_systems = layout::SYSTEM_UNITS.contains(&unit.name.as_str());
+            if is_systems && (verb == UnitVerb::Enable || !serves) {
                 return None;
             }
-            let serves = found.is_some_and(is_running);
             let disrupts = verb == UnitVerb::Restart && serves && !lost_its_route;
             Some(ChangedUnit {
                 unit,

@@ -2,13 +2,14 @@
 //! agent's are made of; a fault may come before any of them.
 
 use super::host::SimulatedHost;
-use super::machine::{DiskContent, DiskFile, Machine, SYSTEM_UNIT};
+use super::machine::{DiskContent, DiskFile, Machine, is_systems};
 use super::software::{commit, install_binaries, name_before};
 use super::world::{Durability, InHand, World};
 use crate::desired::{Condition, FileKind};
 use crate::digest::Digest;
 use crate::facts::ImageFacts;
 use crate::host::{ApplyRequest, FileBody, HostError};
+use crate::layout;
 use crate::plan::{Action, UnitChange, UnitVerb};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -212,13 +213,25 @@ async fn start_units(
         if let Some(reason) = reason {
             return Err(host.failed(reason));
         }
-        if name != SYSTEM_UNIT {
+        let is_systems = is_systems(name);
+        let runs = |world: &mut World| {
+            let machine = world.machines.get(&host.name);
+            machine.is_some_and(|machine| machine.runs(name))
+        };
+        if is_systems && !host.world.with(runs) {
+            continue;
+        }
+        if !is_systems {
             disruptive(host, |machine, _| {
                 machine.disk.enabled.insert(name.to_owned());
             })
             .await?;
         }
         if unit.verb == UnitVerb::Enable {
+            continue;
+        }
+        if name == layout::NETWORK_MANAGER {
+            take_up(host, inputs.get(name).copied()).await?;
             continue;
         }
         if let Some(inputs) = inputs.get(name) {
@@ -232,6 +245,16 @@ async fn start_units(
         disruptive(host, |machine, now| run_verb(machine, name, verb, now)).await?;
     }
     Ok(())
+}
+
+/// NetworkManager is reloaded, and then the record is made.
+async fn take_up(host: &SimulatedHost, inputs: Option<Digest>) -> Done {
+    disruptive(host, |machine, _| machine.reload_network_manager()).await?;
+    disruptive(host, |machine, _| {
+        let version = machine.version(layout::NETWORK_MANAGER_FILE);
+        machine.disk.taken_up = inputs.map(|inputs| (inputs, version));
+    })
+    .await
 }
 
 /// What systemd does for a verb.

@@ -2,7 +2,7 @@
 //! conditions hold. One rule, one function.
 
 use super::machine::unit_path;
-use super::machine::{DiskContent, Machine, ROUTE_UNIT, SYSTEM_UNIT};
+use super::machine::{DiskContent, Machine, ROUTE_UNIT, is_systems};
 use super::world::World;
 use crate::desired::{Condition, DesiredHost, Stage};
 use crate::digest::Digest;
@@ -160,7 +160,7 @@ impl World {
     /// Why a unit would fail if it were started now.
     pub(super) fn why_not_startable(&self, host: &str, unit: &str) -> Option<String> {
         let machine = self.machines.get(host)?;
-        if unit == SYSTEM_UNIT {
+        if is_systems(unit) {
             return None;
         }
         if !machine.disk.files.contains_key(&unit_path(unit)) {

@@ -1,6 +1,6 @@
 //! What a simulated host answers when it is observed.
 
-use super::machine::{DiskContent, DiskFile, Machine, SYSTEM_UNIT};
+use super::machine::{DiskContent, DiskFile, Machine, is_systems};
 use super::world::World;
 use crate::desired::{DigestKey, FileKind, Stage};
 use crate::digest::Digest;
@@ -145,7 +145,9 @@ fn right_ones(
 
 fn unit(machine: &Machine, name: &str) -> UnitFacts {
     let process = machine.memory.processes.get(name);
-    let is_there = name == SYSTEM_UNIT || machine.memory.unit_files.contains_key(name);
+    let is_systems = is_systems(name);
+    let has_it = name != layout::NETWORK_MANAGER || machine.options.has_network_manager;
+    let is_there = (is_systems && has_it) || machine.memory.unit_files.contains_key(name);
     let on_disk = machine
         .disk
         .files
@@ -166,10 +168,13 @@ fn unit(machine: &Machine, name: &str) -> UnitFacts {
         active: active.to_owned(),
         sub: sub.to_owned(),
         enabled: machine.disk.enabled.contains(name),
-        needs_reload: name != SYSTEM_UNIT && machine.needs_reload(name),
-        inputs: process
-            .filter(|process| is_service && !process.is_replaced)
-            .and_then(|process| process.inputs),
+        needs_reload: !is_systems && machine.needs_reload(name),
+        inputs: match name {
+            layout::NETWORK_MANAGER => machine.recorded(),
+            _ => process
+                .filter(|process| is_service && !process.is_replaced)
+                .and_then(|process| process.inputs),
+        },
         executable: process
             .filter(|process| !process.is_replaced)
             .and_then(|process| process.executable),
@@ -237,6 +242,11 @@ fn system(machine: &Machine) -> SystemFacts {
         memory_bytes: 4 << 30,
         cpus: 2,
         nft_version: Some("1.1.3".to_owned()),
+        active_services: machine
+            .is_active(layout::NETWORK_MANAGER)
+            .then(|| "NetworkManager".to_owned())
+            .into_iter()
+            .collect(),
         ..SystemFacts::default()
     }
 }

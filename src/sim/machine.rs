@@ -21,6 +21,8 @@ pub struct Machine {
     /// What a power cut would bring back at paths that are not synced yet,
     /// the latest change last.
     unsynced: Vec<(String, Option<DiskFile>)>,
+    /// How often each path was written: a file's inode and time of change.
+    written: BTreeMap<String, u64>,
 }
 
 /// What differs between machines from the start.
@@ -29,6 +31,7 @@ pub struct MachineOptions {
     pub address: IpAddr,
     pub has_default_route: bool,
     pub has_swap: bool,
+    pub has_network_manager: bool,
     pub mtu: u32,
 }
 
@@ -55,9 +58,15 @@ pub struct Disk {
     /// Environment files with inputs digests, by unit.
     pub inputs: BTreeMap<String, Digest>,
     pub swap_masked: bool,
+    /// What NetworkManager was last told to read: its inputs, and which file
+    /// lay there then.
+    pub taken_up: Option<(Digest, FileVersion)>,
     /// The rendered CNI configuration and the subnet in it.
     pub cni: Option<(Digest, IpNet)>,
 }
+
+/// A file as it was written once, or none.
+pub type FileVersion = (u64, Option<Digest>);
 
 /// Something at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +97,8 @@ pub struct Memory {
     /// Whether the kernel has the route for Services. In the model nothing
     /// puts it back by itself, as if the kernel had told nobody.
     pub has_service_route: bool,
+    /// The drop-in that NetworkManager's process has read.
+    pub network_manager: Option<Digest>,
     /// Whether the writable registry instance runs.
     pub is_seeding: bool,
 }
@@ -115,8 +126,10 @@ pub(super) fn unit_path(unit: &str) -> String {
 /// The unit that makes the route for Services.
 pub(super) const ROUTE_UNIT: &str = "cofferdam-route.service";
 
-/// A unit that every machine has and that runs from boot.
-pub const SYSTEM_UNIT: &str = "systemd-journald.service";
+/// Whether a unit is the system's own, and not started by us.
+pub(super) fn is_systems(unit: &str) -> bool {
+    layout::SYSTEM_UNITS.contains(&unit)
+}
 
 impl Machine {
     /// A freshly installed machine that is on.
@@ -126,6 +139,7 @@ impl Machine {
             disk: Disk::default(),
             memory: Memory::default(),
             unsynced: Vec::new(),
+            written: BTreeMap::new(),
             options,
         };
         machine.reset_memory(0);
@@ -148,7 +162,52 @@ impl Machine {
                 self.memory.sysctls.insert(name, value);
             }
         }
-        self.start_process(SYSTEM_UNIT, now);
+        self.start_process(layout::JOURNALD, now);
+        // It starts before anything but the root is mounted.
+        if layout::inputs_file(layout::JOURNALD).starts_with("/var")
+            && let Some(process) = self.memory.processes.get_mut(layout::JOURNALD)
+        {
+            process.inputs = None;
+        }
+        if self.options.has_network_manager {
+            self.start_process(layout::NETWORK_MANAGER, now);
+        }
+    }
+
+    /// A machine that has NetworkManager from the start.
+    pub fn add_network_manager(&mut self) {
+        self.options.has_network_manager = true;
+        self.start_process(layout::NETWORK_MANAGER, 0);
+    }
+
+    /// What lies at a path, as inode and time of change tell it.
+    pub(super) fn version(&self, path: &str) -> FileVersion {
+        let written = self.written.get(path).copied().unwrap_or_default();
+        (written, self.digest_at(path))
+    }
+
+    fn digest_at(&self, path: &str) -> Option<Digest> {
+        match &self.disk.files.get(path)?.content {
+            DiskContent::Bytes(bytes) => Some(Digest::of(bytes)),
+            _ => None,
+        }
+    }
+
+    /// NetworkManager reads its files again.
+    pub(super) fn reload_network_manager(&mut self) {
+        self.memory.network_manager = self.digest_at(layout::NETWORK_MANAGER_FILE);
+    }
+
+    /// The inputs that NetworkManager runs with, as its record tells.
+    pub(super) fn recorded(&self) -> Option<Digest> {
+        let (inputs, version) = self.disk.taken_up?;
+        (version == self.version(layout::NETWORK_MANAGER_FILE)).then_some(inputs)
+    }
+
+    /// Whether NetworkManager runs with another drop-in than lies there.
+    pub(super) fn has_stale_network_manager(&self) -> bool {
+        self.runs(layout::NETWORK_MANAGER)
+            && self.memory.network_manager != self.digest_at(layout::NETWORK_MANAGER_FILE)
     }
 
     /// `systemctl daemon-reload`.
@@ -167,13 +226,7 @@ impl Machine {
 
     /// Whether a unit file changed since systemd read it.
     pub(super) fn needs_reload(&self, unit: &str) -> bool {
-        let on_disk = match self.disk.files.get(&unit_path(unit)) {
-            Some(DiskFile {
-                content: DiskContent::Bytes(bytes),
-                ..
-            }) => Some(Digest::of(bytes)),
-            _ => None,
-        };
+        let on_disk = self.digest_at(&unit_path(unit));
         on_disk.as_ref() != self.memory.unit_files.get(unit)
     }
 
@@ -184,9 +237,12 @@ impl Machine {
             executable: self.executable_of(unit),
             is_replaced: false,
             ready_at: now + START_TICKS,
-            is_active: unit == SYSTEM_UNIT,
+            is_active: is_systems(unit),
         };
         self.memory.processes.insert(unit.to_owned(), process);
+        if unit == layout::NETWORK_MANAGER {
+            self.reload_network_manager();
+        }
     }
 
     pub(super) fn is_active(&self, unit: &str) -> bool {
@@ -201,6 +257,7 @@ impl Machine {
     /// Gives a file its name, which a power cut may take back.
     pub(super) fn rename_into_place(&mut self, path: String, file: DiskFile) {
         let before = self.disk.files.insert(path.clone(), file);
+        *self.written.entry(path.clone()).or_default() += 1;
         self.unsynced.push((path, before));
     }
 
@@ -245,6 +302,7 @@ impl Machine {
             enabled,
             inputs,
             swap_masked,
+            taken_up,
             cni,
         } = &self.disk;
         let mut lines = Vec::new();
@@ -295,6 +353,11 @@ impl Machine {
         ));
         let has_route = self.memory.has_service_route;
         lines.extend(has_route.then(|| "route for Services".to_owned()));
+        let told = taken_up.map(|(inputs, _)| inputs);
+        lines.push(format!(
+            "NetworkManager was told {told:?}, has read {:?}",
+            self.memory.network_manager
+        ));
         lines.extend(cni.iter().map(|cni| format!("pod network {cni:?}")));
         for (unit, process) in &self.memory.processes {
             let Process {

@@ -75,6 +75,7 @@ impl Simulation {
                 address: IpAddr::V4(host.address),
                 has_default_route: false,
                 has_swap: true,
+                has_network_manager: false,
                 mtu: 1500,
             };
             Machine::new(&host.name, options)

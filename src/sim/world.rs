@@ -1,9 +1,10 @@
 //! All machines, the cluster on them, and the fault that a run meets.
 
 use super::cluster::Cluster;
-use super::machine::{Machine, START_TICKS, SYSTEM_UNIT};
+use super::machine::{Machine, START_TICKS, is_systems};
 use crate::desired::{Condition, Desired};
 use crate::digest::Digest;
+use crate::layout;
 use crate::plan::Action;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -219,7 +220,7 @@ impl World {
         machine.lose_unsynced();
         machine.reset_memory(now);
         let mut waiting = machine.disk.enabled.clone();
-        waiting.remove(SYSTEM_UNIT);
+        waiting.retain(|unit| !is_systems(unit));
         // Units whose time has not come are tried again, as systemd does.
         loop {
             let startable = waiting
@@ -267,6 +268,12 @@ impl World {
         for (name, host) in &self.desired.hosts {
             for unit in host.units.iter().filter(|unit| unit.inputs.is_some()) {
                 let machine = self.machines.get(name);
+                if unit.name == layout::NETWORK_MANAGER {
+                    if machine.is_some_and(Machine::has_stale_network_manager) {
+                        stale.push(format!("{name}: {}", unit.name));
+                    }
+                    continue;
+                }
                 let process = machine.and_then(|machine| machine.memory.processes.get(&unit.name));
                 if process.and_then(|process| process.inputs) != unit.inputs {
                     stale.push(format!("{name}: {}", unit.name));

@@ -1,6 +1,7 @@
 //! Runs that are stopped, and repeated until they are done.
 
 use super::worlds::{ALONE, SMALL, THREE_ZONES, installed, shape, world};
+use cofferdam::layout;
 use cofferdam::plan::text;
 use cofferdam::sim::machine::{DiskContent, DiskFile};
 use cofferdam::sim::{EndState, Fault, FaultKind, Machine, Simulation};
@@ -82,6 +83,29 @@ async fn a_new_bundle_on_three_hosts_is_finished_from_any_moment() {
 #[tokio::test]
 async fn a_new_bundle_on_three_zones_is_finished_from_any_moment() {
     stop_and_repeat(165, async |seed| with_new_bundle(THREE_ZONES, seed).await).await;
+}
+
+#[tokio::test]
+async fn network_managers_reload_is_not_lost_at_any_moment() {
+    stop_and_repeat(10, async |seed| {
+        let world = world(ALONE, seed);
+        world.tamper("m1", Machine::add_network_manager).unwrap();
+        world
+    })
+    .await;
+    // All moments of the few operations that a changed file takes.
+    stop_and_repeat(1, async |seed| {
+        let world = world(ALONE, seed);
+        world.tamper("m1", Machine::add_network_manager).unwrap();
+        world.install(None).await.unwrap().result.unwrap();
+        let change = |machine: &mut Machine| {
+            let file = machine.disk.files.get_mut(layout::NETWORK_MANAGER_FILE);
+            file.unwrap().content = DiskContent::Bytes(b"another".as_slice().into());
+        };
+        world.tamper("m1", change).unwrap();
+        world
+    })
+    .await;
 }
 
 /// What people and accidents do to hosts, by number.

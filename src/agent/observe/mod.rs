@@ -24,7 +24,7 @@ pub(crate) use kernel::{has_module, parse_swaps, read_sysctl, sysctl_path};
 pub(crate) use registry::blob_place;
 pub(crate) use store::{BINARY_MODE, Named, by_digest, is_right, is_stored};
 pub(crate) use system::platform;
-pub(crate) use units::{Shown, environment_inputs, inputs_of, show_units};
+pub(crate) use units::{Shown, environment_inputs, inputs_of, parse_inputs, show_units};
 
 use super::accounts::Accounts;
 use super::condition;

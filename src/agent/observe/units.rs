@@ -3,6 +3,7 @@
 use super::remains;
 use crate::agent::command::Program;
 use crate::agent::root::Root;
+use crate::agent::taken_up;
 use crate::digest::Digest;
 use crate::facts::UnitFacts;
 use crate::layout;
@@ -21,7 +22,7 @@ const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,Result,Type,UnitFile
 const SERVICES_OF_INTEREST: [&str; 4] = [
     "fapolicyd.service",
     "firewalld.service",
-    "NetworkManager.service",
+    layout::NETWORK_MANAGER,
     "systemd-networkd.service",
 ];
 
@@ -189,8 +190,12 @@ fn facts_of(root: &Root, name: &str, shown: &Shown) -> UnitFacts {
 
 /// The inputs that a unit started with: from the environment of its process.
 /// The process of an active oneshot unit has ended, but its environment file
-/// is only ever written while such a unit is stopped, so it says the same.
+/// is only ever written while such a unit is stopped, so it says the same. A
+/// process that is reloaded keeps its environment, but there is a record of it.
 pub(crate) fn inputs_of(root: &Root, name: &str, shown: &Shown) -> Option<Digest> {
+    if name == layout::NETWORK_MANAGER {
+        return taken_up::recorded(root);
+    }
     if !name.ends_with(".service") {
         return None;
     }
@@ -242,7 +247,7 @@ pub(crate) fn environment_inputs(root: &Root, name: &str) -> Option<Digest> {
 }
 
 /// The inputs digest among `NAME=value` entries.
-fn parse_inputs<'a>(mut entries: impl Iterator<Item = &'a str>) -> Option<Digest> {
+pub(crate) fn parse_inputs<'a>(mut entries: impl Iterator<Item = &'a str>) -> Option<Digest> {
     entries.find_map(|entry| {
         let (name, value) = entry.split_once('=')?;
         (name == layout::INPUTS_VARIABLE)

@@ -10,6 +10,7 @@ use crate::agent::command::Program;
 use crate::agent::journal;
 use crate::agent::observe::{Shown, inputs_of, show_units};
 use crate::agent::root::Root;
+use crate::agent::taken_up;
 use crate::digest::Digest;
 use crate::host::{Failure, Notice};
 use crate::layout;
@@ -135,6 +136,13 @@ struct Job<'a> {
 impl Job<'_> {
     async fn change(&self, verb: UnitVerb, waiting: Waiting) -> Result<()> {
         let shown = self.show().await?;
+        if layout::SYSTEM_UNITS.contains(&self.unit) && !shown.is_active() {
+            // It ended since it was looked at, and is not ours to start.
+            return Ok(());
+        }
+        if self.unit == layout::NETWORK_MANAGER {
+            return self.take_up().await;
+        }
         let is_current = self.inputs.is_none() || self.running_inputs(&shown) == self.inputs;
         let verb = match verb {
             UnitVerb::Start if shown.is_active() && is_current => return Ok(()),
@@ -171,6 +179,17 @@ impl Job<'_> {
         match waiting {
             Waiting::Queued => Ok(()),
             Waiting::EachActive => self.wait(verb, limit).await,
+        }
+    }
+
+    /// Has NetworkManager read its files again, and records which.
+    async fn take_up(&self) -> Result<()> {
+        let version = taken_up::version(self.root);
+        let program = self.systemctl(&["reload", self.unit])?;
+        self.run(&program.limit(RELOAD_LIMIT), "reloading").await?;
+        match (self.inputs, version) {
+            (Some(inputs), Some(version)) => taken_up::record(self.root, inputs, &version),
+            _ => Ok(()),
         }
     }
 
@@ -285,6 +304,7 @@ async fn enable(root: &Root, shown: &BTreeMap<String, Shown>) -> Result<Enabled>
         .iter()
         .filter(|(_, shown)| !shown.starts_at_boot())
         .map(|(name, _)| name.as_str())
+        .filter(|name| !layout::SYSTEM_UNITS.contains(name))
         .collect();
     if names.is_empty() {
         return Ok(Enabled::None);

@@ -145,3 +145,38 @@ async fn a_socket_is_stopped_before_systemd_reads_its_change() {
     assert!(at("stop x.socket") < at("daemon-reload"));
     assert!(at("daemon-reload") < at("start x.service"));
 }
+
+#[tokio::test]
+async fn network_manager_is_reloaded_where_it_runs_and_never_started() {
+    let systemd = r#"
+here=$(dirname "$0")
+echo "$@" >> "$here/calls"
+case "$1" in show) cat "$here/state"; echo ;; esac"#;
+    for active in ["active", "inactive"] {
+        let host = host(&state(active, 0), "");
+        host.program("systemctl", systemd);
+        host.write(layout::NETWORK_MANAGER_FILE, "[keyfile]\n");
+        let name = layout::NETWORK_MANAGER.to_owned();
+        let changes = [UnitChange {
+            name: name.clone(),
+            verb: UnitVerb::Reload,
+        }];
+        let inputs = BTreeMap::from([(name, Digest::of("one"))]);
+        let (notices, _receiver) = notice_channel();
+        start(&host.root, &changes, &inputs, Waiting::EachActive, &notices)
+            .await
+            .unwrap();
+        let calls = host.read("/usr/bin/calls");
+        let verbs: Vec<&str> = calls
+            .lines()
+            .filter(|line| !line.starts_with("show"))
+            .collect();
+        let expected = match active {
+            "active" => &["daemon-reload", "reload NetworkManager.service"][..],
+            _ => &["daemon-reload"],
+        };
+        assert_eq!(verbs, expected);
+        let is_recorded = taken_up::recorded(&host.root) == Some(Digest::of("one"));
+        assert_eq!(is_recorded, active == "active");
+    }
+}
