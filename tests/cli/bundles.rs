@@ -46,6 +46,57 @@ fn the_same_lock_and_key_give_the_same_bytes_and_quiet_is_quiet() {
     assert!(read("small.tar") == read("again.tar"), "the bytes differ");
 }
 
+const KUBELET: &str = r#"
+schema = 1
+[bundle]
+name = "small"
+version = "1.0.0"
+platforms = ["{platform}"]
+[[files]]
+name = "kubelet"
+version = "1"
+url = "file://{directory}/kubelet"
+fields = "json"
+"#;
+
+/// Neither flags nor keys that a bundle says nothing of come as far as to a
+/// host.
+#[test]
+fn overrides_are_held_against_the_bundle_before_any_host_is_asked() {
+    let world = World::new();
+    world.write("kubelet", "\0json:\"maxPods,omitempty\"\0json:\"kind\"");
+    world.bundle_of("small", "linux/amd64", KUBELET);
+    let inventory = world.read("inventory.toml");
+    for (overrides, code, said) in [
+        (
+            "config = { maxPodz = 3 }",
+            2,
+            [
+                "inventory.toml:17:12: `overrides.kubelet.config.maxPodz`: the configuration of this bundle's kubelet has no field `maxPodz`",
+                "did you mean `maxPods`?",
+            ],
+        ),
+        (
+            "flags = { v = 2 }",
+            2,
+            [
+                "inventory.toml:17:11: `overrides.kubelet.flags.v`: flags of kubelet can't be set: the bundle lists none for it",
+                "leave them out",
+            ],
+        ),
+        (
+            "config = { maxPods = 3 }",
+            4,
+            ["connecting to m1", "check that m1 is up"],
+        ),
+    ] {
+        let text = format!("{inventory}[overrides.kubelet]\n{overrides}\n");
+        world.write("inventory.toml", &text);
+        let outcome = world.run("plan --bundle small.tar --trusted-key key.pub");
+        outcome.expect(code, &said);
+    }
+}
+
 /// Issue 3's list. Neither `plan` nor `install` may come as far as to connect.
 #[test]
 fn bundles_that_are_not_right_are_refused_before_anything_else() {

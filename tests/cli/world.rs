@@ -136,14 +136,19 @@ impl World {
     /// A signed bundle `NAME.tar` for a platform, with the program in the file
     /// `agent` for its agent.
     pub(crate) fn bundle(&self, name: &str, platform: &str) {
+        self.write("tool", "a tool\n");
+        self.bundle_of(name, platform, DEFINITION);
+    }
+
+    /// The same by another definition.
+    pub(crate) fn bundle_of(&self, name: &str, platform: &str, definition: &str) {
         if !self.exists("key") {
             self.keys("key");
         }
-        let definition = DEFINITION
+        let definition = definition
             .replace("{platform}", platform)
             .replace("{directory}", self.path.as_str());
         self.write(&format!("{name}.toml"), &definition);
-        self.write("tool", "a tool\n");
         if !self.exists("agent") {
             self.write("agent", "an agent\n");
         }
