@@ -11,13 +11,15 @@ use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use rustls::pki_types::PrivateKeyDer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_rustls::TlsAcceptor;
 
 /// No wait of a test is longer; a test that waits for this long has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -53,8 +55,7 @@ impl Manager {
                 }
             }
         });
-        let authority = rcgen::generate_simple_self_signed(["authority".to_owned()]).unwrap();
-        fs_err::write(directory.path().join("ca.crt"), authority.cert.pem()).unwrap();
+        fs_err::write(directory.path().join("ca.crt"), identity().cert.pem()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         write_configuration(directory.path(), listener.local_addr().unwrap(), servers);
         let first = command(directory.path(), &listener, "inputs-0")
@@ -212,20 +213,56 @@ fn until(condition: impl Fn() -> bool) {
     }
 }
 
-/// Starts a server that echoes. Its `/readyz` is no TLS, so that the proxy
-/// finds it not ready, and uses it all the same.
+/// The certificate of all servers, which is its own authority.
+fn identity() -> &'static rcgen::CertifiedKey<rcgen::KeyPair> {
+    static IDENTITY: OnceLock<rcgen::CertifiedKey<rcgen::KeyPair>> = OnceLock::new();
+    IDENTITY.get_or_init(|| rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap())
+}
+
+fn acceptor() -> TlsAcceptor {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let key = PrivateKeyDer::try_from(identity().signing_key.serialize_der()).unwrap();
+    let configuration = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![identity().cert.der().clone()], key)
+        .unwrap();
+    TlsAcceptor::from(Arc::new(configuration))
+}
+
+/// Starts a server that says over TLS that it is ready, and echoes what isn't
+/// TLS.
 async fn echo_server() -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    let acceptor = acceptor();
     tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let (mut read, mut write) = stream.split();
-                let _ = tokio::io::copy(&mut read, &mut write).await;
-            });
+        while let Ok((stream, _)) = listener.accept().await {
+            // A client that goes away is no fault of the server's.
+            tokio::spawn(serve(stream, acceptor.clone()));
         }
     });
     address
+}
+
+async fn serve(mut stream: tokio::net::TcpStream, acceptor: TlsAcceptor) -> std::io::Result<()> {
+    const TLS_HANDSHAKE: u8 = 0x16;
+    let mut first = [0];
+    stream.peek(&mut first).await?;
+    if first[0] != TLS_HANDSHAKE {
+        let (mut read, mut write) = stream.split();
+        tokio::io::copy(&mut read, &mut write).await?;
+        return Ok(());
+    }
+    let mut stream = acceptor.accept(stream).await?;
+    let mut request = [0; 4096];
+    while stream.read(&mut request).await? > 0 {
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+        stream.write_all(answer).await?;
+        stream.flush().await?;
+    }
+    Ok(())
 }
 
 /// Traffic through the proxy, and what became of it.

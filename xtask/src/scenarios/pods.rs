@@ -75,9 +75,9 @@ pub fn pod_on(product: &Product, set: &str, node: &str) -> Result<String> {
     Ok(name)
 }
 
-/// A field of a pod.
-pub fn pod_address(product: &Product, pod: &str) -> Result<String> {
-    product.kubectl(&[
+/// The address of a pod; after a boot it is a while before it has one again.
+fn pod_address(product: &Product, pod: &str) -> Result<String> {
+    let address = product.kubectl(&[
         "get",
         "pod",
         "-n",
@@ -85,7 +85,9 @@ pub fn pod_address(product: &Product, pod: &str) -> Result<String> {
         pod,
         "-o",
         "jsonpath={.status.podIP}",
-    ])
+    ])?;
+    ensure!(!address.is_empty(), "{pod} has no address");
+    Ok(address)
 }
 
 /// Fetches an address from within a pod.
@@ -101,8 +103,11 @@ pub fn network(product: &Product) -> Result<()> {
     for from in WORKERS {
         let client = pod_on(product, "client", from)?;
         for to in WORKERS {
-            let web = pod_on(product, "web", to)?;
-            let address = pod_address(product, &web)?;
+            let address = wait_until("its address", PODS_LIMIT, || {
+                let web = pod_on(product, "web", to)?;
+                pod_address(product, &web)
+            })
+            .with_context(|| format!("the pod web on {to}"))?;
             let service = cluster_ip(product, &format!("web-{to}"))?;
             let ways = [
                 ("pod address", format!("http://{address}:8080/name")),
