@@ -51,6 +51,13 @@ Text for people goes to stderr, data to stdout. With JSON asked for, a failure
 is one object there too, whose `event` is `run-failed`. `kubectl` and `etcdctl`
 exit with the program's own code.";
 
+const STATUS_EXIT_CODES: &str = "\
+Exit codes:
+  0  fine
+  1  degraded: something is down, but the API answers and takes writes
+  2  broken: no API server is ready, or etcd has no majority; also an
+     inventory or site that can't be used";
+
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make, check and show bundles
@@ -63,6 +70,9 @@ pub enum Command {
     Install(InstallArgs),
     /// Show what install would do; changes nothing but the hosts' agent
     Plan(PlanArgs),
+    /// Show how the cluster stands, zone by zone
+    #[command(after_help = STATUS_EXIT_CODES)]
+    Status(StatusArgs),
     /// Print the ports that firewalls between zones must let pass
     Ports(PortsArgs),
     /// Run the cluster's kubectl on a master
@@ -112,6 +122,7 @@ impl Command {
         match self {
             Self::Install(args) => args.json,
             Self::Plan(args) => args.json,
+            Self::Status(args) => args.json,
             Self::Ports(args) => args.format == PortsFormat::Json,
             Self::Bundle(
                 BundleCommand::Verify { json, .. } | BundleCommand::Inspect { json, .. },
@@ -166,6 +177,15 @@ pub struct PlanArgs {
     /// Exit with 2 if there is something to do, with 0 if not
     #[arg(long)]
     pub detailed_exitcode: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub inventory: InventoryArgs,
+    /// Print the status as a JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -289,6 +289,21 @@ pub struct EtcdMember {
     pub name: String,
     pub peer_urls: Vec<String>,
     pub learner: bool,
+    /// None for a member that does not answer.
+    #[serde(default)]
+    pub status: Option<EtcdMemberStatus>,
+}
+
+/// What a member of etcd says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EtcdMemberStatus {
+    pub version: String,
+    /// Index of the newest raft entry that it knows of.
+    pub raft_index: u64,
+    /// Index of the newest raft entry that it has applied.
+    pub applied_index: u64,
+    /// Size of its database in bytes, what is free in it included.
+    pub database_bytes: u64,
 }
 
 /// A numbered manifest of software on a host. Holds all that is needed to go

@@ -23,5 +23,6 @@ pub mod proxy;
 pub mod sim;
 pub mod site;
 pub mod ssh;
+pub mod status;
 #[cfg(test)]
 pub mod testing;

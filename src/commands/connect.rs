@@ -12,6 +12,7 @@ use crate::inventory::{self, Inventory};
 use crate::output::{Output, TransferProgress};
 use crate::site::Site;
 use crate::ssh::{HostKeys, Identity, Target};
+use crate::status::Unreached;
 use camino::Utf8Path;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -167,6 +168,48 @@ fn all_or_faults<T>(
         }
     }
     Fault::merge(faults).map_or(Ok(good), Err)
+}
+
+/// The way to one host, which may fail without a word about the others.
+pub(super) struct Connection {
+    target: Target,
+    keys: Arc<HostKeys>,
+}
+
+impl Connection {
+    /// Connects, and uses whatever agent is there.
+    pub(super) async fn connect(&self) -> Result<RemoteHost, Unreached> {
+        let host = remote::connect(&self.target, &self.keys).await;
+        host.map_err(|error| unreached(error.into()))
+    }
+}
+
+/// The ways to all hosts, none of them tried yet.
+pub(super) fn each(
+    inventory: &Inventory,
+    site: &Site,
+) -> Result<BTreeMap<String, Connection>, Fault> {
+    let keys = Arc::new(host_keys(site)?);
+    let targets = targets(inventory)?.into_iter();
+    let connection = |target| Connection {
+        target,
+        keys: Arc::clone(&keys),
+    };
+    Ok(targets
+        .map(|(name, target)| (name, connection(target)))
+        .collect())
+}
+
+/// A fault of one host as a value.
+pub(super) fn unreached(fault: Fault) -> Unreached {
+    let failures = fault.failures.into_iter();
+    let (reasons, hints): (Vec<String>, Vec<Vec<String>>) = failures
+        .map(|failure| (failure.message, failure.hints))
+        .unzip();
+    Unreached {
+        reason: reasons.join("; "),
+        hint: hints.into_iter().flatten().next(),
+    }
 }
 
 /// Connects to the first host that answers; the others' reasons are kept.

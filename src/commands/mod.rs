@@ -16,6 +16,7 @@ mod plan;
 mod ports;
 mod prospect;
 mod run;
+mod status;
 
 use crate::cli::{Cli, Command};
 use crate::event::{EVENT_VERSION, EventSink, TimedEvent};
@@ -99,6 +100,7 @@ fn dispatch(command: Command, style: Style) -> Result<ExitCode, Fault> {
         Command::Hosts(command) => block_on(hosts::run(command, style)),
         Command::Install(args) => block_on(install::run(args, style)),
         Command::Plan(args) => block_on(plan::run(args, style)),
+        Command::Status(args) => block_on(status::run(args, style)),
         Command::Ports(args) => ports::run(&args, style),
         Command::Kubectl(args) => block_on(run::run("kubectl", args)),
         Command::Etcdctl(args) => block_on(run::run("etcdctl", args)),

@@ -33,6 +33,7 @@ fn the_first_help_tells_verbs_and_exit_codes() {
       hosts        Look after the hosts' SSH keys
       install      Make hosts and cluster as inventory and bundle say
       plan         Show what install would do; changes nothing but the hosts' agent
+      status       Show how the cluster stands, zone by zone
       ports        Print the ports that firewalls between zones must let pass
       kubectl      Run the cluster's kubectl on a master
       etcdctl      Run etcdctl on a master

@@ -32,6 +32,34 @@ fn an_unreachable_host_is_named_with_what_to_look_at() {
 }
 
 #[test]
+fn status_tells_what_it_could_not_reach_and_calls_it_broken() {
+    let world = World::new();
+    let told = world.run("status");
+    assert_eq!(told.code, 2, "{}", told.text());
+    for expected in [
+        "lab: broken\n",
+        "m1 (not reached)",
+        "no API server is ready",
+        "connecting to m1 (",
+        "check that m1 is up and runs sshd",
+    ] {
+        assert!(
+            told.stdout.contains(expected),
+            "{expected:?} in\n{}",
+            told.text()
+        );
+    }
+    let told = world.run("status --json");
+    let status: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
+    assert_eq!(status["health"], "broken");
+    assert_eq!(status["hosts"][0]["reached"], false);
+    assert_eq!(status["hosts"][0]["node"]["state"], "unknown");
+    world
+        .run("status -i nowhere.toml")
+        .expect(2, &["nowhere.toml"]);
+}
+
+#[test]
 fn unknown_and_changed_host_keys_stop_every_verb_and_trust_is_explicit() {
     let first = TestHost::idle();
     let world = World::with_port(first.port());

@@ -2,7 +2,7 @@
 
 use crate::agent::etcdctl;
 use crate::agent::root::Root;
-use crate::facts::{EtcdFacts, EtcdMember};
+use crate::facts::{EtcdFacts, EtcdMember, EtcdMemberStatus};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use std::time::Duration;
@@ -76,6 +76,12 @@ struct MemberStatus {
     version: String,
     #[serde(default)]
     leader: u64,
+    #[serde(default, rename = "raftIndex")]
+    raft_index: u64,
+    #[serde(default, rename = "raftAppliedIndex")]
+    applied_index: u64,
+    #[serde(default, rename = "dbSize")]
+    database_bytes: u64,
     #[serde(default)]
     errors: Vec<String>,
 }
@@ -152,12 +158,25 @@ fn summarize(members: &(String, String), status: &str, alarms: &str) -> Result<E
             .into_iter()
             .map(|member| EtcdMember {
                 id: hex(member.id),
+                status: statuses
+                    .iter()
+                    .find(|each| each.status.header.member_id == member.id)
+                    .map(|each| member_status(&each.status)),
                 name: member.name,
                 peer_urls: member.peer_urls,
                 learner: member.is_learner,
             })
             .collect(),
     })
+}
+
+fn member_status(status: &MemberStatus) -> EtcdMemberStatus {
+    EtcdMemberStatus {
+        version: status.version.clone(),
+        raft_index: status.raft_index,
+        applied_index: status.applied_index,
+        database_bytes: status.database_bytes,
+    }
 }
 
 /// As `etcdctl` takes it: hex without prefix.
@@ -183,8 +202,8 @@ mod tests {
         {"ID":17,"name":"m1","peerURLs":["https://10.77.1.11:2380"],"clientURLs":["https://10.77.1.11:2379"]},
         {"ID":18,"name":"m2","peerURLs":["https://10.77.2.11:2380"],"isLearner":true}]}"#;
     const STATUS: &str = r#"[
-        {"Endpoint":"https://10.77.1.11:2379","Status":{"header":{"member_id":17},"version":"3.6.16","dbSize":1,"leader":17}},
-        {"Endpoint":"https://10.77.2.11:2379","Status":{"header":{"member_id":18},"version":"3.6.15","leader":17}}]"#;
+        {"Endpoint":"https://10.77.1.11:2379","Status":{"header":{"member_id":17},"version":"3.6.16","dbSize":4096,"leader":17,"raftIndex":90,"raftAppliedIndex":90}},
+        {"Endpoint":"https://10.77.2.11:2379","Status":{"header":{"member_id":18},"version":"3.6.15","dbSize":8192,"leader":17,"raftIndex":90,"raftAppliedIndex":70}}]"#;
 
     fn summary(members: &str, status: &str, alarms: &str) -> Result<EtcdFacts> {
         summarize(&(members.to_owned(), "refused".to_owned()), status, alarms)
@@ -200,6 +219,15 @@ mod tests {
         assert_eq!(facts.alarms, ["NOSPACE on m2"]);
         assert_eq!(facts.members[1].id, "12");
         assert!(facts.members[1].learner);
+        let status = facts.members[1].status.as_ref().unwrap();
+        assert_eq!(
+            (
+                status.raft_index,
+                status.applied_index,
+                status.database_bytes
+            ),
+            (90, 70, 8192)
+        );
     }
 
     #[test]
@@ -208,6 +236,7 @@ mod tests {
         let facts = summary(MEMBERS, one, "{}").unwrap();
         assert!(!facts.healthy);
         assert_eq!(facts.leader.as_deref(), Some("m1"));
+        assert!(facts.members[1].status.is_none());
         let error = summary("", "", "").unwrap_err();
         assert!(format!("{error:#}").contains("refused"), "{error:#}");
     }
