@@ -64,6 +64,8 @@ pub enum Group {
     Nodes,
     ControlPlane,
     Etcd,
+    /// Hosts on which something asks etcd: masters and members.
+    EtcdClients,
     Registries,
     DnsServers,
     NtpServers,
@@ -114,6 +116,7 @@ impl fmt::Display for Group {
             Self::Nodes => "nodes",
             Self::ControlPlane => "control plane",
             Self::Etcd => "etcd",
+            Self::EtcdClients => "control plane and etcd",
             Self::Registries => "registries",
             Self::DnsServers => "DNS servers",
             Self::NtpServers => "NTP servers",

@@ -38,11 +38,11 @@ const FLOWS: [Flow; 6] = [
         why: "etcd members replicate to each other",
     },
     Flow {
-        from: Group::ControlPlane,
+        from: Group::EtcdClients,
         to: Group::Etcd,
         protocol: Protocol::Tcp,
         port: numbers::ETCD_CLIENT_PORT,
-        why: "etcdctl on a master asks and changes members; API servers without a member of their own",
+        why: "etcdctl on masters and members asks and changes members; API servers without a member of their own",
     },
     Flow {
         from: Group::Nodes,
@@ -223,6 +223,7 @@ fn is_in(host: &Host, group: Group) -> bool {
         Group::Nodes => host.is_node(),
         Group::ControlPlane => host.has(Role::ControlPlane),
         Group::Etcd => host.has(Role::Etcd),
+        Group::EtcdClients => host.has(Role::ControlPlane) || host.has(Role::Etcd),
         Group::Registries => host.has(Role::Registry),
         Group::JumpHost | Group::DnsServers | Group::NtpServers => false,
     }

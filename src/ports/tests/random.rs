@@ -46,7 +46,7 @@ fn needed(inventory: &Inventory) -> BTreeSet<Connection> {
                 need(host, member, Protocol::Tcp, 2380);
             }
         }
-        if host.has(Role::ControlPlane) {
+        if host.has(Role::ControlPlane) || host.has(Role::Etcd) {
             // etcdctl, and API servers without a member on their own host.
             for member in inventory.etcd_members() {
                 need(host, member, Protocol::Tcp, 2379);
