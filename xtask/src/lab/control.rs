@@ -8,6 +8,7 @@ use crate::shell;
 use anyhow::{Context, Result, bail};
 use camino::{Utf8Path, Utf8PathBuf};
 use rustix::process::{Pid, Signal, kill_process};
+use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -117,6 +118,19 @@ impl Lab {
         })
     }
 
+    /// Cuts a zone off: nothing passes between it and the rest of the lab until
+    /// it is healed, or the router's rules are loaded again.
+    pub fn cut(&self, zone: &str) -> Result<()> {
+        router::cut(&self.layout().zone_named(zone)?.network())
+            .with_context(|| format!("cutting zone {zone} off"))
+    }
+
+    /// Undoes [`Lab::cut`].
+    pub fn heal(&self, zone: &str) -> Result<()> {
+        router::heal(&self.layout().zone_named(zone)?.network())
+            .with_context(|| format!("healing zone {zone}"))
+    }
+
     /// Loads rules into the router in place of those there, and keeps them
     /// beside the inventory for people to read.
     pub fn load_rules(&self, rules: &str) -> Result<()> {
@@ -169,6 +183,25 @@ impl Lab {
             ),
             _ => Ok(output),
         }
+    }
+
+    /// Writes a file on a host.
+    pub fn put(&self, name: &str, path: &str, bytes: &[u8]) -> Result<()> {
+        let mut child = self
+            .ssh_command(name)?
+            .arg(format!("cat > {path}"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .with_context(|| format!("starting ssh to {name}"))?;
+        let mut stdin = child.stdin.take().context("no standard input")?;
+        stdin.write_all(bytes)?;
+        drop(stdin);
+        let status = child.wait()?;
+        if !status.success() {
+            bail!("{name}: writing {path}: ssh: {status}");
+        }
+        Ok(())
     }
 
     /// Runs a shell line on a host as root and returns its standard output,

@@ -130,6 +130,17 @@ impl Layout {
         }
     }
 
+    /// The zone of that name.
+    pub fn zone_named(&self, name: &str) -> Result<&Zone> {
+        match self.zones.iter().find(|zone| zone.name == name) {
+            Some(zone) => Ok(zone),
+            None => {
+                let names: Vec<&str> = self.zones.iter().map(|zone| zone.name.as_str()).collect();
+                bail!("the lab has no zone {name}: it has {}", names.join(", "))
+            }
+        }
+    }
+
     /// The hosts that a command line means: one by name, or `all`.
     pub fn select(&self, name: &str) -> Result<Vec<&Host>> {
         if name == "all" {
@@ -155,6 +166,11 @@ impl Zone {
     /// An address in this zone's network.
     pub fn address(&self, last: u8) -> Ipv4Addr {
         Ipv4Addr::new(10, 77, self.number, last)
+    }
+
+    /// This zone's network.
+    pub fn network(&self) -> String {
+        format!("{}/24", self.address(0))
     }
 
     /// The router's address in this zone.

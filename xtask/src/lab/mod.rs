@@ -18,7 +18,7 @@ mod sysctls;
 mod teardown;
 
 pub use control::Lab;
-pub use layout::Wanted;
+pub use layout::{Host, Kind, Wanted};
 pub use make::{Options, Rules, up};
 pub use network::DefaultRoute;
 pub use status::status;
@@ -76,6 +76,10 @@ enum Command {
     Stop { host: String },
     /// Start a host (or `all`) that is off.
     Boot { host: String },
+    /// Cut a zone off from all others and from the jump host.
+    Cut { zone: String },
+    /// Let a zone that was cut off back in.
+    Heal { zone: String },
     /// Load the router's rules again and set its counters to zero.
     Rules {
         #[command(flatten)]
@@ -145,6 +149,8 @@ pub fn run(args: &Args) -> Result<()> {
         Command::Kill { host } => Lab::open()?.kill(host),
         Command::Stop { host } => Lab::open()?.stop(host),
         Command::Boot { host } => Lab::open()?.boot(host),
+        Command::Cut { zone } => Lab::open()?.cut(zone),
+        Command::Heal { zone } => Lab::open()?.heal(zone),
         Command::Rules { rules } => {
             let lab = Lab::open()?;
             lab.load_rules(&rules.rules().read(&lab.inventory())?)?;

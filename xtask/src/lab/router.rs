@@ -99,6 +99,7 @@ fn lab_table() -> String {
         "table inet lab {{
     counter left {{}}
     counter to_router {{}}
+    set cut {{ type ipv4_addr; flags interval; }}
     set leaving {{ {set} }}
     set asked {{ {set} }}
     set passed {{ {set} }}
@@ -118,6 +119,8 @@ fn lab_table() -> String {
     }}
     chain before {{
         type filter hook forward priority filter - 10; policy accept;
+        ip saddr @cut drop
+        ip daddr @cut drop
         ct state new meta nfproto ipv4 meta l4proto {{ tcp, udp }} add @asked {{ {flow} }}
     }}
     chain after {{
@@ -145,6 +148,19 @@ pub fn load(directory: &Utf8Path, rules: &str) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Drops all that goes into a network or comes out of it, connections that
+/// stand included; what stays within it doesn't pass the router.
+pub fn cut(network: &str) -> Result<()> {
+    let element = format!("{{ {network} }}");
+    nft(&["add", "element", "inet", "lab", "cut", &element]).map(drop)
+}
+
+/// Undoes [`cut`].
+pub fn heal(network: &str) -> Result<()> {
+    let element = format!("{{ {network} }}");
+    nft(&["delete", "element", "inet", "lab", "cut", &element]).map(drop)
 }
 
 /// Reads the router's counters.

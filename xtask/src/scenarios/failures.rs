@@ -1,6 +1,7 @@
 //! What a cluster stands, and what a second look finds.
 
 use super::{Context, pods};
+use crate::lab::{Host, Kind, Lab};
 use crate::product::{outcome, wait_until};
 use crate::{paths, shell};
 use anyhow::{Context as _, Result, ensure};
@@ -15,7 +16,8 @@ pub fn cluster_ip_from_hosts(context: &Context) -> Result<()> {
     pods::deploy_on(&context.product, &["w1", "w2"])?;
     let service = pods::cluster_ip(&context.product, "web-w2")?;
     let lab = context.lab()?;
-    for host in ["m1", "w1", "w2"] {
+    for host in lab.hosts() {
+        let host = &host.name;
         // No curl on these hosts: bash speaks HTTP well enough.
         let script = format!(
             "bash -c 'exec 3<>/dev/tcp/{service}/8080; printf \"GET /name HTTP/1.0\\r\\n\\r\\n\" >&3; cat <&3'"
@@ -31,18 +33,28 @@ pub fn cluster_ip_from_hosts(context: &Context) -> Result<()> {
 
 /// The registry's log names every node as a reader of binaries and images.
 pub fn registry_was_used(context: &Context) -> Result<()> {
-    let log = context
-        .lab()?
-        .ssh_output("m1", "journalctl -u registry --no-pager -o cat")?;
-    for address in ["10.77.1.21", "10.77.2.22"] {
+    let lab = context.lab()?;
+    for worker in lab.hosts().iter().filter(|host| host.kind == Kind::Worker) {
+        let master = registry_of(&lab, worker)?;
+        let log = lab.ssh_output(master, "journalctl -u registry --no-pager -o cat")?;
+        let address = worker.address.to_string();
         for what in ["cofferdam/file/kubelet/blobs", "registry.k8s.io/pause"] {
             let seen = log
                 .lines()
-                .any(|line| line.contains(address) && line.contains(what));
+                .any(|line| line.contains(&address) && line.contains(what));
             ensure!(seen, "no read of {what} by {address} in the registry's log");
         }
     }
     Ok(())
+}
+
+/// The host whose registry another one uses first: the master of its zone, or
+/// the first one where the zone has none.
+pub fn registry_of<'a>(lab: &'a Lab, host: &Host) -> Result<&'a str> {
+    let masters = || lab.hosts().iter().filter(|host| host.kind == Kind::Master);
+    let own = masters().find(|master| master.zone == host.zone);
+    let master = own.or_else(|| masters().next()).context("no master")?;
+    Ok(&master.name)
 }
 
 /// Nothing to do, said so, and no host touched.
@@ -200,11 +212,7 @@ pub fn master_off(context: &Context) -> Result<()> {
         Ok(())
     })?;
     lab.kill("m1")?;
-    let script = format!(
-        "{}; for i in $(seq 50); do ask; done | sort | uniq -c",
-        ask(&service)
-    );
-    let result = lab.ssh_output("w1", &script);
+    let result = lab.ssh_output("w1", &asked(&service, 50));
     lab.boot("m1")?;
     let counted = result?;
     ensure!(
@@ -221,6 +229,14 @@ pub fn master_off(context: &Context) -> Result<()> {
         ensure!(steps.is_empty(), "steps: {steps:#?}");
         Ok(())
     })
+}
+
+/// A shell line that asks a Service so often and counts the answers.
+pub fn asked(service: &str, times: u32) -> String {
+    format!(
+        "{}; for i in $(seq {times}); do ask; done | sort | uniq -c",
+        ask(service)
+    )
 }
 
 /// A shell function that asks a Service for its answer, without curl.

@@ -7,6 +7,7 @@ mod interrupt;
 pub mod pods;
 mod refusals;
 mod state;
+mod zones;
 
 use crate::lab::{self, Lab};
 use crate::product::Product;
@@ -162,6 +163,54 @@ const INTERRUPTED: &[Scenario] = &[
     },
 ];
 
+/// Three masters in three zones, and two workers.
+const THREE_ZONES: &[Scenario] = &[
+    Scenario {
+        name: "install over three zones",
+        run: |c| c.product.install(),
+    },
+    Scenario {
+        name: "three zones: nodes are Ready, with zone and role",
+        run: |c| pods::nodes_ready(&c.product),
+    },
+    Scenario {
+        name: "three zones: pods and Services",
+        run: |c| pods::network(&c.product),
+    },
+    Scenario {
+        name: "three zones: nodes pulled from their own zone's registry",
+        run: failures::registry_was_used,
+    },
+    Scenario {
+        name: "three zones: status is fine",
+        run: zones::status_is_fine,
+    },
+    Scenario {
+        name: "three zones: a second install has zero steps",
+        run: failures::second_install,
+    },
+    Scenario {
+        name: "three zones: nothing was refused, nothing left the lab",
+        run: failures::nothing_left,
+    },
+    Scenario {
+        name: "three zones: a registry stopped, another stands in",
+        run: zones::registry_stopped,
+    },
+    Scenario {
+        name: "three zones: each master off and on",
+        run: zones::each_master_off,
+    },
+    Scenario {
+        name: "three zones: a zone cut off and healed",
+        run: zones::zone_cut,
+    },
+    Scenario {
+        name: "three zones: all hosts off and on together",
+        run: failures::all_off_and_on,
+    },
+];
+
 /// One host with all roles.
 const ALONE: &[Scenario] = &[Scenario {
     name: "a master alone installs and runs pods",
@@ -192,6 +241,16 @@ pub fn run(only: Option<&str>) -> Result<Tally> {
             workers: 2,
         },
         INTERRUPTED,
+        only,
+    )?;
+    demo::clear_site()?;
+    tally += group(
+        &context,
+        Hosts {
+            masters: 3,
+            workers: 2,
+        },
+        THREE_ZONES,
         only,
     )?;
     demo::clear_site()?;

@@ -1,12 +1,13 @@
 //! What pods, Services and the cluster's own tools must do.
 
+use crate::lab::{Kind, Lab};
 use crate::product::{Product, wait_until};
 use anyhow::{Context, Result, bail, ensure};
 use std::time::Duration;
 
 /// Pods come up within this on two cores that everything shares.
 const PODS_LIMIT: Duration = Duration::from_secs(120);
-/// The workers of the default lab, in zones a and b.
+/// The workers of all labs but the smallest, in zones a and b.
 const WORKERS: [&str; 2] = ["w1", "w2"];
 /// Bytes that cross zones through a ClusterIP.
 const LARGE: usize = 10 << 20;
@@ -193,7 +194,8 @@ pub fn kubectl_tools(product: &Product) -> Result<()> {
     ensure!(said.trim() == "w2", "exec in {web}: {said:?}");
     wait_until("top nodes", PODS_LIMIT, || {
         let table = product.kubectl(&["top", "nodes", "--no-headers"])?;
-        for node in ["m1", "w1", "w2"] {
+        for host in Lab::open()?.hosts() {
+            let node = &host.name;
             let line = table.lines().find(|line| line.starts_with(node));
             let line = line.with_context(|| format!("no line for {node}:\n{table}"))?;
             ensure!(!line.contains("unknown"), "{line}");
@@ -207,11 +209,12 @@ pub fn nodes_ready(product: &Product) -> Result<()> {
     let json = product.kubectl(&["get", "nodes", "-o", "json"])?;
     let list: serde_json::Value = serde_json::from_str(&json)?;
     let nodes = list["items"].as_array().context("no list of nodes")?;
-    for (name, zone, role) in [
-        ("m1", "a", "control-plane"),
-        ("w1", "a", "worker"),
-        ("w2", "b", "worker"),
-    ] {
+    for host in Lab::open()?.hosts() {
+        let (name, zone) = (host.name.as_str(), host.zone.as_str());
+        let role = match host.kind {
+            Kind::Master => "control-plane",
+            Kind::Worker => "worker",
+        };
         let node = nodes.iter().find(|node| node["metadata"]["name"] == name);
         let node = node.with_context(|| format!("no node {name}"))?;
         let conditions = node["status"]["conditions"]

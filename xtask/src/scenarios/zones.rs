@@ -1,0 +1,275 @@
+//! What a cluster over three zones stands: the loss of any master and of any
+//! zone, and registries that stand in for each other.
+
+use super::Context;
+use super::failures::registry_of;
+use super::pods;
+use crate::lab::{Host, Kind, Lab};
+use crate::product::{outcome, wait_until};
+use crate::shell;
+use anyhow::{Context as _, Result, ensure};
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+/// Nodes are Ready again within this after a boot, on two shared cores.
+const READY_LIMIT: Duration = Duration::from_secs(240);
+/// New connections find another API server within five seconds; a request
+/// takes its time on a machine that does everything at once.
+const API_LIMIT: Duration = Duration::from_secs(20);
+/// Long enough for leases to run out, nodes to be marked and pods to be moved.
+const CUT: Duration = Duration::from_secs(60);
+
+/// Where a worker gets a kubectl for these tests, and a kubeconfig that goes
+/// through its own proxy.
+const KUBECTL: &str = "/run/kubectl --kubeconfig /run/admin.kubeconfig --request-timeout=10s";
+
+/// `cofferdam status` calls the cluster fine, and programs read the same.
+pub fn status_is_fine(context: &Context) -> Result<()> {
+    let inventory = context.product.inventory.as_str();
+    let outcome = outcome(
+        &mut context
+            .product
+            .command(&["status", "-i", inventory, "--json"]),
+    )?;
+    ensure!(
+        outcome.status == 0,
+        "exit {}: {}",
+        outcome.status,
+        outcome.stdout
+    );
+    let status: serde_json::Value = serde_json::from_str(&outcome.stdout)?;
+    ensure!(status["health"] == "fine", "{status:#}");
+    let hosts = status["hosts"].as_array().context("no hosts")?;
+    let leaders = hosts.iter().filter(|host| host["etcd"]["leader"] == true);
+    ensure!(leaders.count() == 1, "not one leader: {status:#}");
+    Ok(())
+}
+
+/// Each master in turn loses its power: the API answers through every other
+/// node's proxy, nobody else goes NotReady, Services go on, and it comes back
+/// by itself.
+pub fn each_master_off(context: &Context) -> Result<()> {
+    let lab = context.lab()?;
+    bring_kubectl(&lab)?;
+    pods::deploy_on(&context.product, &["w1", "w2"])?;
+    for master in masters(&lab) {
+        let others: Vec<&Host> = lab.hosts().iter().filter(|host| *host != master).collect();
+        let watch = Watch::start(&lab, others.iter().copied().find(|host| is_worker(host)))?;
+        lab.kill(&master.name)?;
+        let begun = Instant::now();
+        let result = others
+            .iter()
+            .try_for_each(|host| api_answers(&lab, host))
+            .and_then(|()| told(context, 1, &master.name))
+            .and_then(|()| services_answer(context, &lab));
+        shell::say(&format!(
+            "        {} off: the API answered everywhere {:.1} s later",
+            master.name,
+            begun.elapsed().as_secs_f64()
+        ));
+        let unready = watch.not_ready();
+        lab.boot(&master.name)?;
+        result.with_context(|| format!("{} off", master.name))?;
+        let innocent: Vec<&String> = unready
+            .iter()
+            .filter(|name| **name != master.name)
+            .collect();
+        ensure!(innocent.is_empty(), "NotReady though up: {innocent:?}");
+        all_well(context)?;
+    }
+    Ok(())
+}
+
+/// A zone is cut off from all others: writes go on elsewhere, pods there keep
+/// their Services, and once healed there is nothing to do.
+pub fn zone_cut(context: &Context) -> Result<()> {
+    let lab = context.lab()?;
+    bring_kubectl(&lab)?;
+    pods::deploy_on(&context.product, &["w1", "w2"])?;
+    for zone in ["c", "b"] {
+        lab.cut(zone)?;
+        let result = without_zone(context, &lab, zone);
+        lab.heal(zone)?;
+        result.with_context(|| format!("zone {zone} cut off"))?;
+        all_well(context)?;
+    }
+    Ok(())
+}
+
+fn without_zone(context: &Context, lab: &Lab, zone: &str) -> Result<()> {
+    let rest: Vec<&Host> = lab
+        .hosts()
+        .iter()
+        .filter(|host| host.zone != zone)
+        .collect();
+    let deadline = Instant::now() + CUT;
+    let mut round = 0;
+    while Instant::now() < deadline {
+        for host in &rest {
+            write_through(lab, host, round)?;
+            round += 1;
+        }
+        std::thread::sleep(Duration::from_secs(2));
+    }
+    let outcome = outcome(&mut context.product.command(&[
+        "status",
+        "-i",
+        context.product.inventory.as_str(),
+    ]))?;
+    ensure!(
+        outcome.status == 1 && outcome.stdout.contains("not reached"),
+        "exit {}: {}",
+        outcome.status,
+        outcome.stdout
+    );
+    shell::say(&format!(
+        "        {round} writes went on without zone {zone}"
+    ));
+    Ok(())
+}
+
+/// A node pulls from another zone's registry when its own is stopped.
+pub fn registry_stopped(context: &Context) -> Result<()> {
+    let lab = context.lab()?;
+    let worker = lab.hosts().iter().find(|host| host.name == "w2");
+    let worker = worker.context("no w2")?;
+    let own = registry_of(&lab, worker)?;
+    lab.ssh_output(own, "systemctl stop registry")?;
+    // Pinned images are on the node already: one is taken away first.
+    let pull = "image=$(/opt/cofferdam/bin/ctr -n k8s.io images ls -q | grep -m1 'pause:'); \
+        /opt/cofferdam/bin/ctr -n k8s.io images pull --hosts-dir /etc/containerd/certs.d $image";
+    let pulled = lab.ssh_output("w2", pull);
+    lab.ssh_output(own, "systemctl start registry")?;
+    pulled.map(drop)
+}
+
+fn masters(lab: &Lab) -> impl Iterator<Item = &Host> {
+    lab.hosts().iter().filter(|host| host.kind == Kind::Master)
+}
+
+fn is_worker(host: &Host) -> bool {
+    host.kind == Kind::Worker
+}
+
+/// Workers have no kubectl of their own.
+fn bring_kubectl(lab: &Lab) -> Result<()> {
+    let first = masters(lab).next().context("no master")?;
+    let from = |path: &str| -> Result<Vec<u8>> {
+        let output = lab.ssh(&first.name, &format!("cat {path}"))?;
+        ensure!(output.status.success(), "reading {path} on {}", first.name);
+        Ok(output.stdout)
+    };
+    let kubectl = from("/opt/cofferdam/bin/kubectl")?;
+    let kubeconfig = String::from_utf8(from("/etc/kubernetes/admin.kubeconfig")?)?;
+    let own = format!("https://{}:6443", first.address);
+    ensure!(
+        kubeconfig.contains(&own),
+        "the kubeconfig does not name {own}"
+    );
+    let kubeconfig = kubeconfig.replace(&own, "https://127.0.0.1:6444");
+    for host in lab.hosts() {
+        lab.put(&host.name, "/run/kubectl", &kubectl)?;
+        lab.put(&host.name, "/run/admin.kubeconfig", kubeconfig.as_bytes())?;
+        lab.ssh_output(&host.name, "chmod 0755 /run/kubectl")?;
+    }
+    Ok(())
+}
+
+/// The API answers through the host's own proxy, on a new connection.
+fn api_answers(lab: &Lab, host: &Host) -> Result<()> {
+    wait_until("the API", API_LIMIT, || {
+        lab.ssh_output(&host.name, &format!("{KUBECTL} get --raw /readyz"))
+    })
+    .with_context(|| format!("through the proxy of {}", host.name))
+    .map(drop)
+}
+
+fn write_through(lab: &Lab, host: &Host, round: u32) -> Result<()> {
+    let write =
+        format!("{KUBECTL} -n default annotate --overwrite namespace default round={round}");
+    wait_until("a write", API_LIMIT, || lab.ssh_output(&host.name, &write))
+        .with_context(|| format!("through the proxy of {}", host.name))
+        .map(drop)
+}
+
+/// The exit code of `cofferdam status`, and whom it names.
+fn told(context: &Context, status: i32, host: &str) -> Result<()> {
+    let inventory = context.product.inventory.as_str();
+    let outcome = outcome(&mut context.product.command(&["status", "-i", inventory]))?;
+    ensure!(
+        outcome.status == status && outcome.stdout.contains(host),
+        "exit {}: {}",
+        outcome.status,
+        outcome.stdout
+    );
+    Ok(())
+}
+
+/// A Service answers on both workers, whatever becomes of masters.
+fn services_answer(context: &Context, lab: &Lab) -> Result<()> {
+    let service = pods::cluster_ip(&context.product, "web")?;
+    for host in ["w1", "w2"] {
+        let answers = lab.ssh_output(host, &super::failures::asked(&service, 20))?;
+        ensure!(!answers.contains("failed"), "from {host}:\n{answers}");
+    }
+    Ok(())
+}
+
+/// Everything Ready, in step, and as desired.
+fn all_well(context: &Context) -> Result<()> {
+    wait_until("all nodes Ready", READY_LIMIT, || {
+        pods::nodes_ready(&context.product)
+    })?;
+    wait_until("a status that is fine", READY_LIMIT, || {
+        status_is_fine(context)
+    })?;
+    wait_until("a plan without steps", READY_LIMIT, || {
+        let steps = context.product.plan()?;
+        ensure!(steps.is_empty(), "steps: {steps:#?}");
+        Ok(())
+    })
+}
+
+/// Follows nodes from a worker, through its proxy, and keeps who was NotReady.
+struct Watch {
+    child: Child,
+    lines: std::sync::mpsc::Receiver<String>,
+}
+
+impl Watch {
+    fn start(lab: &Lab, host: Option<&Host>) -> Result<Self> {
+        let host = host.context("no worker")?;
+        let follow = "while sleep 1; do ".to_owned() + KUBECTL + " get nodes --no-headers; done";
+        let mut child = lab
+            .ssh_command(&host.name)?
+            .arg(follow)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("starting ssh")?;
+        let stdout = child.stdout.take().context("no standard output")?;
+        let (sender, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { child, lines })
+    }
+
+    /// Names of nodes that were seen NotReady.
+    fn not_ready(mut self) -> std::collections::BTreeSet<String> {
+        // It ends with the connection; that it can't be killed twice is fine.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let lines = self.lines.try_iter();
+        lines
+            .filter(|line| line.contains("NotReady"))
+            .filter_map(|line| line.split_whitespace().next().map(str::to_owned))
+            .collect()
+    }
+}
