@@ -37,8 +37,9 @@ pub struct Consequence {
 pub struct Health {
     readiness: Readiness,
     reason: String,
-    /// When the readiness became what it is; `None` before the first probe.
-    since: Option<Instant>,
+    /// When a probe first got an answer without readiness, since the server
+    /// was last ready or not to be reached by a probe.
+    unready_since: Option<Instant>,
     silent_since: Option<Instant>,
 }
 
@@ -47,7 +48,7 @@ impl Default for Health {
         Self {
             readiness: Readiness::Unknown,
             reason: "not probed yet".to_owned(),
-            since: None,
+            unready_since: None,
             silent_since: None,
         }
     }
@@ -64,13 +65,12 @@ impl Health {
         &self.reason
     }
 
-    /// Whether at `now` the server has answered for longer than `limit`, each
-    /// time without being ready.
+    /// Whether at `now` the server has answered probes for longer than `limit`,
+    /// each time without being ready. Dials of clients that failed in between
+    /// don't count: an overloaded server loses some.
     pub fn answers_unready_for(&self, limit: Duration, now: Instant) -> bool {
-        self.readiness == Readiness::NotReady
-            && self
-                .since
-                .is_some_and(|since| now.saturating_duration_since(since) > limit)
+        self.unready_since
+            .is_some_and(|since| now.saturating_duration_since(since) > limit)
     }
 
     /// Takes in a probe that began at `started` and ended at `ended`; the host
@@ -86,6 +86,10 @@ impl Health {
             ProbeResult::Silent(_) => Some(self.silent_since.unwrap_or(started)),
             _ => None,
         };
+        self.unready_since = match result {
+            ProbeResult::NotReady(_) => Some(self.unready_since.unwrap_or(ended)),
+            _ => None,
+        };
         let (readiness, reason) = match result {
             ProbeResult::Ready => (Readiness::Ready, "ready".to_owned()),
             ProbeResult::NotReady(reason) => (Readiness::NotReady, reason),
@@ -97,7 +101,7 @@ impl Health {
             .silent_since
             .is_some_and(|since| ended.saturating_duration_since(since) >= reset_after);
         Consequence {
-            changed: self.change(readiness, reason, ended),
+            changed: self.change(readiness, reason),
             reset_connections,
         }
     }
@@ -105,18 +109,15 @@ impl Health {
     /// Takes in that a client's connection could not be made, which tells
     /// earlier than the next probe. Connections are never reset on this alone:
     /// only probes measure for how long a host is silent.
-    pub fn record_failed_dial(&mut self, reason: String, now: Instant) -> Consequence {
+    pub fn record_failed_dial(&mut self, reason: String) -> Consequence {
         Consequence {
-            changed: self.change(Readiness::Unreachable, reason, now),
+            changed: self.change(Readiness::Unreachable, reason),
             reset_connections: false,
         }
     }
 
-    fn change(&mut self, readiness: Readiness, reason: String, now: Instant) -> bool {
+    fn change(&mut self, readiness: Readiness, reason: String) -> bool {
         let changed = self.readiness != readiness;
-        if changed {
-            self.since = Some(now);
-        }
         self.readiness = readiness;
         self.reason = reason;
         changed
@@ -225,7 +226,7 @@ mod tests {
         let now = Instant::now();
         let mut health = Health::default();
         health.record_probe(ProbeResult::Ready, now, now, RESET_AFTER);
-        let consequence = health.record_failed_dial("timed out".to_owned(), now);
+        let consequence = health.record_failed_dial("timed out".to_owned());
         assert_eq!(
             consequence,
             Consequence {
@@ -277,6 +278,20 @@ mod tests {
             assert_eq!(health.answers_unready_for(LIMIT, last), expected, "{name}");
         }
         assert!(!Health::default().answers_unready_for(LIMIT, origin));
+    }
+
+    #[test]
+    fn a_lost_dial_of_a_client_makes_no_server_look_as_if_it_just_started() {
+        const LIMIT: Duration = Duration::from_secs(60);
+        let origin = Instant::now();
+        let at = |seconds| origin + Duration::from_secs(seconds);
+        let mut health = Health::default();
+        for second in [0, 30, 61] {
+            let unready = ProbeResult::NotReady("500".to_owned());
+            health.record_probe(unready, at(second), at(second), RESET_AFTER);
+            health.record_failed_dial("timed out".to_owned());
+        }
+        assert!(health.answers_unready_for(LIMIT, at(61)));
     }
 
     #[test]

@@ -143,7 +143,7 @@ impl Pool {
     /// A client's dial failed: others avoid this server until a probe, which
     /// is made at once, has reached it.
     pub fn report_failed_dial(&self, backend: &Backend, reason: String) {
-        let consequence = backend.health().record_failed_dial(reason, Instant::now());
+        let consequence = backend.health().record_failed_dial(reason);
         self.follow(backend, consequence);
         backend.suspicion.notify_one();
     }
