@@ -5,6 +5,7 @@
 use super::{Failure, Notice, Request, Response, RunInHand};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::io;
 use tokio_util::codec::{Decoder, Encoder};
 
@@ -166,12 +167,12 @@ impl Decoder for FrameCodec {
             HEARTBEAT => Frame::Heartbeat,
             NOTICE => Frame::Notice {
                 id,
-                notice: serde_json::from_slice(&payload)?,
+                notice: from_host(&payload)?,
             },
             BODY_TAKEN => Frame::BodyTaken { id },
             RESPONSE => Frame::Response {
                 id,
-                result: serde_json::from_slice(&payload)?,
+                result: from_host(&payload)?,
             },
             other => {
                 let message = format!("a frame has the unknown kind {other}");
@@ -179,6 +180,47 @@ impl Decoder for FrameCodec {
             }
         }))
     }
+}
+
+/// Reads what a host says. Its texts end up on a terminal, where control
+/// characters could rewrite what a person is about to confirm: those but line
+/// ends and tabs are replaced.
+///
+/// # Errors
+/// When it is not what it should be.
+pub fn from_host<T: serde::de::DeserializeOwned>(json: &[u8]) -> serde_json::Result<T> {
+    let mut value: Value = serde_json::from_slice(json)?;
+    clean(&mut value);
+    serde_json::from_value(value)
+}
+
+fn clean(value: &mut Value) {
+    match value {
+        Value::String(text) => clean_text(text),
+        Value::Array(values) => values.iter_mut().for_each(clean),
+        Value::Object(fields) => {
+            let is_clean = |name: &String| !name.contains(is_harmful);
+            if !fields.keys().all(is_clean) {
+                let old = std::mem::take(fields);
+                fields.extend(old.into_iter().map(|(mut name, value)| {
+                    clean_text(&mut name);
+                    (name, value)
+                }));
+            }
+            fields.values_mut().for_each(clean);
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+fn clean_text(text: &mut String) {
+    if text.contains(is_harmful) {
+        *text = text.replace(is_harmful, "\u{fffd}");
+    }
+}
+
+fn is_harmful(character: char) -> bool {
+    character.is_control() && !matches!(character, '\n' | '\t')
 }
 
 #[cfg(test)]
@@ -196,6 +238,24 @@ mod tests {
         }
         partial.put_u8(buffer[buffer.len() - 1]);
         FrameCodec.decode(&mut partial).unwrap().unwrap()
+    }
+
+    #[test]
+    fn nothing_that_a_host_says_moves_the_cursor() {
+        let message = "it is\u{1b}[2J\u{9b}1Aup\tat\nlast\r".to_owned();
+        let failure = Failure {
+            message,
+            lines: vec!["\u{7}".to_owned()],
+            hint: None,
+        };
+        let result = Box::new(Err(failure));
+        let Frame::Response { result, .. } = round_trip(Frame::Response { id: 1, result }) else {
+            unreachable!()
+        };
+        let found = result.unwrap_err();
+        let expected = "it is\u{fffd}[2J\u{fffd}1Aup\tat\nlast\u{fffd}";
+        assert_eq!(found.message, expected);
+        assert_eq!(found.lines, ["\u{fffd}"]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What comes from an agent: its first line, then frames.
 
 use super::{Incoming, State, Traffic, end, lock};
-use crate::host::frame::{Frame, FrameCodec, Hello, MAGIC};
+use crate::host::frame::{Frame, FrameCodec, Hello, MAGIC, from_host};
 use futures_util::StreamExt;
 use std::io;
 use std::sync::atomic::Ordering;
@@ -35,7 +35,7 @@ pub(super) async fn read_hello(output: &mut (impl AsyncRead + Unpin)) -> Result<
         let text = String::from_utf8_lossy(&line);
         if let Some(at) = text.find(MAGIC) {
             let json = &text[at + MAGIC.len()..];
-            return serde_json::from_str(json)
+            return from_host(json.as_bytes())
                 .map_err(|error| format!("its first line can't be read: {error}"));
         }
         line.clear();
