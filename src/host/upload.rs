@@ -77,8 +77,9 @@ impl Upload {
         }
         let hex = digest.hex();
         let script = format!(
-            "umask 077; new={NEW_AGENT}$$; trap 'rm -f $new' EXIT; \
-             mkdir -p -m 0755 /opt/cofferdam && cat > $new || exit 1; \
+            "umask 022; new={NEW_AGENT}$$; trap 'rm -f $new' EXIT; \
+             mkdir -p /opt/cofferdam || exit 1; umask 077; set -C; \
+             cat > $new || exit 1; \
              if [ \"$(sha256sum < $new)\" != '{hex}  -' ]; then \
              echo 'what arrived is not what the bundle holds; run the same command again' >&2; \
              exit 1; fi; \
@@ -152,6 +153,7 @@ mod tests {
     use crate::testing::ssh_server::{Ending, Exec, ServerOptions};
     use futures_util::future::join_all;
     use std::io::Write;
+    use std::os::unix::fs::PermissionsExt as _;
     use std::process::{Command, Stdio};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -178,7 +180,7 @@ mod tests {
             format!("sudo -n /opt/cofferdam/agent agent-replace {digest}")
         );
         let script = format!(
-            "umask 077; new=/opt/cofferdam/.agent.$$; trap 'rm -f $new' EXIT; mkdir -p -m 0755 /opt/cofferdam && cat > $new || exit 1; if [ \"$(sha256sum < $new)\" != '{hex}  -' ]; then echo 'what arrived is not what the bundle holds; run the same command again' >&2; exit 1; fi; chmod 0700 $new && exec $new agent-install {digest}"
+            "umask 022; new=/opt/cofferdam/.agent.$$; trap 'rm -f $new' EXIT; mkdir -p /opt/cofferdam || exit 1; umask 077; set -C; cat > $new || exit 1; if [ \"$(sha256sum < $new)\" != '{hex}  -' ]; then echo 'what arrived is not what the bundle holds; run the same command again' >&2; exit 1; fi; chmod 0700 $new && exec $new agent-install {digest}"
         );
         let quoted = script.replace('\'', r"'\''");
         assert_eq!(upload("", false).command(), format!("sh -c '{quoted}'"));
@@ -217,14 +219,20 @@ mod tests {
     #[test]
     fn the_shell_runs_only_what_is_whole_and_leaves_nothing_else() {
         let guard = tempfile::tempdir().unwrap();
-        let directory = camino::Utf8Path::from_path(guard.path())
+        // The parent isn't there either, as where nothing was ever put in /opt.
+        let parent = camino::Utf8Path::from_path(guard.path())
             .unwrap()
-            .join("new");
+            .join("opt");
+        let directory = parent.join("new");
         let agent = "#!/bin/sh\n[ \"$1\" = agent-install ] && mv \"$0\" \"${0%/*}/agent.$$\" && [ \"$0\" = \"${0%/*}/.agent.$$\" ]\n";
         for arrived in ["", &agent[..40], &agent.replace("mv", "rm")] {
             let (is_done, said) = bring(&directory, agent, arrived);
             assert!(!is_done && said.contains("what arrived is not"), "{said}");
             assert_eq!(directory.read_dir_utf8().unwrap().count(), 0);
+        }
+        for made in [&parent, &directory] {
+            let mode = fs_err::metadata(made).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o755, "{made}");
         }
         let (is_done, said) = bring(&directory, agent, agent);
         assert!(is_done, "{said}");
