@@ -212,7 +212,7 @@ impl From<RemoteError> for Fault {
     fn from(error: RemoteError) -> Self {
         let (hint, host) = (error.hint(), error.host().to_owned());
         let exit = match error {
-            RemoteError::NoAgent { .. } => Exit::Input,
+            RemoteError::NoAgent { .. } | RemoteError::Bundle { .. } => Exit::Input,
             _ => Exit::Hosts,
         };
         let fault = Self::of(exit, &error.into()).host(&host);
