@@ -116,11 +116,24 @@ pub struct SystemFacts {
     /// Units of interest that are active: `fapolicyd`, `firewalld`,
     /// `NetworkManager`, `systemd-networkd`.
     pub active_services: BTreeSet<String>,
-    /// Whether `/etc/protocols` does not name TCP, UDP and SCTP, as where
-    /// Debian's `netbase` is left out. A file of ours counts as none.
-    pub lacks_protocol_names: bool,
+    /// What `/etc/protocols` names.
+    #[serde(default)]
+    pub protocol_names: ProtocolNames,
     /// User id that the agent runs as; anything but 0 can't install.
     pub user_id: u32,
+}
+
+/// Whether a host has names for TCP and UDP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProtocolNames {
+    #[default]
+    Complete,
+    /// There is no file, as where Debian's `netbase` is left out, or it is one
+    /// of ours.
+    Absent,
+    /// Somebody's file lacks TCP or UDP.
+    Incomplete,
 }
 
 /// The layout of control groups.

@@ -3,7 +3,7 @@
 //! mind.
 
 use super::ServiceRoute;
-use crate::facts::{HostFacts, InterfaceFacts};
+use crate::facts::{HostFacts, InterfaceFacts, ProtocolNames};
 use crate::inventory::{Host, Inventory};
 use crate::layout::PROTOCOLS_FILE;
 use crate::site::{Decisions, HostDecisions};
@@ -79,7 +79,7 @@ fn decide_host(inventory: &Inventory, host: &Host, facts: &HostFacts) -> HostDec
             source: address,
         }),
         interface,
-        protocol_names: facts.system.lacks_protocol_names,
+        protocol_names: facts.system.protocol_names == ProtocolNames::Absent,
         network_manager: facts.system.active_services.contains("NetworkManager"),
         platform: facts.system.platform.clone(),
     }
@@ -219,7 +219,7 @@ mod tests {
     fn names_of_protocols_are_given_to_hosts_without_them() {
         let mut world = world(&[]);
         let w1 = world.get_mut("w1").unwrap();
-        w1.system.lacks_protocol_names = true;
+        w1.system.protocol_names = ProtocolNames::Absent;
         let (decisions, new) = decide(&Decisions::default(), &inventory(""), &world);
         assert!(decisions.hosts["w1"].protocol_names);
         assert!(!decisions.hosts["m1"].protocol_names);

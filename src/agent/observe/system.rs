@@ -2,7 +2,7 @@
 
 use crate::agent::command::Program;
 use crate::agent::root::Root;
-use crate::facts::{Cgroups, SystemFacts};
+use crate::facts::{Cgroups, ProtocolNames, SystemFacts};
 use crate::layout::{HEADER, PROTOCOLS_FILE};
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ pub(super) fn observe(root: &Root) -> SystemFacts {
         memory_bytes: parse_memory(&read("/proc/meminfo")),
         cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32),
         selinux: parse_selinux(&read("/sys/fs/selinux/enforce")),
-        lacks_protocol_names: lacks_protocol_names(&read(PROTOCOLS_FILE)),
+        protocol_names: protocol_names(fs_err::read(root.path(PROTOCOLS_FILE)).ok()),
         user_id: rustix::process::geteuid().as_raw(),
         ..SystemFacts::default()
     }
@@ -113,16 +113,23 @@ fn parse_memory(text: &str) -> u64 {
         .map_or(0, |kibibytes| kibibytes * 1024)
 }
 
-/// Of the contents of `/etc/protocols`, lines such as `tcp 6 TCP # comment`.
-fn lacks_protocol_names(text: &str) -> bool {
+/// From the contents of `/etc/protocols`, lines such as `tcp 6 TCP # comment`.
+fn protocol_names(bytes: Option<Vec<u8>>) -> ProtocolNames {
+    let Some(bytes) = bytes else {
+        return ProtocolNames::Absent;
+    };
+    let text = String::from_utf8_lossy(&bytes);
     let is_named = |name: &str, number: &str| {
         text.lines().any(|line| {
             let mut words = line.split_whitespace();
             words.next() == Some(name) && words.next() == Some(number)
         })
     };
-    let names = [("tcp", "6"), ("udp", "17"), ("sctp", "132")];
-    text.starts_with(HEADER) || !names.iter().all(|(name, number)| is_named(name, number))
+    match is_named("tcp", "6") && is_named("udp", "17") {
+        _ if text.starts_with(HEADER) => ProtocolNames::Absent,
+        true => ProtocolNames::Complete,
+        false => ProtocolNames::Incomplete,
+    }
 }
 
 fn parse_selinux(text: &str) -> Option<String> {
@@ -203,17 +210,19 @@ mod tests {
 
     #[test]
     fn knows_whether_protocols_have_names() {
-        let full =
-            "# Internet protocols\nip\t0\tIP\ntcp\t6\tTCP\nudp 17 UDP # x\nsctp\t132\tSCTP\n";
+        use ProtocolNames::{Absent, Complete, Incomplete};
+        let full = "# Internet protocols\nip\t0\tIP\ntcp\t6\tTCP\nudp 17 UDP # x\n";
         let ours = format!("{HEADER}{full}");
-        for (text, lacks) in [
-            ("", true),
-            (full, false),
-            (&ours, true),
-            ("tcp 6\nudp 17\n", true),
-            ("#tcp 6\nudp 17\nsctp 132\n", true),
+        assert_eq!(protocol_names(None), Absent);
+        for (bytes, expected) in [
+            (full.as_bytes(), Complete),
+            // Whoever wrote this did not write UTF-8.
+            (b"# caf\xe9\ntcp 6\nudp 17\n", Complete),
+            (ours.as_bytes(), Absent),
+            (b"", Incomplete),
+            (b"#tcp 6\nudp 17\n", Incomplete),
         ] {
-            assert_eq!(lacks_protocol_names(text), lacks, "{text}");
+            assert_eq!(protocol_names(Some(bytes.to_vec())), expected, "{bytes:?}");
         }
     }
 

@@ -126,6 +126,11 @@ pub const CHECKS: &[Check] = &[
         "the host belongs to no other site's cluster",
         others::owner,
     ),
+    fatal(
+        "protocols",
+        "protocols have the names that kube-proxy looks for",
+        others::protocols,
+    ),
     fatal("selinux", "SELinux does not enforce", others::selinux),
     fatal("fapolicyd", "fapolicyd does not run", others::fapolicyd),
     fatal("firewalld", "firewalld does not run", others::firewalld),

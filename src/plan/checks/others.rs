@@ -3,7 +3,7 @@
 use super::{Finding, Question};
 use crate::desired::Content;
 use crate::digest::Digest;
-use crate::facts::Entry;
+use crate::facts::{Entry, ProtocolNames};
 use crate::layout;
 
 /// As many traces as tell whose they are.
@@ -48,6 +48,18 @@ pub(super) fn owner(question: &Question) -> Vec<Finding> {
             layout::SITE_MARK
         );
         (!is_ours).then(|| ("it belongs to a cluster of another site".to_owned(), remedy))
+    })
+}
+
+/// A file of somebody else's is not ours to complete.
+pub(super) fn protocols(question: &Question) -> Vec<Finding> {
+    question.each(|subject| {
+        let names = subject.facts.system.protocol_names;
+        let found = format!("{} lacks the name of TCP or UDP", layout::PROTOCOLS_FILE);
+        let remedy = "add the lines `tcp 6 TCP` and `udp 17 UDP` to it; without them kube-proxy \
+                      removes all Services when it is started again";
+        let is_due = names == ProtocolNames::Incomplete && subject.host.is_node();
+        is_due.then(|| (found, remedy.to_owned()))
     })
 }
 
