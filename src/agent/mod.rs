@@ -17,6 +17,7 @@ pub mod http;
 pub mod install;
 pub mod journal;
 pub mod kubectl;
+mod moving;
 pub mod netlink;
 pub mod observe;
 pub mod root;
@@ -34,5 +35,6 @@ mod worker;
 pub use channel::{
     BodyCutOff, BodyReceiver, BodyRefused, BodySender, NoticeSender, body_channel, notice_channel,
 };
+pub use moving::Moving;
 pub use root::Root;
 pub use worker::Worker;

@@ -45,7 +45,7 @@ pub(super) fn agent_install(digest: &Digest) -> Result<ExitCode, Fault> {
 
 pub(super) fn agent_replace(digest: &Digest) -> Result<ExitCode, Fault> {
     super::block_on(async {
-        let mut input = std::io::stdin().lock();
+        let mut input = agent::Moving::new(std::io::stdin());
         agent::install::replace(&Root::host(), digest, &mut input).await?;
         Ok(ExitCode::SUCCESS)
     })

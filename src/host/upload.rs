@@ -18,6 +18,9 @@ const AT_ONCE: usize = 5;
 /// How long nothing may move. A piece is over in four seconds on a link of 0.5
 /// Mbit/s; this leaves room for the others that share it.
 const STANDSTILL: Duration = Duration::from_secs(60);
+/// Seconds after which a first upload gives up on the host itself, where no
+/// agent counts its silence: long enough for the slowest link that is any use.
+const UPLOAD_LIMIT: u32 = 3600;
 /// From the last piece to the end: what is still under way to five hosts (3 MiB
 /// each, four minutes at 0.5 Mbit/s), a slow disk's sync, and another run's last
 /// step, which may hold the host.
@@ -79,7 +82,7 @@ impl Upload {
         let script = format!(
             "umask 022; new={NEW_AGENT}$$; trap 'rm -f $new' EXIT; \
              mkdir -p /opt/cofferdam || exit 1; umask 077; set -C; \
-             cat > $new || exit 1; \
+             timeout {UPLOAD_LIMIT} cat > $new || exit 1; \
              if [ \"$(sha256sum < $new)\" != '{hex}  -' ]; then \
              echo 'what arrived is not what the bundle holds; run the same command again' >&2; \
              exit 1; fi; \
@@ -180,7 +183,7 @@ mod tests {
             format!("sudo -n /opt/cofferdam/agent agent-replace {digest}")
         );
         let script = format!(
-            "umask 022; new=/opt/cofferdam/.agent.$$; trap 'rm -f $new' EXIT; mkdir -p /opt/cofferdam || exit 1; umask 077; set -C; cat > $new || exit 1; if [ \"$(sha256sum < $new)\" != '{hex}  -' ]; then echo 'what arrived is not what the bundle holds; run the same command again' >&2; exit 1; fi; chmod 0700 $new && exec $new agent-install {digest}"
+            "umask 022; new=/opt/cofferdam/.agent.$$; trap 'rm -f $new' EXIT; mkdir -p /opt/cofferdam || exit 1; umask 077; set -C; timeout 3600 cat > $new || exit 1; if [ \"$(sha256sum < $new)\" != '{hex}  -' ]; then echo 'what arrived is not what the bundle holds; run the same command again' >&2; exit 1; fi; chmod 0700 $new && exec $new agent-install {digest}"
         );
         let quoted = script.replace('\'', r"'\''");
         assert_eq!(upload("", false).command(), format!("sh -c '{quoted}'"));
