@@ -9,7 +9,7 @@ use std::time::Instant;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Tiers to run [default: all].
+    /// Tiers to run [default: all but chaos].
     #[arg(long, value_enum, value_delimiter = ',')]
     tier: Vec<Tier>,
     /// Only scenarios of the lab whose name contains this.
@@ -25,6 +25,8 @@ enum Tier {
     Code,
     /// Real hosts, real Kubernetes.
     Lab,
+    /// Real hosts that lose masters and zones for long.
+    Chaos,
 }
 
 /// What the tests call beside the toolchain.
@@ -41,16 +43,19 @@ pub fn run(args: &Args) -> Result<()> {
     shell::debian_packages(&PACKAGES)?;
     let mut total = Tally::default();
     let mut times = Vec::new();
-    for tier in [Tier::Lint, Tier::Code, Tier::Lab] {
-        if !args.tier.is_empty() && !args.tier.contains(&tier) {
-            continue;
-        }
+    let by_default = [Tier::Lint, Tier::Code, Tier::Lab];
+    let tiers = match args.tier.as_slice() {
+        [] => &by_default,
+        named => named,
+    };
+    for &tier in tiers {
         shell::say(&format!("\n== tier {tier:?}"));
         let begun = Instant::now();
         let result = match tier {
             Tier::Lint => lint(),
             Tier::Code => code(),
             Tier::Lab => scenarios::run(args.only.as_deref()),
+            Tier::Chaos => scenarios::chaos(args.only.as_deref()),
         };
         let tally = result.unwrap_or_else(|error| {
             shell::say(&format!("FAILED  tier {tier:?}: {error:#}"));

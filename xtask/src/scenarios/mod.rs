@@ -198,8 +198,8 @@ const THREE_ZONES: &[Scenario] = &[
         run: zones::registry_stopped,
     },
     Scenario {
-        name: "three zones: each master off and on",
-        run: zones::each_master_off,
+        name: "three zones: the first master off and on",
+        run: zones::first_master_off,
     },
     Scenario {
         name: "three zones: a zone cut off and healed",
@@ -208,6 +208,22 @@ const THREE_ZONES: &[Scenario] = &[
     Scenario {
         name: "three zones: all hosts off and on together",
         run: failures::all_off_and_on,
+    },
+];
+
+/// Long runs, outside of what runs by default.
+const CHAOS: &[Scenario] = &[
+    Scenario {
+        name: "install over three zones",
+        run: |c| c.product.install(),
+    },
+    Scenario {
+        name: "each master off and on",
+        run: zones::each_master_off,
+    },
+    Scenario {
+        name: "each zone cut off and healed",
+        run: zones::each_zone_cut,
     },
 ];
 
@@ -264,6 +280,23 @@ pub fn run(only: Option<&str>) -> Result<Tally> {
         only,
     )?;
     Ok(tally)
+}
+
+/// Runs the chaos tier; see [`run`].
+pub fn chaos(only: Option<&str>) -> Result<Tally> {
+    let context = Context {
+        product: Product::for_lab(MINOR)?,
+    };
+    demo::clear_site()?;
+    group(
+        &context,
+        Hosts {
+            masters: 3,
+            workers: 2,
+        },
+        CHAOS,
+        only,
+    )
 }
 
 #[derive(Clone, Copy)]

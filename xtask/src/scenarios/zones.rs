@@ -17,8 +17,6 @@ const READY_LIMIT: Duration = Duration::from_secs(240);
 /// New connections find another API server within five seconds; a request
 /// takes its time on a machine that does everything at once.
 const API_LIMIT: Duration = Duration::from_secs(20);
-/// Long enough for leases to run out, nodes to be marked and pods to be moved.
-const CUT: Duration = Duration::from_secs(60);
 
 /// Where a worker gets a kubectl for these tests, and a kubeconfig that goes
 /// through its own proxy.
@@ -46,14 +44,23 @@ pub fn status_is_fine(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Each master in turn loses its power: the API answers through every other
-/// node's proxy, nobody else goes NotReady, Services go on, and it comes back
-/// by itself.
+/// The first master loses its power, which is no special one.
+pub fn first_master_off(context: &Context) -> Result<()> {
+    masters_off(context, 1)
+}
+
+/// Each master in turn loses its power.
 pub fn each_master_off(context: &Context) -> Result<()> {
+    masters_off(context, usize::MAX)
+}
+
+/// The API answers through every other node's proxy, nobody else goes
+/// NotReady, Services go on, and the master comes back by itself.
+fn masters_off(context: &Context, count: usize) -> Result<()> {
     let lab = context.lab()?;
     bring_kubectl(&lab)?;
     pods::deploy_on(&context.product, &["w1", "w2"])?;
-    for master in masters(&lab) {
+    for master in masters(&lab).take(count) {
         let others: Vec<&Host> = lab.hosts().iter().filter(|host| *host != master).collect();
         let watch = Watch::start(&lab, others.iter().copied().find(|host| is_worker(host)))?;
         lab.kill(&master.name)?;
@@ -81,15 +88,25 @@ pub fn each_master_off(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// A zone is cut off from all others: writes go on elsewhere, pods there keep
-/// their Services, and once healed there is nothing to do.
+/// One zone is cut off for long enough that its node is marked.
 pub fn zone_cut(context: &Context) -> Result<()> {
+    zones_cut(context, &["b"], Duration::from_secs(60))
+}
+
+/// Each zone in turn is cut off for two minutes.
+pub fn each_zone_cut(context: &Context) -> Result<()> {
+    zones_cut(context, &["a", "b", "c"], Duration::from_secs(120))
+}
+
+/// Writes go on in the other zones, pods there keep their Services, and once
+/// the zone is healed there is nothing to do.
+fn zones_cut(context: &Context, zones: &[&str], duration: Duration) -> Result<()> {
     let lab = context.lab()?;
     bring_kubectl(&lab)?;
     pods::deploy_on(&context.product, &["w1", "w2"])?;
-    for zone in ["c", "b"] {
+    for zone in zones {
         lab.cut(zone)?;
-        let result = without_zone(context, &lab, zone);
+        let result = without_zone(context, &lab, zone, duration);
         lab.heal(zone)?;
         result.with_context(|| format!("zone {zone} cut off"))?;
         all_well(context)?;
@@ -97,13 +114,13 @@ pub fn zone_cut(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn without_zone(context: &Context, lab: &Lab, zone: &str) -> Result<()> {
+fn without_zone(context: &Context, lab: &Lab, zone: &str, duration: Duration) -> Result<()> {
     let rest: Vec<&Host> = lab
         .hosts()
         .iter()
         .filter(|host| host.zone != zone)
         .collect();
-    let deadline = Instant::now() + CUT;
+    let deadline = Instant::now() + duration;
     let mut round = 0;
     while Instant::now() < deadline {
         for host in &rest {
