@@ -79,14 +79,22 @@ pub(crate) fn is_right(named: &Named) -> bool {
         && digest_of_file(&named.place).is_ok_and(|found| found == named.digest)
 }
 
-/// Those of the files whose content has the digest of their name, read by as
-/// many threads as there are cores.
+/// Looking must not take processors away from what serves: the least priority
+/// that there is.
+const LEAST_PRIORITY: i32 = 19;
+
+/// Those of the files whose content has the digest of their name, read by
+/// threads that leave a core to others, and go after all others.
 pub(crate) fn right_ones(mut files: Vec<Named>) -> BTreeMap<Digest, u64> {
     // The largest first, so that no thread is left with one at the end.
     files.sort_by_key(|file| Reverse(file.size));
-    let threads = available_parallelism().map_or(1, usize::from);
+    let cores = available_parallelism().map_or(1, usize::from);
+    let threads = cores.saturating_sub(1).max(1);
     let next = AtomicUsize::new(0);
     let prove = || {
+        // Of this thread alone, as Linux has it. It is only kinder, so that it
+        // may fail.
+        let _ = rustix::process::nice(LEAST_PRIORITY);
         let mut right = Vec::new();
         while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
             if is_right(file) {

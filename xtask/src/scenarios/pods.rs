@@ -104,14 +104,20 @@ pub fn network(product: &Product) -> Result<()> {
     for from in WORKERS {
         let client = pod_on(product, "client", from)?;
         for to in WORKERS {
-            let address = wait_until("its address", PODS_LIMIT, || {
+            // Asked anew each time: after a boot the API tells the pod's former
+            // address until kubelet has started the pod again.
+            let answer = wait_until("pod address", PODS_LIMIT, || {
                 let web = pod_on(product, "web", to)?;
-                pod_address(product, &web)
+                let address = pod_address(product, &web)?;
+                fetch(product, &client, &format!("http://{address}:8080/name"))
             })
-            .with_context(|| format!("the pod web on {to}"))?;
+            .with_context(|| format!("pod address of web-{to} from a pod on {from}"))?;
+            ensure!(
+                answer.trim() == to,
+                "pod address from {from} to {to}: {answer:?}"
+            );
             let service = cluster_ip(product, &format!("web-{to}"))?;
             let ways = [
-                ("pod address", format!("http://{address}:8080/name")),
                 ("ClusterIP", format!("http://{service}:8080/name")),
                 ("Service name", format!("http://web-{to}:8080/name")),
                 (
