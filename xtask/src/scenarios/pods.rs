@@ -91,6 +91,50 @@ fn pod_address(product: &Product, pod: &str) -> Result<String> {
     Ok(address)
 }
 
+/// A pod on a node whose image is asked for at the registries again, though
+/// the node has it.
+pub fn pull_anew(product: &Product, node: &str) -> Result<()> {
+    let image = product.kubectl(&[
+        "get",
+        "daemonset",
+        "-n",
+        "check",
+        "client",
+        "-o",
+        "jsonpath={.spec.template.spec.containers[0].image}",
+    ])?;
+    let overrides = format!("--overrides={{\"spec\":{{\"nodeName\":\"{node}\"}}}}");
+    product.kubectl(&[
+        "run",
+        "pull",
+        "-n",
+        "check",
+        "--image",
+        &image,
+        "--image-pull-policy=Always",
+        "--restart=Never",
+        &overrides,
+        "--",
+        "true",
+    ])?;
+    let result = wait_until("a pull", PODS_LIMIT, || {
+        let phase = [
+            "get",
+            "pod",
+            "-n",
+            "check",
+            "pull",
+            "-o",
+            "jsonpath={.status}",
+        ];
+        let status = product.kubectl(&phase)?;
+        ensure!(status.contains("\"phase\":\"Succeeded\""), "{status}");
+        Ok(())
+    });
+    product.kubectl(&["delete", "pod", "-n", "check", "pull", "--wait=false"])?;
+    result
+}
+
 /// Fetches an address from within a pod.
 pub fn fetch(product: &Product, pod: &str, address: &str) -> Result<String> {
     product.kubectl(&[

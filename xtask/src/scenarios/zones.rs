@@ -65,16 +65,16 @@ fn masters_off(context: &Context, count: usize) -> Result<()> {
         let watch = Watch::start(&lab, others.iter().copied().find(|host| is_worker(host)))?;
         lab.kill(&master.name)?;
         let begun = Instant::now();
-        let result = others
-            .iter()
-            .try_for_each(|host| api_answers(&lab, host))
-            .and_then(|()| told(context, 1, &master.name))
-            .and_then(|()| services_answer(context, &lab));
+        let answered = others.iter().try_for_each(|host| api_answers(&lab, host));
         shell::say(&format!(
-            "        {} off: the API answered everywhere {:.1} s later",
+            "        {} off: the proxies of all {} others were asked in turn within {:.1} s",
             master.name,
+            others.len(),
             begun.elapsed().as_secs_f64()
         ));
+        let result = answered
+            .and_then(|()| told(context, 1, &master.name))
+            .and_then(|()| services_answer(context, &lab));
         let unready = watch.not_ready();
         lab.boot(&master.name)?;
         result.with_context(|| format!("{} off", master.name))?;
@@ -150,15 +150,12 @@ fn without_zone(context: &Context, lab: &Lab, zone: &str, duration: Duration) ->
 pub fn registry_stopped(context: &Context) -> Result<()> {
     let lab = context.lab()?;
     let worker = lab.hosts().iter().find(|host| host.name == "w2");
-    let worker = worker.context("no w2")?;
-    let own = registry_of(&lab, worker)?;
+    let own = registry_of(&lab, worker.context("no w2")?)?;
+    pods::deploy_on(&context.product, &["w1", "w2"])?;
     lab.ssh_output(own, "systemctl stop registry")?;
-    // Pinned images are on the node already: one is taken away first.
-    let pull = "image=$(/opt/cofferdam/bin/ctr -n k8s.io images ls -q | grep -m1 'pause:'); \
-        /opt/cofferdam/bin/ctr -n k8s.io images pull --hosts-dir /etc/containerd/certs.d $image";
-    let pulled = lab.ssh_output("w2", pull);
+    let pulled = pods::pull_anew(&context.product, "w2");
     lab.ssh_output(own, "systemctl start registry")?;
-    pulled.map(drop)
+    pulled
 }
 
 fn masters(lab: &Lab) -> impl Iterator<Item = &Host> {
