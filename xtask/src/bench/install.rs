@@ -37,7 +37,7 @@ const RESTARTS: &[Restart] = &[
         lines: &[(
             "m1",
             "systemctl restart kube-apiserver kube-controller-manager kube-scheduler; \
-             until /opt/cofferdam/bin/kubectl --kubeconfig /etc/kubernetes/admin.kubeconfig get --raw /readyz; do sleep 0.1; done",
+             until /opt/cofferdam/bin/kubectl --kubeconfig /etc/kubernetes/admin.kubeconfig get --raw /readyz > /dev/null 2>&1; do sleep 0.1; done",
         )],
     },
     Restart {
