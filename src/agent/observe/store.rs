@@ -2,8 +2,9 @@
 //! true only once the content was read: a disk may flip a bit of a file that
 //! nobody has written to since, so that neither name, size nor times tell. For
 //! the same reason no digest is remembered from one look to the next. What a
-//! host holds is read by threads that go after all others, several times as fast as most disks;
-//! what the kernel has cached is judged as it would be run.
+//! host holds is read by threads that go after all others, still several times
+//! as fast as most disks; what the kernel has cached is judged as it would be
+//! run.
 
 use super::files::digest_of_file;
 use crate::agent::root::Root;
