@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 /// An agent ends when it hears nothing for thirty seconds; this leaves room
 /// for five lost ones.
@@ -182,13 +182,18 @@ impl Link {
         };
         let mut deadline = Instant::now() + call.limit;
         let request = Box::new(call.request);
-        if self
-            .outgoing
-            .send(Frame::Request { id, request })
-            .await
-            .is_err()
-        {
-            return Err(self.lost(doing, self.reason()));
+        let sent = self.outgoing.send(Frame::Request { id, request });
+        match timeout_at(deadline, sent).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(self.lost(doing, self.reason())),
+            Err(_) => {
+                return Err(HostError::Timeout {
+                    host: self.host.clone(),
+                    doing,
+                    seconds: call.limit.as_secs(),
+                    last: "it takes nothing of what is sent".to_owned(),
+                });
+            }
         }
         let mut body = call.body;
         // Pieces that may be sent before the host takes more of them.
@@ -236,8 +241,10 @@ impl Link {
                 }
                 Some(Incoming::Response(result)) => {
                     if body.is_some() {
-                        // It has no use for the rest.
-                        let _ = self.outgoing.send(Frame::BodyAbort { id }).await;
+                        // It has no use for the rest. An agent that hangs may
+                        // not even take that; its answer is here all the same.
+                        let abort = self.outgoing.send(Frame::BodyAbort { id });
+                        let _ = timeout_at(deadline, abort).await;
                     }
                     return result.map_err(|failure| HostError::Failed {
                         host: self.host.clone(),

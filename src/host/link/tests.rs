@@ -338,3 +338,29 @@ async fn a_body_may_take_as_long_as_it_moves() {
 fn lock_vec<T>(vec: &Mutex<Vec<T>>) -> MutexGuard<'_, Vec<T>> {
     vec.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[tokio::test]
+async fn an_agent_that_reads_nothing_is_given_up_by_every_call() {
+    let (link, _played) = linked().await;
+    let argument = "x".repeat(256 << 10);
+    // Far more than the pipe and the link's queue hold.
+    let calls = (0..16).map(|_| {
+        link.call(Call {
+            request: Request::Run(RunRequest {
+                program: "kubectl".to_owned(),
+                arguments: vec![argument.clone()],
+                input: false,
+            }),
+            body: None,
+            notices: &|_| (),
+            limit: Duration::from_millis(300),
+        })
+    });
+    let results = timeout(TEST_LIMIT, futures_util::future::join_all(calls)).await;
+    for result in results.unwrap() {
+        assert!(
+            matches!(result, Err(HostError::Timeout { .. })),
+            "{result:?}"
+        );
+    }
+}
