@@ -263,7 +263,7 @@ pub struct UnitFacts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageFacts {
     pub digest: Digest,
-    /// Whether it is pinned, under this name and by digest.
+    /// Whether its digest is pinned against kubelet's collector.
     pub pinned: bool,
     /// Whether all its content for this platform is there and unpacked, and
     /// containerd's Kubernetes part knows it under this name and by digest.

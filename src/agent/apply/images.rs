@@ -1,8 +1,9 @@
 //! Images on a node before its kubelet asks for them: pulled by digest, under
-//! both names by which the kubelet may ask, pinned against its collector.
+//! both names by which the kubelet may ask, pinned against its collector by a
+//! third.
 
 use crate::agent::channel::NoticeSender;
-use crate::agent::observe::{ctr, image_key_by_digest, images, platform};
+use crate::agent::observe::{ctr, image_key_by_digest, image_pin, images, platform};
 use crate::agent::root::Root;
 use crate::digest::Digest;
 use crate::facts::ImageFacts;
@@ -60,7 +61,7 @@ async fn pull_one(
         .arguments(["--hosts-dir", layout::REGISTRY_HOSTS])
         .arguments(["--platform", &platform()])
         // An index keeps its bytes, also where the bundle leaves children out.
-        .arguments(["--skip-metadata", "--label", PIN, &by_digest])
+        .arguments(["--skip-metadata", &by_digest])
         .limit(PULL_LIMIT)
         .succeed()
         .await?;
@@ -70,17 +71,23 @@ async fn pull_one(
         .get(reference)
         .is_some_and(|facts| facts.digest == *digest);
     if !is_tagged {
-        ctr(root)?
-            .arguments(["images", "tag", "--local", "--force", &by_digest, reference])
-            .succeed()
-            .await?;
+        tag(root, &by_digest, reference).await?;
     }
-    for name in [&by_digest, reference] {
-        ctr(root)?
-            .arguments(["images", "label", name, PIN])
-            .succeed()
-            .await?;
-    }
+    let pin = image_pin(digest);
+    tag(root, &by_digest, &pin).await?;
+    ctr(root)?
+        .arguments(["images", "label", &pin, PIN])
+        .succeed()
+        .await?;
+    Ok(())
+}
+
+async fn tag(root: &Root, from: &str, to: &str) -> Result<()> {
+    ctr(root)?
+        .arguments(["images", "tag", "--local", "--force"])
+        .arguments(["--skip-reference-check", from, to])
+        .succeed()
+        .await?;
     Ok(())
 }
 

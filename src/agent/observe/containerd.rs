@@ -14,6 +14,7 @@ const LIST_LIMIT: Duration = Duration::from_secs(10);
 const SOCKET: &str = "/run/containerd/containerd.sock";
 
 const PINNED: &str = "io.cri-containerd.pinned=pinned";
+const PIN_PREFIX: &str = "cofferdam/pinned:";
 const MANAGED: &str = "io.cri-containerd.image=managed";
 
 /// `ctr` in the namespace of Kubernetes.
@@ -48,6 +49,15 @@ pub fn image_key_by_digest(reference: &str, digest: &Digest) -> String {
     format!("{}@{digest}", repository_of(reference))
 }
 
+/// The name that keeps an image from kubelet's collector. kubelet replaces a
+/// name with its labels whenever a pod wants it pulled anew
+/// (`imagePullPolicy: Always`), so the label stands on a name that no pod can
+/// ask for: it is no reference by the rules, which is also why containerd
+/// tells it to nobody.
+pub fn image_pin(digest: &Digest) -> String {
+    format!("{PIN_PREFIX}{digest}")
+}
+
 /// A reference without its tag and digest.
 fn repository_of(reference: &str) -> &str {
     let name = reference.split('@').next().unwrap_or(reference);
@@ -58,8 +68,9 @@ fn repository_of(reference: &str) -> &str {
 }
 
 /// Joins `ctr images list` (labels) and `ctr images check` (content). A tag is
-/// complete and pinned only together with its twin by digest, which is what
-/// the kubelet asks for, so that a pull that was cut off is visible.
+/// complete only together with its twin by digest, which is what the kubelet
+/// asks for, so that a pull that was cut off is visible; it is pinned if the
+/// digest is.
 fn parse_images(listed: &str, checked: &str) -> BTreeMap<String, ImageFacts> {
     let complete: BTreeMap<&str, bool> = checked.lines().filter_map(parse_checked).collect();
     let found: BTreeMap<&str, ImageFacts> = listed
@@ -75,14 +86,19 @@ fn parse_images(listed: &str, checked: &str) -> BTreeMap<String, ImageFacts> {
             Some((name, facts))
         })
         .collect();
+    let is_pinned = |digest: &Digest| {
+        let pin = found.get(image_pin(digest).as_str());
+        pin.is_some_and(|pin| pin.pinned && pin.digest == *digest)
+    };
     found
         .iter()
+        .filter(|(name, _)| !name.starts_with(PIN_PREFIX))
         .map(|(name, facts)| {
             let twin = found.get(image_key_by_digest(name, &facts.digest).as_str());
             let is_identifier = name.starts_with("sha256:");
             let facts = ImageFacts {
                 digest: facts.digest,
-                pinned: facts.pinned && (is_identifier || twin.is_some_and(|twin| twin.pinned)),
+                pinned: is_pinned(&facts.digest),
                 complete: facts.complete
                     && (is_identifier || twin.is_some_and(|twin| twin.complete)),
             };
@@ -116,12 +132,13 @@ mod tests {
         let digest = Digest::of("index");
         let other = Digest::of("other");
         let kind = "application/vnd.oci.image.index.v1+json";
-        let pinned = format!("{MANAGED},{PINNED}");
+        let pin = image_pin(&digest);
         let listed = format!(
             "REF TYPE DIGEST SIZE PLATFORMS LABELS\n\
-             registry.k8s.io/pause:3.10.2 {kind} {digest} 312.5 KiB linux/amd64,linux/arm64 {pinned} \n\
-             registry.k8s.io/pause@{digest} {kind} {digest} 312.5 KiB linux/amd64,linux/arm64 {pinned} \n\
-             host:5000/alone:v1 {kind} {other} 1.0 MiB linux/amd64 {pinned} \n\
+             {pin} {kind} {digest} 312.5 KiB linux/amd64,linux/arm64 {MANAGED},{PINNED} \n\
+             registry.k8s.io/pause:3.10.2 {kind} {digest} 312.5 KiB linux/amd64,linux/arm64 {MANAGED} \n\
+             registry.k8s.io/pause@{digest} {kind} {digest} 312.5 KiB linux/amd64,linux/arm64 {MANAGED} \n\
+             host:5000/alone:v1 {kind} {other} 1.0 MiB linux/amd64 {MANAGED},{PINNED} \n\
              host:5000/bare:v1 {kind} {other} 1.0 MiB - - \n"
         );
         let checked = format!(
@@ -140,7 +157,14 @@ mod tests {
         assert_eq!(state("host:5000/alone:v1"), (false, false));
         assert_eq!(state("host:5000/bare:v1"), (false, false));
         assert_eq!(images["host:5000/bare:v1"].digest, other);
+        assert!(!images.contains_key(&pin));
         assert!(parse_images("", "").is_empty());
+    }
+
+    #[test]
+    fn a_pin_is_no_reference_that_a_pod_could_ask_for() {
+        let pin = image_pin(&Digest::of("index"));
+        assert!(pin.parse::<oci_client::Reference>().is_err(), "{pin}");
     }
 
     #[test]

@@ -146,7 +146,8 @@ fn without_zone(context: &Context, lab: &Lab, zone: &str, duration: Duration) ->
     Ok(())
 }
 
-/// A node pulls from another zone's registry when its own is stopped.
+/// A node pulls from another zone's registry when its own is stopped, and what
+/// kubelet pulled anew is as pinned as before.
 pub fn registry_stopped(context: &Context) -> Result<()> {
     let lab = context.lab()?;
     let worker = lab.hosts().iter().find(|host| host.name == "w2");
@@ -155,7 +156,8 @@ pub fn registry_stopped(context: &Context) -> Result<()> {
     lab.ssh_output(own, "systemctl stop registry")?;
     let pulled = pods::pull_anew(&context.product, "w2");
     lab.ssh_output(own, "systemctl start registry")?;
-    pulled
+    pulled?;
+    all_well(context)
 }
 
 fn masters(lab: &Lab) -> impl Iterator<Item = &Host> {
