@@ -34,8 +34,9 @@ pub struct ObserveRequest {
     pub content: bool,
     /// Whether to list the images that containerd holds, where it runs.
     pub images: bool,
-    /// Whether to read and list what the registry's store holds.
-    pub registry: bool,
+    /// Whether to list what the registry's store holds, and which of its blobs
+    /// to read, with their sizes in bytes; others are not told.
+    pub registry: Option<BTreeMap<Digest, u64>>,
     /// Client URLs of etcd members to ask, on hosts that hold an etcd client
     /// certificate; empty asks nobody.
     pub etcd_endpoints: Vec<String>,

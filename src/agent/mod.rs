@@ -14,6 +14,7 @@ pub mod etcdctl;
 pub mod failure;
 pub mod host_lock;
 pub mod http;
+mod inside;
 pub mod install;
 pub mod journal;
 pub mod kubectl;

@@ -68,7 +68,7 @@ impl Worker {
             // same process has the site's.
             Request::Acquire { .. } => Ok(Response::Done),
             Request::Observe(request) => {
-                let facts = observe::observe(&self.root, &request).await?;
+                let facts = observe::observe(&self.root, &request, notices).await?;
                 Ok(Response::Facts(Box::new(facts)))
             }
             Request::ObserveCluster { manifests } => {

@@ -6,19 +6,18 @@ use crate::desired::{Desired, DigestKey, Stage};
 use crate::event::{Event, EventSink};
 use crate::facts::{ClusterFacts, HostFacts, ObserveRequest};
 use crate::host::remote::RemoteHost;
-use crate::host::{Call, Host, HostError, Request, Response};
+use crate::host::{Call, Host, HostError, Notice, Request, Response};
 use crate::output::Output;
+use crate::plan::title::size;
 use crate::plan::world::observe_cluster_request;
 use crate::plan::{World, cluster_host, observe_requests};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A host reads all that it holds: half a gigabyte takes a second or two, but
-/// a registry with many gigabytes of images on a slow disk takes long, since
-/// reading goes after all that serves. A host that is gone is noticed within
-/// half a minute; whoever runs into this would be locked out of repairs.
-const HOST_LIMIT: Duration = Duration::from_secs(3600);
+/// How long a host may be silent. One that reads a registry of many gigabytes
+/// off a slow disk takes long, but tells how far it is.
+const HOST_LIMIT: Duration = Duration::from_secs(180);
 /// Dry runs of all manifests on an API server that just started.
 const CLUSTER_LIMIT: Duration = Duration::from_secs(120);
 
@@ -139,11 +138,17 @@ async fn look(
 ) -> Result<Seen, Fault> {
     let each = requests.into_iter().filter_map(|(name, request)| {
         let host = hosts.get(&name)?.clone();
-        Some((name, async move {
+        Some((name.clone(), async move {
+            let tell = |notice: Notice| {
+                if let Notice::Progress { item, done, total } = notice {
+                    let (done, total) = (size(done), size(total));
+                    phase.doing(format!("{name} reads {item}: {done} of {total}"));
+                }
+            };
             let call = Call {
                 request: Request::Observe(request),
                 body: None,
-                notices: &|_| (),
+                notices: &tell,
                 limit: HOST_LIMIT,
             };
             let response = host.call(call).await;

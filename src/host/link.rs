@@ -199,6 +199,7 @@ impl Link {
         // Pieces that may be sent before the host takes more of them.
         let mut window = BODY_WINDOW;
         let mut last = "no word from the host yet".to_owned();
+        let mut progress = None;
         loop {
             // What the host says comes first: it may have ended, and have no
             // use for more of a body that is slow in coming.
@@ -229,13 +230,22 @@ impl Link {
             };
             match next {
                 Some(Incoming::BodyTaken) => {
-                    window += 1;
+                    window = BODY_WINDOW.min(window + 1);
                     last = "it takes no more of what is sent".to_owned();
                     deadline = Instant::now() + call.limit;
                 }
                 Some(Incoming::Notice(notice)) => {
-                    if let Notice::Waiting { reason } = &notice {
-                        last.clone_from(reason);
+                    match &notice {
+                        Notice::Waiting { reason } => last.clone_from(reason),
+                        Notice::Progress { item, done, .. } => {
+                            let now = Some((item.clone(), *done));
+                            if now != progress {
+                                // It gets on, however slowly.
+                                progress = now;
+                                deadline = Instant::now() + call.limit;
+                            }
+                        }
+                        Notice::Log { .. } | Notice::Output { .. } => {}
                     }
                     (call.notices)(notice);
                 }

@@ -36,8 +36,8 @@ pub struct Call<'a> {
     pub request: Request,
     pub body: Option<Box<dyn Body + 'a>>,
     pub notices: &'a (dyn Fn(Notice) + Send + Sync),
-    /// How long the host may take in all; with a body, from the last piece of
-    /// it that the host took.
+    /// How long the host may take in all, or from the last piece of a body that
+    /// it took, or from the last progress that it told.
     pub limit: Duration,
 }
 

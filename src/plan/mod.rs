@@ -9,7 +9,7 @@ mod order;
 pub mod render;
 pub mod safety;
 mod stages;
-mod title;
+pub(crate) mod title;
 pub mod world;
 
 use crate::desired::{Desired, DigestKey, Stage};

@@ -1,7 +1,10 @@
 //! What is known of hosts and cluster when a plan is made, and what to ask
 //! them for it.
 
-use crate::desired::{Condition, Content, Desired, DesiredHost, DigestKey, FileKind, Stage};
+use crate::desired::{
+    Condition, Content, Desired, DesiredHost, DigestKey, FileKind, RegistryContent, Stage,
+};
+use crate::digest::Digest;
 use crate::facts::{ClusterFacts, HostFacts, ObserveRequest};
 use crate::host::Request;
 use std::collections::BTreeMap;
@@ -116,9 +119,18 @@ fn observe_request(host: &DesiredHost, key: Option<&DigestKey>) -> ObserveReques
             .collect(),
         content: true,
         images: !host.images.is_empty(),
-        registry: host.registry.is_some(),
+        registry: host.registry.as_ref().map(registry_blobs),
         etcd_endpoints: etcd_endpoints(host),
     }
+}
+
+/// Blobs that a registry is to hold, with their sizes in bytes.
+fn registry_blobs(content: &RegistryContent) -> BTreeMap<Digest, u64> {
+    let artifacts = content.artifacts.values();
+    artifacts
+        .flat_map(|artifact| artifact.blobs.iter().chain(&artifact.manifests))
+        .map(|blob| (blob.digest, blob.size))
+        .collect()
 }
 
 /// Conditions of the cluster that its nodes' facts don't tell.

@@ -54,9 +54,13 @@ impl World {
             units: self.units(machine, request),
             images: (request.images && machine.is_active("containerd.service"))
                 .then(|| disk.images.clone()),
-            registry: request.registry.then(|| RegistryFacts {
-                blobs: right_ones(&disk.registry.blobs, &disk.damaged_blobs, true),
-                ..disk.registry.clone()
+            registry: request.registry.as_ref().map(|wanted| {
+                let mut blobs = right_ones(&disk.registry.blobs, &disk.damaged_blobs, true);
+                blobs.retain(|digest, size| wanted.get(digest) == Some(size));
+                RegistryFacts {
+                    blobs,
+                    ..disk.registry.clone()
+                }
             }),
             etcd: self.etcd(machine, request),
             generation: disk.generation.clone(),

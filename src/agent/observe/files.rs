@@ -11,6 +11,7 @@ use camino::Utf8Path;
 use fs_err::os::unix::fs::OpenOptionsExt;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io::Read;
 use std::os::linux::fs::MetadataExt;
 
@@ -161,7 +162,7 @@ fn observe_file(
     } else if kind.is_file() {
         Entry::File {
             size: metadata.len(),
-            digest: digest_of(place, digesting).ok().flatten(),
+            digest: digest_as(place, digesting).ok().flatten(),
         }
     } else {
         Entry::Other
@@ -174,14 +175,14 @@ fn observe_file(
     })
 }
 
-fn digest_of(place: &Utf8Path, digesting: &Digesting<'_>) -> std::io::Result<Option<Digest>> {
+fn digest_as(place: &Utf8Path, digesting: &Digesting<'_>) -> std::io::Result<Option<Digest>> {
     let key = match digesting {
         Digesting::Plain => None,
         Digesting::Secret(None) => return Ok(None),
         Digesting::Secret(Some(key)) => Some(key),
     };
     match key {
-        None => digest_of_file(place).map(Some),
+        None => digest_of(open(place)?, |_| ()).map(Some),
         Some(key) => {
             let mut bytes = Vec::new();
             open(place)?
@@ -194,25 +195,29 @@ fn digest_of(place: &Utf8Path, digesting: &Digesting<'_>) -> std::io::Result<Opt
 
 /// Between a look at a path and this, it may have become a link or a pipe:
 /// neither is followed or waited for.
-fn open(place: &Utf8Path) -> std::io::Result<fs_err::File> {
+pub(super) fn open(place: &Utf8Path) -> std::io::Result<File> {
     let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    fs_err::OpenOptions::new()
+    let file = fs_err::OpenOptions::new()
         .read(true)
         .custom_flags(flags.bits() as i32)
-        .open(place)
+        .open(place)?;
+    Ok(file.into_file())
 }
 
-/// The sha256 of a file's content.
-pub(super) fn digest_of_file(place: &Utf8Path) -> std::io::Result<Digest> {
-    let mut file = open(place)?;
+/// The sha256 of what is read, and after each piece how many bytes it had.
+pub(super) fn digest_of(
+    mut source: impl Read,
+    mut has_read: impl FnMut(u64),
+) -> std::io::Result<Digest> {
     let mut hasher = Sha256::new();
     let mut piece = vec![0; PIECE_BYTES];
     loop {
-        let length = file.read(&mut piece)?;
+        let length = source.read(&mut piece)?;
         if length == 0 {
             return Ok(Digest::from_bytes(hasher.finalize().into()));
         }
         hasher.update(&piece[..length]);
+        has_read(length as u64);
     }
 }
 

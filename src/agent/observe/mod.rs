@@ -21,12 +21,15 @@ pub(crate) use files::{
     generation_numbers, read_generation, read_numbered_generation, read_pending, read_trust,
 };
 pub(crate) use kernel::{has_module, parse_swaps, read_sysctl, sysctl_path};
+#[cfg(test)]
 pub(crate) use registry::blob_place;
+pub(crate) use registry::remove_blob_if_damaged;
 pub(crate) use store::{BINARY_MODE, Named, by_digest, is_right, is_stored};
 pub(crate) use system::platform;
 pub(crate) use units::{Shown, environment_inputs, inputs_of, parse_inputs, show_units};
 
 use super::accounts::Accounts;
+use super::channel::NoticeSender;
 use super::condition;
 use super::root::Root;
 use crate::facts::{HostFacts, ObserveRequest};
@@ -36,14 +39,20 @@ use files::Manifests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Fills every field of [`HostFacts`]. Slow things are done side by side.
+/// Fills every field of [`HostFacts`]. Slow things are done side by side, and
+/// how much of stored content was read is told meanwhile.
 ///
 /// # Errors
 /// Only if the agent itself is broken.
-pub async fn observe(root: &Root, request: &ObserveRequest) -> Result<HostFacts> {
+pub async fn observe(
+    root: &Root,
+    request: &ObserveRequest,
+    notices: NoticeSender,
+) -> Result<HostFacts> {
     let local = {
         let (root, request) = (root.clone(), request.clone());
-        tokio::task::spawn_blocking(move || observe_files(&root, &request))
+        let told = store::Told::new(notices);
+        tokio::task::spawn_blocking(move || observe_files(&root, &request, &told))
     };
     let listening = {
         let root = root.clone();
@@ -77,8 +86,10 @@ pub async fn observe(root: &Root, request: &ObserveRequest) -> Result<HostFacts>
 }
 
 /// What is learned from files, `/proc`, `/sys` and netlink.
-fn observe_files(root: &Root, request: &ObserveRequest) -> HostFacts {
+fn observe_files(root: &Root, request: &ObserveRequest, told: &store::Told) -> HostFacts {
     let manifests = Manifests::read(root);
+    let wanted = request.registry.as_ref();
+    let registry = wanted.and_then(|wanted| registry::observe(root, wanted, told));
     HostFacts {
         system: system::observe(root),
         filesystems: filesystems::observe(root),
@@ -90,9 +101,9 @@ fn observe_files(root: &Root, request: &ObserveRequest) -> HostFacts {
         sysctls: kernel::sysctls(root, &request.sysctls),
         users: existing_users(root, &request.users),
         files: files::observe(root, request, &manifests),
-        store: asked_content(request, || store::binaries(root)),
-        staging: asked_content(request, || store::staged(root)),
-        registry: request.registry.then(|| registry::observe(root)).flatten(),
+        store: asked_content(request, || store::binaries(root, told)),
+        staging: asked_content(request, || store::staged(root, told)),
+        registry,
         cni: cni::observe(root),
         generation: manifests.generation,
         pending: manifests.pending,

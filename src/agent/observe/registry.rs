@@ -1,12 +1,16 @@
 //! What the registry's store holds, read off its directories: the shape is
-//! that of the distribution server's file-system driver, version 2.
+//! that of the distribution server's file-system driver, version 2. They are
+//! the registry's own, so that nothing in them is trusted.
 
-use super::store::{Named, right_ones};
+use super::store::{Named, Told, has_content, right_ones};
+use crate::agent::inside::Inside;
 use crate::agent::root::Root;
 use crate::digest::Digest;
 use crate::facts::RegistryFacts;
 use crate::layout;
 use camino::{Utf8Path, Utf8PathBuf};
+use std::collections::BTreeMap;
+use std::io;
 
 /// Repositories deeper than this are none of ours: `<upstream-host>/<path>`.
 const DEPTH_LIMIT: usize = 12;
@@ -14,113 +18,134 @@ const DEPTH_LIMIT: usize = 12;
 const DRIVER_ROOT: &str = "docker/registry/v2";
 const BLOBS: &str = "blobs/sha256";
 const DATA: &str = "data";
+/// A link is a file with a digest.
+const LINK_LIMIT: u64 = 256;
 
-/// Where the bytes of a blob or manifest are.
-pub(crate) fn blob_place(root: &Root, digest: &Digest) -> Utf8PathBuf {
+/// Where in the store the bytes of a blob or manifest are.
+pub(crate) fn blob_place(digest: &Digest) -> Utf8PathBuf {
     let hex = digest.hex();
-    root.path(layout::REGISTRY)
-        .join(DRIVER_ROOT)
-        .join(BLOBS)
-        .join(&hex[..2])
-        .join(hex)
-        .join(DATA)
+    [DRIVER_ROOT, BLOBS, &hex[..2], &hex, DATA].iter().collect()
 }
 
-pub(super) fn observe(root: &Root) -> Option<RegistryFacts> {
-    let top = root.path(layout::REGISTRY);
-    if !top.is_dir() {
-        return None;
-    }
-    let store = top.join(DRIVER_ROOT);
-    let blobs = entries(&store.join(BLOBS))
-        .into_iter()
-        .flat_map(|prefix| entries(&prefix))
-        .filter_map(|blob| {
-            let place = blob.join(DATA);
-            Some(Named {
-                digest: named_digest(&blob)?,
-                size: fs_err::metadata(&place).ok()?.len(),
-                place,
-            })
-        });
+/// Looks at the blobs of `wanted` (with their sizes in bytes), and at all
+/// links and tags. None if there is no store.
+pub(super) fn observe(
+    root: &Root,
+    wanted: &BTreeMap<Digest, u64>,
+    told: &Told,
+) -> Option<RegistryFacts> {
+    let store = Inside::open(&root.path(layout::REGISTRY)).ok()?;
+    let blobs = wanted.iter().map(|(digest, size)| Named {
+        place: blob_place(digest),
+        digest: *digest,
+        size: *size,
+    });
     let mut facts = RegistryFacts {
-        blobs: right_ones(blobs.collect()),
+        blobs: right_ones(blobs.collect(), |place| store.file(place), told),
         ..RegistryFacts::default()
     };
-    walk(&store.join("repositories"), "", 0, &mut facts);
+    let repositories = Utf8Path::new(DRIVER_ROOT).join("repositories");
+    walk(&store, &repositories, "", 0, &mut facts);
     Some(facts)
 }
 
-fn walk(directory: &Utf8Path, repository: &str, depth: usize, facts: &mut RegistryFacts) {
+/// Removes a blob or manifest if it is there and damaged.
+///
+/// # Errors
+/// If the store can't be read or changed.
+pub(crate) fn remove_blob_if_damaged(root: &Root, digest: &Digest) -> io::Result<()> {
+    let store = match Inside::open(&root.path(layout::REGISTRY)) {
+        Ok(store) => store,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let place = blob_place(digest);
+    let is_right = match store.file(&place) {
+        Ok(file) => {
+            let named = Named {
+                size: file.metadata()?.len(),
+                digest: *digest,
+                place: place.clone(),
+            };
+            has_content(file, &named, |_| ())
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        // A link, a pipe, a disk that can't read it.
+        Err(_) => false,
+    };
+    match is_right {
+        true => Ok(()),
+        false => store.remove(&place),
+    }
+}
+
+fn walk(
+    store: &Inside,
+    directory: &Utf8Path,
+    repository: &str,
+    depth: usize,
+    facts: &mut RegistryFacts,
+) {
     if depth > DEPTH_LIMIT {
         return;
     }
-    for entry in entries(directory) {
-        match entry.file_name() {
-            Some("_layers") => add_links(&entry.join("sha256"), repository, facts),
-            Some("_manifests") => {
-                add_links(&entry.join("revisions/sha256"), repository, facts);
-                add_tags(&entry.join("tags"), repository, facts);
+    for name in store.names(directory) {
+        let place = directory.join(&name);
+        match name.as_str() {
+            "_layers" => add_links(store, &place.join("sha256"), repository, facts),
+            "_manifests" => {
+                let revisions = place.join("revisions/sha256");
+                add_links(store, &revisions, repository, facts);
+                add_tags(store, &place.join("tags"), repository, facts);
             }
-            Some(name) if !name.starts_with('_') && entry.is_dir() => {
+            name if !name.starts_with('_') => {
                 let deeper = match repository {
                     "" => name.to_owned(),
                     parent => format!("{parent}/{name}"),
                 };
-                walk(&entry, &deeper, depth + 1, facts);
+                walk(store, &place, &deeper, depth + 1, facts);
             }
             _ => {}
         }
     }
 }
 
-fn add_links(directory: &Utf8Path, repository: &str, facts: &mut RegistryFacts) {
-    for entry in entries(directory) {
-        let named = named_digest(&entry);
+fn add_links(store: &Inside, directory: &Utf8Path, repository: &str, facts: &mut RegistryFacts) {
+    for name in store.names(directory) {
         // A link that a power cut left empty leads nowhere.
-        if named.is_some()
-            && read_link(&entry.join("link")) == named
-            && let Some(digest) = named
+        if let Ok(digest) = Digest::from_hex(&name)
+            && read_link(store, &directory.join(name).join("link")) == Some(digest)
         {
             facts.links.insert(format!("{repository}@{digest}"));
         }
     }
 }
 
-fn add_tags(directory: &Utf8Path, repository: &str, facts: &mut RegistryFacts) {
-    for entry in entries(directory) {
-        if let Some(tag) = entry.file_name()
-            && let Some(digest) = read_link(&entry.join("current/link"))
-        {
+fn add_tags(store: &Inside, directory: &Utf8Path, repository: &str, facts: &mut RegistryFacts) {
+    for tag in store.names(directory) {
+        let place = directory.join(&tag).join("current/link");
+        if let Some(digest) = read_link(store, &place) {
             facts.tags.insert(format!("{repository}:{tag}"), digest);
         }
     }
 }
 
-fn read_link(path: &Utf8Path) -> Option<Digest> {
-    fs_err::read_to_string(path).ok()?.trim().parse().ok()
-}
-
-fn named_digest(path: &Utf8Path) -> Option<Digest> {
-    Digest::from_hex(path.file_name()?).ok()
-}
-
-fn entries(directory: &Utf8Path) -> Vec<Utf8PathBuf> {
-    directory
-        .read_dir_utf8()
-        .map(|entries| entries.flatten().map(|entry| entry.into_path()).collect())
-        .unwrap_or_default()
+fn read_link(store: &Inside, path: &Utf8Path) -> Option<Digest> {
+    let text = store.short_text(path, LINK_LIMIT).ok()?;
+    text.trim().parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::channel::notice_channel;
 
     #[test]
     fn reads_blobs_links_and_tags() {
         let directory = tempfile::tempdir().unwrap();
         let root = Root::below(Utf8Path::from_path(directory.path()).unwrap());
-        assert_eq!(observe(&root), None);
+        let told = Told::new(notice_channel().0);
+        assert_eq!(observe(&root, &BTreeMap::new(), &told), None);
         let store = root.path(layout::REGISTRY).join("docker/registry/v2");
         let write = |path: String, text: &str| {
             let place = store.join(path);
@@ -135,7 +160,7 @@ mod tests {
             // Right in size, which proves nothing.
             (damaged, "dAmaged"),
         ] {
-            let place = blob_place(&root, &digest);
+            let place = root.path(layout::REGISTRY).join(blob_place(&digest));
             fs_err::create_dir_all(place.parent().unwrap()).unwrap();
             fs_err::write(place, text).unwrap();
         }
@@ -161,8 +186,13 @@ mod tests {
             &link(manifest),
         );
         write(format!("{repository}/_uploads/0/data"), "half");
-        let facts = observe(&root).unwrap();
+        let wanted = [(layer, 5), (manifest, 8), (damaged, 7), (torn, 4)];
+        let facts = observe(&root, &wanted.into(), &told).unwrap();
         assert_eq!(facts.blobs, [(layer, 5), (manifest, 8)].into());
+        // Nobody asks for others, however many there are, and none of another
+        // size is right.
+        let facts = observe(&root, &[(layer, 6), (manifest, 8)].into(), &told).unwrap();
+        assert_eq!(facts.blobs, [(manifest, 8)].into());
         let name = "registry.k8s.io/coredns/coredns";
         let links = [format!("{name}@{layer}"), format!("{name}@{manifest}")];
         assert_eq!(facts.links, links.into());

@@ -6,16 +6,22 @@
 //! as fast as most disks; what the kernel has cached is judged as it would be
 //! run.
 
-use super::files::digest_of_file;
+use super::files::{digest_of, open};
+use crate::agent::channel::NoticeSender;
 use crate::agent::root::Root;
 use crate::digest::Digest;
+use crate::host::Notice;
 use crate::layout;
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
 use std::os::linux::fs::MetadataExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
 
 /// Everybody may run a stored binary, and nobody but root may change it.
 pub(crate) const BINARY_MODE: u32 = 0o755;
@@ -50,17 +56,69 @@ pub(crate) fn by_digest(root: &Root, directory: &str) -> Vec<Named> {
         .collect()
 }
 
+/// How much has been read, told about once a second, so that a long look is
+/// not taken for a host that hangs.
+pub(super) struct Told {
+    notices: NoticeSender,
+    progress: Mutex<Progress>,
+}
+
+struct Progress {
+    /// Bytes read, and to be read as far as is known.
+    done: u64,
+    total: u64,
+    said: Instant,
+}
+
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+impl Told {
+    pub(super) fn new(notices: NoticeSender) -> Self {
+        let progress = Progress {
+            done: 0,
+            total: 0,
+            said: Instant::now(),
+        };
+        Self {
+            notices,
+            progress: Mutex::new(progress),
+        }
+    }
+
+    fn expect(&self, bytes: u64) {
+        self.lock().total += bytes;
+    }
+
+    fn has_read(&self, bytes: u64) {
+        let mut progress = self.lock();
+        progress.done += bytes;
+        if progress.said.elapsed() < TELL_EVERY {
+            return;
+        }
+        progress.said = Instant::now();
+        self.notices.send_lossy(Notice::Progress {
+            item: "stored content".to_owned(),
+            done: progress.done,
+            total: progress.total.max(progress.done),
+        });
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Binaries whose content is what their name says and which may be run, with
 /// their sizes in bytes.
-pub(super) fn binaries(root: &Root) -> BTreeMap<Digest, u64> {
+pub(super) fn binaries(root: &Root, told: &Told) -> BTreeMap<Digest, u64> {
     let mut stored = by_digest(root, layout::STORE);
     stored.retain(is_runnable);
-    right_ones(stored)
+    right_ones(stored, open, told)
 }
 
 /// Staged blobs whose content is what their name says, with their sizes.
-pub(super) fn staged(root: &Root) -> BTreeMap<Digest, u64> {
-    right_ones(by_digest(root, layout::STAGING))
+pub(super) fn staged(root: &Root, told: &Told) -> BTreeMap<Digest, u64> {
+    right_ones(by_digest(root, layout::STAGING), open, told)
 }
 
 /// Whether a binary is in the store, whole, right and runnable.
@@ -75,9 +133,14 @@ pub(crate) fn is_stored(root: &Root, digest: &Digest, size: u64) -> bool {
 
 /// Whether a file is there with the size and content that it should have.
 pub(crate) fn is_right(named: &Named) -> bool {
-    let metadata = named.place.symlink_metadata();
+    open(&named.place).is_ok_and(|file| has_content(file, named, |_| ()))
+}
+
+/// Whether an open file has the size and content that it should have.
+pub(crate) fn has_content(file: File, named: &Named, has_read: impl FnMut(u64)) -> bool {
+    let metadata = file.metadata();
     metadata.is_ok_and(|metadata| metadata.is_file() && metadata.len() == named.size)
-        && digest_of_file(&named.place).is_ok_and(|found| found == named.digest)
+        && digest_of(file, has_read).is_ok_and(|found| found == named.digest)
 }
 
 /// Looking must not take processors away from what serves: the least priority
@@ -86,7 +149,12 @@ const LEAST_PRIORITY: i32 = 19;
 
 /// Those of the files whose content has the digest of their name, read by
 /// threads that leave a core to others, and go after all others.
-pub(crate) fn right_ones(mut files: Vec<Named>) -> BTreeMap<Digest, u64> {
+pub(super) fn right_ones(
+    mut files: Vec<Named>,
+    open: impl Fn(&Utf8Path) -> io::Result<File> + Sync,
+    told: &Told,
+) -> BTreeMap<Digest, u64> {
+    told.expect(files.iter().map(|file| file.size).sum());
     // The largest first, so that no thread is left with one at the end.
     files.sort_by_key(|file| Reverse(file.size));
     let cores = available_parallelism().map_or(1, usize::from);
@@ -98,7 +166,8 @@ pub(crate) fn right_ones(mut files: Vec<Named>) -> BTreeMap<Digest, u64> {
         let _ = rustix::process::nice(LEAST_PRIORITY);
         let mut right = Vec::new();
         while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if is_right(file) {
+            let opened = open(&file.place);
+            if opened.is_ok_and(|opened| has_content(opened, file, |bytes| told.has_read(bytes))) {
                 right.push((file.digest, file.size));
             }
         }
@@ -126,8 +195,13 @@ fn is_runnable(named: &Named) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::channel::notice_channel;
     use crate::agent::test_host::TestHost;
     use std::os::unix::fs::PermissionsExt;
+
+    fn told() -> Told {
+        Told::new(notice_channel().0)
+    }
 
     fn put(host: &TestHost, directory: &str, digest: &Digest, text: &str) {
         let path = format!("{directory}/{}", digest.hex());
@@ -139,7 +213,7 @@ mod tests {
     #[test]
     fn only_what_is_what_its_name_says_is_held() {
         let host = TestHost::new();
-        assert!(binaries(&host.root).is_empty() && staged(&host.root).is_empty());
+        assert!(binaries(&host.root, &told()).is_empty() && staged(&host.root, &told()).is_empty());
         let digest = Digest::of("content");
         for (text, is_held) in [
             ("content", true),
@@ -153,8 +227,8 @@ mod tests {
             }
             let expected: BTreeMap<Digest, u64> =
                 is_held.then_some((digest, 7)).into_iter().collect();
-            assert_eq!(binaries(&host.root), expected, "{text}");
-            assert_eq!(staged(&host.root), expected, "{text}");
+            assert_eq!(binaries(&host.root, &told()), expected, "{text}");
+            assert_eq!(staged(&host.root, &told()), expected, "{text}");
             assert_eq!(is_stored(&host.root, &digest, 7), is_held, "{text}");
         }
     }
@@ -179,7 +253,7 @@ mod tests {
         for mode in [0o644, 0o777] {
             let mode = std::fs::Permissions::from_mode(mode);
             fs_err::set_permissions(store.join(locked.hex()), mode).unwrap();
-            assert_eq!(binaries(&host.root), BTreeMap::from([(whole, 5)]));
+            assert_eq!(binaries(&host.root, &told()), BTreeMap::from([(whole, 5)]));
             assert!(!is_stored(&host.root, &locked, 6));
         }
         assert_eq!(by_digest(&host.root, layout::STORE).len(), 2);
@@ -200,6 +274,6 @@ mod tests {
             .filter(|(number, _)| number % 7 != 3)
             .map(|(_, text)| (Digest::of(text), text.len() as u64))
             .collect();
-        assert_eq!(binaries(&host.root), expected);
+        assert_eq!(binaries(&host.root, &told()), expected);
     }
 }

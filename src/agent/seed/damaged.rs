@@ -1,7 +1,6 @@
 //! Blobs of the registry's store whose bytes are not what their names say.
 
-use crate::agent::atomic;
-use crate::agent::observe::{Named, blob_place, is_right};
+use crate::agent::observe::remove_blob_if_damaged;
 use crate::agent::root::Root;
 use crate::digest::Digest;
 use anyhow::{Context, Result};
@@ -15,43 +14,36 @@ use anyhow::{Context, Result};
 /// # Errors
 /// If the store can't be changed.
 pub(super) async fn remove_if_damaged(root: &Root, digest: &Digest) -> Result<()> {
-    let (place, digest) = (blob_place(root, digest), *digest);
-    let look = move || -> Result<()> {
-        let Ok(metadata) = place.symlink_metadata() else {
-            return Ok(());
-        };
-        let named = Named {
-            size: metadata.len(),
-            digest,
-            place,
-        };
-        if is_right(&named) {
-            return Ok(());
-        }
-        atomic::remove_if_there(&named.place)?;
-        atomic::sync_directories(named.place.parent())
-    };
-    tokio::task::spawn_blocking(look)
+    let (root, digest) = (root.clone(), *digest);
+    tokio::task::spawn_blocking(move || remove_blob_if_damaged(&root, &digest))
         .await
         .context("reading a blob of the registry")?
+        .with_context(|| format!("removing the damaged blob {digest} of the registry"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::observe::blob_place;
     use crate::agent::test_host::TestHost;
+    use crate::layout;
 
     #[tokio::test]
     async fn what_is_right_stays() {
         let host = TestHost::new();
         let digest = Digest::of("layer");
         remove_if_damaged(&host.root, &digest).await.unwrap();
-        let place = blob_place(&host.root, &digest);
+        let place = host.root.path(layout::REGISTRY).join(blob_place(&digest));
         fs_err::create_dir_all(place.parent().unwrap()).unwrap();
         for (text, stays) in [("layer", true), ("Layer", false), ("lay", false)] {
             fs_err::write(&place, text).unwrap();
             remove_if_damaged(&host.root, &digest).await.unwrap();
             assert_eq!(place.exists(), stays, "{text}");
         }
+        // A link is none of the registry's making, and not followed.
+        host.write("/etc/other", "other");
+        fs_err::os::unix::fs::symlink(host.root.path("/etc/other"), &place).unwrap();
+        remove_if_damaged(&host.root, &digest).await.unwrap();
+        assert!(!place.is_symlink() && host.root.path("/etc/other").exists());
     }
 }

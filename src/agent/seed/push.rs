@@ -332,7 +332,8 @@ mod tests {
         let host = TestHost::new();
         let (pusher, _) = registry(&host, CREATED);
         let digest = Digest::of("{}");
-        let place = crate::agent::observe::blob_place(&host.root, &digest);
+        let place = crate::agent::observe::blob_place(&digest);
+        let place = host.root.path(crate::layout::REGISTRY).join(place);
         let target = ManifestTarget {
             repository: "x".to_owned(),
             media_type: "application/vnd.oci.image.index.v1+json".to_owned(),

@@ -335,6 +335,35 @@ async fn a_body_may_take_as_long_as_it_moves() {
     }
 }
 
+#[tokio::test]
+async fn a_host_may_take_as_long_as_it_gets_on() {
+    const LIMIT: Duration = Duration::from_secs(1);
+    // In all it takes twice the limit, or says the same again and again.
+    for step in [1, 0] {
+        let (link, mut agent) = linked().await;
+        let play = async {
+            let Frame::Request { id, .. } = agent.next().await else {
+                panic!("a request comes first");
+            };
+            for number in 0..10 {
+                tokio::time::sleep(LIMIT / 5).await;
+                let notice = Notice::Progress {
+                    item: "stored content".to_owned(),
+                    done: number * step,
+                    total: 10,
+                };
+                agent.say(Frame::Notice { id, notice }).await;
+            }
+            agent.say(exited(id)).await;
+        };
+        let mut call = without_body("etcdctl");
+        call.limit = LIMIT;
+        let work = async { tokio::join!(link.call(call), play) };
+        let (response, ()) = timeout(TEST_LIMIT, work).await.unwrap();
+        assert_eq!(response.is_ok(), step == 1, "{response:?}");
+    }
+}
+
 fn lock_vec<T>(vec: &Mutex<Vec<T>>) -> MutexGuard<'_, Vec<T>> {
     vec.lock().unwrap_or_else(PoisonError::into_inner)
 }
