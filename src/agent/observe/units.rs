@@ -230,9 +230,15 @@ fn executable_of(root: &Root, process: u32) -> Executable {
         return Executable::Other;
     };
     let target = Utf8PathBuf::from(target.to_string_lossy().into_owned());
-    if let Ok(name) = target.strip_prefix(layout::STORE) {
+    // The kernel's name has no links in it, and `/opt` may be one.
+    let below = |directory: &str| {
+        let real = root.path(directory).canonicalize_utf8().ok();
+        let real = real.and_then(|real| target.strip_prefix(real).ok());
+        real.or_else(|| target.strip_prefix(directory).ok())
+    };
+    if let Some(name) = below(layout::STORE) {
         Digest::from_hex(name.as_str()).map_or(Executable::NotStored, Executable::Stored)
-    } else if target.starts_with(layout::BIN) {
+    } else if below(layout::BIN).is_some() {
         Executable::NotStored
     } else {
         Executable::Other
@@ -384,6 +390,25 @@ SubState=dead
             atomic::set_link(&link, &target).unwrap();
             assert_eq!(executable_of(&host.root, 812), executable);
             assert_eq!(inputs_of(&host.root, "x.service", &shown), expected);
+        }
+    }
+
+    #[test]
+    fn a_linked_opt_hides_no_replaced_binary() {
+        let host = TestHost::new();
+        host.write("/data/cofferdam/bin/x", "");
+        let digest = Digest::of("binary");
+        host.write(&format!("/data/cofferdam/store/{}", digest.hex()), "binary");
+        host.write("/proc/812/environ", "");
+        fs_err::os::unix::fs::symlink("data", host.root.path("/opt")).unwrap();
+        let stored = host.root.path("/data/cofferdam/store").join(digest.hex());
+        for (target, executable) in [
+            (stored.to_string(), Executable::Stored(digest)),
+            (format!("{stored} (deleted)"), Executable::NotStored),
+        ] {
+            let link = host.root.path("/proc/812/exe");
+            atomic::set_link(&link, &target).unwrap();
+            assert_eq!(executable_of(&host.root, 812), executable, "{target}");
         }
     }
 }
