@@ -124,7 +124,10 @@ mod tests {
         assert!(inside.short_text("a/data".into(), 3).is_err());
         for path in ["b/data", "a/link", "a/pipe", "a", "../outside/data", "none"] {
             assert_eq!(read(path), None, "{path}");
-            assert!(inside.names(path.into()).is_empty() || path == "a", "{path}");
+            assert!(
+                inside.names(path.into()).is_empty() || path == "a",
+                "{path}"
+            );
         }
         let mut names = inside.names("a".into());
         names.sort();
