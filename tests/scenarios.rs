@@ -77,7 +77,7 @@ fn inventory(hosts: &[String]) -> String {
         .iter()
         .map(|zone| format!("[zones.{zone}]\n"))
         .collect();
-    format!("[cluster]\nname = \"lab\"\n{zones}{tables}")
+    format!("[cluster]\nname = \"lab\"\nsurvive = \"nothing\"\n{zones}{tables}")
 }
 
 fn parse_inventory(hosts: &[String]) -> Inventory {

@@ -7,7 +7,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use ipnet::Ipv4Net;
 use toml::Spanned;
 
-use super::model::{ApiName, Swap};
+use super::model::{ApiName, Survive, Swap};
 use super::names;
 use super::problem::{Finding, Report};
 use super::raw::{RawCluster, RawSite, RawSsh};
@@ -27,6 +27,12 @@ const LONGEST_POD_MASK: i64 = 28;
 const LEAST_MTU: i64 = 1200;
 /// Largest jumbo frames in use (9216 bytes), less VXLAN's 50.
 const LARGEST_MTU: i64 = 9166;
+const SURVIVE: [(&str, Survive); 3] = [
+    ("zone", Survive::Zone),
+    ("host", Survive::Host),
+    ("nothing", Survive::Nothing),
+];
+const SWAP: [(&str, Swap); 2] = [("off", Swap::Off), ("keep", Swap::Keep)];
 const DEFAULT_USER: &str = "root";
 
 /// `[cluster]` as far as it could be read.
@@ -41,6 +47,7 @@ pub(super) struct ClusterDraft {
     pub(super) api_names: Vec<ApiName>,
     pub(super) dns_upstreams: Vec<Spanned<Ipv4Addr>>,
     pub(super) ntp_servers: Vec<Spanned<Ipv4Addr>>,
+    pub(super) survive: Option<Survive>,
     pub(super) swap: Option<Swap>,
     pub(super) mtu: Option<u32>,
 }
@@ -104,7 +111,8 @@ pub(super) fn read_cluster(raw: Spanned<RawCluster>, report: &mut Report<'_>) ->
         api_names: read_api_names(&raw.api_names, report),
         dns_upstreams: values::addresses(&raw.dns_upstreams, "cluster.dns_upstreams", report),
         ntp_servers: values::addresses(&raw.ntp_servers, "cluster.ntp_servers", report),
-        swap: read_swap(raw.swap.as_ref(), report),
+        survive: choice(raw.survive.as_ref(), "cluster.survive", &SURVIVE, report),
+        swap: choice(raw.swap.as_ref(), "cluster.swap", &SWAP, report),
         mtu,
         name: raw.name.into_inner(),
     }
@@ -245,21 +253,30 @@ fn read_api_names(raw: &[Spanned<String>], report: &mut Report<'_>) -> Vec<ApiNa
     names
 }
 
-fn read_swap(raw: Option<&Spanned<String>>, report: &mut Report<'_>) -> Option<Swap> {
+/// One of a few words, by default the first.
+fn choice<T: Copy>(
+    raw: Option<&Spanned<String>>,
+    key: &str,
+    words: &[(&str, T)],
+    report: &mut Report<'_>,
+) -> Option<T> {
     let Some(raw) = raw else {
-        return Some(Swap::Off);
+        return words.first().map(|(_, value)| *value);
     };
-    match raw.get_ref().as_str() {
-        "off" => Some(Swap::Off),
-        "keep" => Some(Swap::Keep),
-        other => {
-            report.error(Finding {
-                at: raw.span(),
-                key: "cluster.swap".to_owned(),
-                message: format!("`{other}` is neither `off` nor `keep`"),
-                remedy: suggest::remedy(other, &["off", "keep"], "values"),
-            });
-            None
-        }
+    let written = raw.get_ref().as_str();
+    if let Some((_, value)) = words.iter().find(|(word, _)| *word == written) {
+        return Some(*value);
     }
+    let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+    let (last, others) = known.split_last()?;
+    report.error(Finding {
+        at: raw.span(),
+        key: key.to_owned(),
+        message: match others {
+            [one] => format!("`{written}` is neither `{one}` nor `{last}`"),
+            _ => format!("`{written}` is none of `{}`, `{last}`", others.join("`, `")),
+        },
+        remedy: suggest::remedy(written, &known, "values"),
+    });
+    None
 }

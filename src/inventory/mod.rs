@@ -10,6 +10,7 @@ mod model;
 mod names;
 mod networks;
 mod overrides;
+mod placement;
 mod problem;
 mod queries;
 mod raw;
@@ -26,7 +27,7 @@ mod zones;
 use camino::Utf8Path;
 use toml::Spanned;
 
-pub use model::{ApiName, Cluster, Host, Inventory, Role, SshAccess, Swap, Zone};
+pub use model::{ApiName, Cluster, Host, Inventory, Role, SshAccess, Survive, Swap, Zone};
 pub use overrides::{Component, Overrides, merge_tables};
 pub use problem::{Location, Problem, Problems, Severity};
 
@@ -93,7 +94,7 @@ fn check(raw: RawInventory, file: &Utf8Path, report: &mut Report<'_>) -> Option<
     let overrides = read_overrides::read_overrides(&raw.overrides, "overrides", report);
 
     roles::assign(&mut hosts);
-    roles::check(&hosts, cluster.header.clone(), report);
+    roles::check(&hosts, &cluster, report);
     zones::check_membership(&zones, &hosts, report);
     let addressed = networks::Addressed {
         cluster: &cluster,
@@ -137,6 +138,7 @@ fn finish_cluster(draft: ClusterDraft) -> Option<Cluster> {
             .into_iter()
             .map(Spanned::into_inner)
             .collect(),
+        survive: draft.survive?,
         swap: draft.swap?,
         mtu: draft.mtu,
     })

@@ -53,6 +53,7 @@ pub struct Cluster {
     pub dns_upstreams: Vec<Ipv4Addr>,
     /// For the port matrix alone.
     pub ntp_servers: Vec<Ipv4Addr>,
+    pub survive: Survive,
     pub swap: Swap,
     /// Bytes in a packet of the pod network; `None`: decided from hosts' interfaces when first met.
     pub mtu: Option<u32>,
@@ -63,6 +64,17 @@ pub struct Cluster {
 pub enum ApiName {
     Dns(String),
     Address(Ipv4Addr),
+}
+
+/// Which loss the API is to outlive. A single master is not asked to outlive any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Survive {
+    /// Any one zone's.
+    Zone,
+    /// Any one host's.
+    Host,
+    Nothing,
 }
 
 /// What becomes of hosts' swap.

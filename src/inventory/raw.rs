@@ -41,6 +41,7 @@ pub(super) struct RawCluster {
     pub(super) dns_upstreams: Vec<Spanned<String>>,
     #[serde(default)]
     pub(super) ntp_servers: Vec<Spanned<String>>,
+    pub(super) survive: Option<Spanned<String>>,
     pub(super) swap: Option<Spanned<String>>,
     pub(super) mtu: Option<Spanned<i64>>,
 }

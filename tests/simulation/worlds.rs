@@ -103,7 +103,7 @@ pub fn shape(number: u64) -> Option<String> {
         taken
     };
     let (hosts, zones) = (1 + take(5), 1 + take(3));
-    let mut text = String::from("[cluster]\nname = \"shape\"\n");
+    let mut text = String::from("[cluster]\nname = \"shape\"\nsurvive = \"nothing\"\n");
     for zone in ["a", "b", "c"]
         .iter()
         .take(usize::try_from(zones.min(hosts)).unwrap())

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use camino::Utf8Path;
 
-use crate::inventory::{ApiName, Component, Host, Inventory, Role, Swap, load, parse};
+use super::cluster;
+use crate::inventory::{ApiName, Component, Host, Inventory, Role, Survive, Swap, load, parse};
 
 const EXAMPLE: &str = include_str!("../../../inventory.example.toml");
 
@@ -17,32 +18,6 @@ fn parsed(text: &str) -> Inventory {
 
 fn names(hosts: Vec<&Host>) -> Vec<&str> {
     hosts.into_iter().map(|host| host.name.as_str()).collect()
-}
-
-/// One cluster with a host for each `NAME ZONE ROLE,ROLE` line; zones in the order in which they
-/// first occur.
-fn cluster(lines: &str) -> String {
-    let mut text = "[cluster]\nname = \"lab\"\n".to_owned();
-    let hosts: Vec<Vec<&str>> = lines
-        .lines()
-        .map(|line| line.split_whitespace().collect())
-        .collect();
-    for host in &hosts {
-        let header = format!("[zones.{}]\n", host[1]);
-        if !text.contains(&header) {
-            text.push_str(&header);
-        }
-    }
-    for (index, host) in hosts.iter().enumerate() {
-        let (name, zone) = (host[0], host[1]);
-        let roles: Vec<String> = host[2].split(',').map(|role| format!("{role:?}")).collect();
-        text.push_str(&format!(
-            "[[hosts]]\nname = {name:?}\naddress = \"10.0.0.{}\"\nzone = {zone:?}\nroles = [{}]\n",
-            index + 1,
-            roles.join(", ")
-        ));
-    }
-    text
 }
 
 #[test]
@@ -105,6 +80,7 @@ fn defaults() {
         "api_names": [],
         "dns_upstreams": [],
         "ntp_servers": [],
+        "survive": "zone",
         "swap": "off",
         "mtu": null
       },
@@ -140,6 +116,7 @@ fn defaults() {
       "overrides": {}
     }
     "#);
+    assert_eq!(inventory.cluster.survive, Survive::Zone);
     assert_eq!(inventory.cluster.swap, Swap::Off);
     assert_eq!(inventory.cluster_dns_ip().to_string(), "10.96.0.10");
     assert_eq!(inventory.kubernetes_service_ip().to_string(), "10.96.0.1");
@@ -208,7 +185,8 @@ fn roles_that_follow() {
         ),
     ];
     for (lines, etcd, registries, tainted, nodes) in cases {
-        let inventory = parsed(&cluster(lines));
+        let text = cluster(lines).replace("[cluster]", "[cluster]\nsurvive = \"nothing\"");
+        let inventory = parsed(&text);
         assert_eq!(
             names(inventory.etcd_members()).join(" "),
             etcd,

@@ -4,6 +4,7 @@ mod bad_cluster;
 mod bad_hosts;
 mod bad_syntax;
 mod meaning;
+mod placement;
 
 use camino::Utf8Path;
 
@@ -39,17 +40,28 @@ fn complaint_about_host(more: &str) -> String {
     complaint(&format!("{CLUSTER}{ZONE}{MASTER}{more}\n"))
 }
 
-/// What an inventory is warned about.
-fn warnings(text: &str) -> String {
-    match parse(text, file()) {
-        Ok(inventory) => {
-            let lines: Vec<String> = inventory
-                .warnings
-                .iter()
-                .map(|warning| warning.display(file()))
-                .collect();
-            lines.join("\n\n")
+/// One cluster with a host for each `NAME ZONE ROLE,ROLE` line; zones in the order in which they
+/// first occur.
+fn cluster(lines: &str) -> String {
+    let mut text = "[cluster]\nname = \"lab\"\n".to_owned();
+    let hosts: Vec<Vec<&str>> = lines
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    for host in &hosts {
+        let header = format!("[zones.{}]\n", host[1]);
+        if !text.contains(&header) {
+            text.push_str(&header);
         }
-        Err(problems) => panic!("{problems}"),
     }
+    for (index, host) in hosts.iter().enumerate() {
+        let (name, zone) = (host[0], host[1]);
+        let roles: Vec<String> = host[2].split(',').map(|role| format!("{role:?}")).collect();
+        text.push_str(&format!(
+            "[[hosts]]\nname = {name:?}\naddress = \"10.0.0.{}\"\nzone = {zone:?}\nroles = [{}]\n",
+            index + 1,
+            roles.join(", ")
+        ));
+    }
+    text
 }

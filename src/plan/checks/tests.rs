@@ -48,7 +48,7 @@ fn good_world() -> World {
         desired.hosts.insert(name.to_owned(), host);
     }
     World {
-        inventory: "[cluster]\nname = \"lab\"\n[zones.a]\n[zones.b]\n\
+        inventory: "[cluster]\nname = \"lab\"\nsurvive = \"nothing\"\n[zones.a]\n[zones.b]\n\
             [[hosts]]\nname = \"m1\"\naddress = \"10.77.1.11\"\nzone = \"a\"\nroles = [\"control-plane\"]\n\
             [[hosts]]\nname = \"m2\"\naddress = \"10.77.2.11\"\nzone = \"b\"\nroles = [\"control-plane\"]\n\
             [[hosts]]\nname = \"w1\"\naddress = \"10.77.1.21\"\nzone = \"a\"\nroles = [\"worker\"]\n"

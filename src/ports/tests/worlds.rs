@@ -49,7 +49,7 @@ pub(super) fn texts() -> impl Strategy<Value = String> {
 }
 
 fn text_of(hosts: &[RandomHost], has_servers: bool) -> String {
-    let mut text = "[cluster]\nname = \"random\"\n".to_owned();
+    let mut text = "[cluster]\nname = \"random\"\nsurvive = \"nothing\"\n".to_owned();
     if has_servers {
         text.push_str("dns_upstreams = [\"192.0.2.1\", \"192.0.2.2\"]\n");
         text.push_str("ntp_servers = [\"192.0.2.3\"]\n[ssh]\njump_host = \"192.0.2.9\"\n");

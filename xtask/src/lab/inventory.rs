@@ -1,6 +1,6 @@
 //! The inventory of the lab, as an operator would write it. Pure.
 
-use super::layout::{JUMP_ADDRESS, Kind, Layout};
+use super::layout::{Host, JUMP_ADDRESS, Kind, Layout};
 
 /// What this kind of machine needs and a real site does not: the lab's hosts
 /// live on a kernel with cgroup v1, without the right to raise limits, and on
@@ -30,9 +30,13 @@ restrict_oom_score_adj = true
 
 /// The text of `inventory.toml` for a lab.
 pub fn text(layout: &Layout) -> String {
+    let survive = match survived(layout) {
+        None => String::new(),
+        Some(loss) => format!("survive = \"{loss}\"\n"),
+    };
     let mut text = format!(
         "# Written by `cargo xtask lab up`.\n\
-         [cluster]\nname = \"lab\"\n\n\
+         [cluster]\nname = \"lab\"\n{survive}\n\
          [ssh]\nuser = \"root\"\nkey = \"id_ed25519\"\njump_host = \"{JUMP_ADDRESS}\"\n\n\
          [site]\npath = \"site\"\n\n"
     );
@@ -52,6 +56,21 @@ pub fn text(layout: &Layout) -> String {
     text.push('\n');
     text.push_str(OVERRIDES);
     text
+}
+
+/// What masters that are not spread over zones outlive instead.
+fn survived(layout: &Layout) -> Option<&'static str> {
+    let masters = layout.hosts.iter();
+    let masters: Vec<&Host> = masters.filter(|host| host.kind == Kind::Master).collect();
+    let spare = masters.len().saturating_sub(1) / 2;
+    let in_zone = |zone: &str| masters.iter().filter(|host| host.zone == zone).count();
+    let fullest = layout.zones.iter().map(|zone| in_zone(&zone.name)).max();
+    match (masters.len(), fullest) {
+        (0 | 1, _) => None,
+        (2, _) => Some("nothing"),
+        (_, Some(fullest)) if fullest > spare => Some("host"),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -107,5 +126,25 @@ mod tests {
         assert_eq!(proxy["conntrack"]["maxPerCore"].as_integer(), Some(0));
         let runtime = &overrides["containerd"]["config"]["plugins"]["io.containerd.cri.v1.runtime"];
         assert_eq!(runtime["restrict_oom_score_adj"].as_bool(), Some(true));
+    }
+
+    #[test]
+    fn masters_that_are_not_spread_are_accepted_by_a_key() {
+        let zones = |names: &str| names.chars().map(String::from).collect();
+        for (masters, names, expected) in [
+            (1, "ab", None),
+            (2, "abc", Some("nothing")),
+            (3, "abc", None),
+            (3, "ab", Some("host")),
+            (5, "abc", None),
+        ] {
+            let wanted = Wanted {
+                masters,
+                workers: 2,
+                zones: zones(names),
+            };
+            let layout = Layout::spread(&wanted).unwrap();
+            assert_eq!(survived(&layout), expected, "{masters} in {names}");
+        }
     }
 }
