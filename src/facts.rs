@@ -84,6 +84,9 @@ pub struct HostFacts {
     /// None if there is no store or it wasn't asked for.
     pub registry: Option<RegistryFacts>,
     pub etcd: Option<EtcdFacts>,
+    /// Whether the host holds the data of a member of etcd.
+    #[serde(default)]
+    pub etcd_data: bool,
     /// The newest software generation.
     pub generation: Option<Generation>,
     /// Software that the newest generation does not name.
@@ -362,6 +365,9 @@ pub struct ClusterFacts {
     pub manifests: BTreeMap<String, ManifestState>,
     /// Git version of the API server, `v1.36.0`.
     pub version: Option<String>,
+    /// Conditions that were asked for and don't hold.
+    #[serde(default)]
+    pub unmet: Vec<UnmetCondition>,
 }
 
 /// A node object.

@@ -85,8 +85,9 @@ fn parse_inventory(hosts: &[String]) -> Inventory {
     cofferdam::inventory::parse(&inventory(hosts), file).unwrap()
 }
 
-/// Makes one line of `given` true.
-async fn make_true(world: &mut Simulation, line: &str) {
+/// Makes one line of `given` true. `hosts` are those that the inventory has by
+/// then.
+async fn make_true(world: &mut Simulation, hosts: &mut Vec<String>, line: &str) {
     let words: Vec<&str> = line.split(' ').collect();
     let tamper = |host: &str, change: &dyn Fn(&mut Machine)| world.tamper(host, change).unwrap();
     match words[..] {
@@ -100,6 +101,12 @@ async fn make_true(world: &mut Simulation, line: &str) {
         ["deployment", name, "takes", "its", "time"] => {
             let name = name.to_owned();
             world.delay(Condition::DeploymentAvailable { name }, 3);
+        }
+        [_, zone, ref roles @ .., "joins"] if zone.len() == 1 && !roles.is_empty() => {
+            let host = line.trim_end_matches(" joins").to_owned();
+            hosts.push(host);
+            world.inventory = parse_inventory(hosts);
+            world.install(None).await.unwrap().result.unwrap();
         }
         [host, "lost", "power"] => world.power_cycle([host]),
         [host, "has", "swap", "on"] => tamper(host, &|machine| machine.memory.swap_is_on = true),
@@ -206,8 +213,9 @@ async fn scenarios() {
             .unwrap();
         let mut world = Simulation::new(&inventory(all), 0).unwrap();
         world.inventory = parse_inventory(&scenario.hosts);
+        let mut hosts = scenario.hosts.clone();
         for line in &scenario.given {
-            make_true(&mut world, line).await;
+            make_true(&mut world, &mut hosts, line).await;
         }
         if !scenario.now.is_empty() {
             world.inventory = parse_inventory(&scenario.now);

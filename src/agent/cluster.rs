@@ -2,7 +2,9 @@
 
 use super::api::Api;
 use super::compare::compare;
+use super::condition;
 use super::root::Root;
+use crate::desired::Condition;
 use crate::facts::{ClusterFacts, ManifestState, NodeFacts};
 use anyhow::{Result, anyhow};
 use futures_util::{StreamExt, stream};
@@ -12,12 +14,16 @@ use std::collections::BTreeMap;
 /// kubectl is a large program and hosts have few cores.
 const PARALLEL: usize = 2;
 
-/// Looks at the nodes, the API server's version, and what applying each
-/// manifest set would change.
+/// Looks at the nodes, the API server's version, what applying each manifest
+/// set would change, and which of the conditions don't hold.
 ///
 /// # Errors
 /// If this host is no master, or no API server answers.
-pub async fn observe(root: &Root, manifests: &BTreeMap<String, String>) -> Result<ClusterFacts> {
+pub async fn observe(
+    root: &Root,
+    manifests: &BTreeMap<String, String>,
+    conditions: &[Condition],
+) -> Result<ClusterFacts> {
     let api = Api::load(root)?;
     // Futures first: a closure inside the stream would be too narrow in its
     // lifetimes for a spawned task.
@@ -46,6 +52,7 @@ pub async fn observe(root: &Root, manifests: &BTreeMap<String, String>) -> Resul
         nodes,
         version,
         manifests: sets.await,
+        unmet: condition::unmet(root, conditions).await,
     })
 }
 

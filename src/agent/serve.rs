@@ -260,7 +260,11 @@ fn is_brought_to_its_end(request: &Request) -> bool {
     match request {
         Request::Apply(apply) => !matches!(
             apply.action,
-            Action::Wait { .. } | Action::InstallBinaries { .. } | Action::PullImages { .. }
+            Action::Wait { .. }
+                | Action::AddEtcdLearner { .. }
+                | Action::PromoteEtcdLearner { .. }
+                | Action::InstallBinaries { .. }
+                | Action::PullImages { .. }
         ),
         _ => false,
     }

@@ -71,8 +71,11 @@ impl Worker {
                 let facts = observe::observe(&self.root, &request, notices).await?;
                 Ok(Response::Facts(Box::new(facts)))
             }
-            Request::ObserveCluster { manifests } => {
-                let facts = cluster::observe(&self.root, &manifests).await?;
+            Request::ObserveCluster {
+                manifests,
+                conditions,
+            } => {
+                let facts = cluster::observe(&self.root, &manifests, &conditions).await?;
                 Ok(Response::Cluster(Box::new(facts)))
             }
             Request::Apply(request) => {

@@ -2,7 +2,7 @@
 
 use super::fault::{Exit, Fault};
 use super::phase::Phase;
-use crate::desired::{Desired, DigestKey, Stage};
+use crate::desired::{Desired, DigestKey};
 use crate::event::{Event, EventSink};
 use crate::facts::{ClusterFacts, HostFacts, ObserveRequest};
 use crate::host::remote::RemoteHost;
@@ -59,15 +59,19 @@ pub(super) async fn world(
     desired: &Desired,
     seen: BTreeMap<String, HostFacts>,
 ) -> Result<World, Fault> {
-    let mut cluster = None;
-    for name in masters(desired, &seen) {
-        let Some(host) = hosts.get(name) else {
+    let mut answered = None;
+    let mut candidates = seen.clone();
+    // Each that does not answer makes room for the next.
+    while let Some(name) = running_master(desired, &candidates) {
+        let name = name.to_owned();
+        candidates.remove(&name);
+        let Some(host) = hosts.get(&name) else {
             continue;
         };
         phase.doing(format!("asking the cluster through {name}"));
         match ask_cluster(host, desired).await? {
             Ok(facts) => {
-                cluster = Some(facts);
+                answered = Some((name, facts));
                 break;
             }
             // It may be on its way up or down. What it would have told is
@@ -78,35 +82,25 @@ pub(super) async fn world(
             }),
         }
     }
+    let (cluster_host, cluster) = match answered {
+        Some((name, facts)) => (name, Some(facts)),
+        None => {
+            let name = cluster_host(desired, &seen);
+            (name.unwrap_or_default().to_owned(), None)
+        }
+    };
     Ok(World {
         hosts: seen,
         cluster,
-        cluster_host: cluster_host(desired).unwrap_or_default().to_owned(),
+        cluster_host,
     })
 }
 
-/// Masters whose API servers run, that of [`cluster_host`] first, since hosts
-/// are in the same order there.
-fn masters<'a>(
-    desired: &'a Desired,
-    seen: &'a BTreeMap<String, HostFacts>,
-) -> impl Iterator<Item = &'a str> {
-    let has_api_server = |(name, host): &(&'a String, &'a crate::desired::DesiredHost)| {
-        let is_master = host
-            .units
-            .iter()
-            .any(|unit| unit.stage == Stage::ControlPlane);
-        let is_up = seen.get(*name).is_some_and(|facts| {
-            let unit = facts.units.get("kube-apiserver.service");
-            unit.is_some_and(|unit| unit.active == "active")
-        });
-        is_master && is_up
-    };
-    desired
-        .hosts
-        .iter()
-        .filter(has_api_server)
-        .map(|(name, _)| name.as_str())
+/// The master to ask, if its API server runs.
+fn running_master<'a>(desired: &'a Desired, seen: &BTreeMap<String, HostFacts>) -> Option<&'a str> {
+    let name = cluster_host(desired, seen)?;
+    let unit = seen.get(name)?.units.get("kube-apiserver.service")?;
+    (unit.active == "active").then_some(name)
 }
 
 /// The cluster's facts, or why the API server could not tell them. A host that

@@ -111,6 +111,7 @@ async fn ask_cluster(host: &RemoteHost) -> Option<ClusterFacts> {
     let call = Call {
         request: Request::ObserveCluster {
             manifests: BTreeMap::new(),
+            conditions: Vec::new(),
         },
         body: None,
         notices: &|_| (),

@@ -201,6 +201,11 @@ impl<'a> HostBuilder<'a> {
         self.built.users.insert(name.to_owned());
     }
 
+    /// The host's member of etcd.
+    pub fn etcd(&mut self, membership: EtcdMembership) {
+        self.built.etcd = Some(membership);
+    }
+
     /// Flags with the inventory's overrides on top.
     pub fn overridden_flags(&self, component: Component, mut flags: Flags) -> Flags {
         flags.extend(self.inputs.inventory.override_flags(self.host, component));

@@ -4,7 +4,7 @@ use super::builder::{Access, HostBuilder, UnitSpec, own};
 use super::command_line::flags;
 use super::error::DesiredError;
 use super::materials::ETCD_CA;
-use super::types::{Change, Condition, Stage};
+use super::types::{Change, Condition, EtcdMembership, Stage};
 use crate::inventory::{Component, Host, Role};
 use crate::ports::numbers::{ETCD_CLIENT_PORT, ETCD_PEER_PORT};
 
@@ -69,20 +69,32 @@ pub fn member(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
     builder.key(PEER_KEY, &peer, Access::only("etcd"));
 
     let inventory = builder.inputs.inventory;
-    // Read only while there is no data: the members that started together,
-    // as decided then, so that later growth doesn't restart anybody.
-    let bootstrap = &builder.inputs.site.decisions.etcd_bootstrap;
+    // Read only while there is no data. A member that joins must name all that
+    // are there by then, itself included, and no other:
+    // `ValidateClusterAndAssignIDs` in etcd's server/etcdserver/api/membership/cluster.go.
+    let decisions = &builder.inputs.site.decisions;
+    let place = |name: &String| decisions.etcd_joined.iter().position(|known| known == name);
+    let joins = place(&host.name);
+    let is_there_by_then = |name: &String| match (place(name), joins) {
+        (Some(its), Some(own)) => its <= own,
+        (Some(_), None) => false,
+        (None, _) => decisions.etcd_bootstrap.contains(name),
+    };
     let first: Vec<String> = inventory
         .etcd_members()
         .into_iter()
-        .filter(|member| bootstrap.contains(&member.name))
+        .filter(|member| is_there_by_then(&member.name))
         .map(|member| format!("{}={}", member.name, peer_url(member)))
         .collect();
-    let state = if bootstrap.contains(&host.name) {
-        "new"
-    } else {
-        "existing"
+    let state = match joins {
+        None => "new",
+        Some(_) => "existing",
     };
+    builder.etcd(EtcdMembership {
+        peer_url: peer_url(host),
+        client_url: client_url(host),
+        joins,
+    });
     let arguments = builder.overridden_flags(
         Component::Etcd,
         flags([

@@ -143,6 +143,7 @@ fn decisions(inventory: &Inventory) -> Decisions {
             .iter()
             .map(|host| host.name.clone())
             .collect(),
+        etcd_joined: Vec::new(),
         pod_mtu: Some(1450),
         hosts: inventory
             .hosts

@@ -56,6 +56,21 @@ pub struct DesiredHost {
     pub node: Option<Node>,
     /// The route for Services that one of the units keeps.
     pub service_route: Option<KeptRoute>,
+    /// The member of etcd that the host runs.
+    pub etcd: Option<EtcdMembership>,
+}
+
+/// How a host belongs to etcd.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EtcdMembership {
+    /// `https://10.77.1.11:2380`; who a member is, is told by it, since one
+    /// that has not started has no name yet.
+    pub peer_url: String,
+    /// `https://10.77.1.11:2379`
+    pub client_url: String,
+    /// None for members that started together, else the place among those
+    /// that joined them one by one, from 0.
+    pub joins: Option<usize>,
 }
 
 /// A route on a link, and who makes it.

@@ -42,7 +42,9 @@ pub(super) fn limit(action: &Action) -> Duration {
         | Action::PullImages { .. } => TRANSFER,
         Action::StartUnits { units, .. } => UNIT * count(units.len()),
         Action::StopUnits { units } => UNIT * count(units.len()),
-        Action::Wait { limit_seconds, .. } => {
+        Action::Wait { limit_seconds, .. }
+        | Action::AddEtcdLearner { limit_seconds, .. }
+        | Action::PromoteEtcdLearner { limit_seconds, .. } => {
             Duration::from_secs(u64::from(*limit_seconds)) + WAIT_GRACE
         }
         Action::Apply { .. } => APPLY,

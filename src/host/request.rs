@@ -1,7 +1,7 @@
 //! What can be asked of a host, typed. The same requests go to an agent over
 //! SSH, to the agent's code in this process, and to a simulated host.
 
-use crate::desired::{FileKind, ManifestSet};
+use crate::desired::{Condition, FileKind, ManifestSet};
 use crate::digest::Digest;
 use crate::facts::{ClusterFacts, Generation, HostFacts, ObserveRequest};
 use crate::plan::Action;
@@ -21,9 +21,11 @@ pub enum Request {
         limit_seconds: u32,
     },
     Observe(ObserveRequest),
-    /// On a master: nodes, and a server-side dry-run diff of each set.
+    /// On a master: nodes, a server-side dry-run diff of each set, and which
+    /// of the conditions don't hold.
     ObserveCluster {
         manifests: BTreeMap<String, String>,
+        conditions: Vec<Condition>,
     },
     /// Does one action of a plan. For [`Action::PutBlobs`] and
     /// [`Action::Seed`] the caller sends [`Request::PutBlob`]s instead.

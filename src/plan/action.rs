@@ -106,6 +106,21 @@ pub enum Action {
         condition: Condition,
         limit_seconds: u32,
     },
+    /// Makes the host known to etcd as a learner, by asking members at
+    /// `endpoints` (client URLs) for at most `limit_seconds`.
+    AddEtcdLearner {
+        /// What the member will be called.
+        name: String,
+        peer_url: String,
+        endpoints: Vec<String>,
+        limit_seconds: u32,
+    },
+    /// Gives the host's member of etcd its vote as soon as it is in step.
+    PromoteEtcdLearner {
+        peer_url: String,
+        endpoints: Vec<String>,
+        limit_seconds: u32,
+    },
     /// Server-side apply of a manifest set.
     Apply {
         set: String,

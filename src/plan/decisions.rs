@@ -33,6 +33,13 @@ pub fn decide(
         let members = decisions.etcd_bootstrap.join(", ");
         new.push(format!("etcd starts with the members {members}"));
     }
+    for member in inventory.etcd_members() {
+        let known = [&decisions.etcd_bootstrap, &decisions.etcd_joined];
+        if !known.iter().any(|names| names.contains(&member.name)) {
+            new.push(format!("{} joins etcd", member.name));
+            decisions.etcd_joined.push(member.name.clone());
+        }
+    }
     for host in &inventory.hosts {
         if decisions.hosts.contains_key(&host.name) {
             continue;

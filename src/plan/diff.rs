@@ -1,6 +1,7 @@
 //! How hosts differ from what is desired: plain comparisons, one a function.
 
 use super::generation::generation_of;
+use super::membership::{self, Standing, standing};
 use super::world::World;
 use super::{FileChangeKind, SeedArtifact, UnitVerb};
 use crate::desired::{
@@ -14,14 +15,12 @@ use crate::owned::{owned_paths, owned_units};
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-/// A host of which nothing is known.
-static NOTHING: LazyLock<HostFacts> = LazyLock::new(HostFacts::default);
-
 /// Desired state and world side by side.
 pub struct Comparison<'a> {
     pub desired: &'a Desired,
     pub world: &'a World,
-    /// One for each desired host, in the order of their names.
+    /// One for each desired host that was looked at, in the order of their
+    /// names.
     pub hosts: Vec<HostDiff<'a>>,
 }
 
@@ -63,15 +62,25 @@ pub struct ChangedUnit<'a> {
 
 impl<'a> Comparison<'a> {
     pub fn new(desired: &'a Desired, world: &'a World, key: Option<&DigestKey>) -> Self {
-        let hosts = desired.hosts.iter().map(|(name, host)| {
-            let facts = world.hosts.get(name).unwrap_or(&NOTHING);
-            HostDiff::new(name, host, facts, key)
+        let hosts = desired.hosts.iter().filter_map(|(name, host)| {
+            let facts = world.hosts.get(name)?;
+            Some(HostDiff::new(name, host, facts, key))
         });
         Self {
             desired,
             world,
             hosts: hosts.collect(),
         }
+    }
+}
+
+impl Comparison<'_> {
+    /// Where a host stands on its way into etcd; none if it is to be no
+    /// member.
+    pub fn standing(&self, host: &str) -> Option<Standing> {
+        let members = membership::members(self.world.hosts.values());
+        let facts = self.world.hosts.get(host);
+        standing(self.desired.hosts.get(host)?, facts, members)
     }
 }
 

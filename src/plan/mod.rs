@@ -5,6 +5,7 @@ pub mod checks;
 pub mod decisions;
 pub mod diff;
 pub mod generation;
+pub mod membership;
 mod order;
 pub mod render;
 pub mod safety;
@@ -81,7 +82,7 @@ pub fn plan(desired: &Desired, world: &World, key: Option<&DigestKey>) -> Plan {
         (Stage::Prepare, stages::make_hosts_fit),
         (Stage::Registry, stages::bring_up_registries),
         (Stage::Stage, stages::lay_down),
-        (Stage::Etcd, stages::change_units),
+        (Stage::Etcd, stages::bring_up_etcd),
         (Stage::ControlPlane, stages::change_units),
         (Stage::ControlPlane, stages::apply_manifests),
         (Stage::Nodes, stages::change_units),

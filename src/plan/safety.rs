@@ -6,8 +6,9 @@
 
 use super::Disruption;
 use super::diff::{Comparison, is_running};
+use super::membership::{self, Standing, standing};
 use crate::desired::{Desired, DesiredHost, Stage};
-use crate::facts::HostFacts;
+use crate::facts::{EtcdMember, HostFacts};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -172,8 +173,11 @@ pub fn serving(
     stage: Stage,
 ) -> Serving {
     let mut serving = Serving::default();
+    let known = facts.values().filter_map(|facts| facts.as_ref().ok());
+    let members = membership::members(known);
     for (name, host) in &desired.hosts {
-        if serving_units(host, stage).next().is_none() {
+        let own = facts.get(name).and_then(|facts| facts.as_ref().ok());
+        if !is_part(host, own, members, stage) {
             continue;
         }
         let down = match facts.get(name) {
@@ -194,6 +198,21 @@ pub fn serving(
         serving.hosts.insert(name.clone(), Server { zone, down });
     }
     serving
+}
+
+/// Whether a host has a part in what the units of a stage are for. A member of
+/// etcd has none until it has its vote.
+fn is_part(
+    host: &DesiredHost,
+    facts: Option<&HostFacts>,
+    members: Option<&[EtcdMember]>,
+    stage: Stage,
+) -> bool {
+    let counts = || match (stage, members) {
+        (Stage::Etcd, Some(_)) => standing(host, facts, members) == Some(Standing::Voter),
+        _ => true,
+    };
+    serving_units(host, stage).next().is_some() && counts()
 }
 
 /// The refusals that a plan of this comparison would meet, taking for granted
@@ -218,14 +237,14 @@ pub(super) fn review(comparison: &Comparison) -> Vec<Refusal> {
 
 /// Who will serve once the plan has started what is down.
 pub(super) fn predicted(comparison: &Comparison, stage: Stage) -> Serving {
-    let hosts = comparison.hosts.iter().filter_map(|host| {
-        serving_units(host.desired, stage).next()?;
-        let reachable = comparison.world.hosts.contains_key(host.name);
+    let members = membership::members(comparison.world.hosts.values());
+    let hosts = comparison.desired.hosts.iter().filter_map(|(name, host)| {
+        let facts = comparison.world.hosts.get(name);
         let server = Server {
-            zone: host.desired.zone.clone(),
-            down: (!reachable).then(|| "it was not reached".to_owned()),
+            zone: host.zone.clone(),
+            down: facts.is_none().then(|| "it was left out".to_owned()),
         };
-        Some((host.name.to_owned(), server))
+        is_part(host, facts, members, stage).then(|| (name.clone(), server))
     });
     Serving {
         hosts: hosts.collect(),

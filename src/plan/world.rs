@@ -1,6 +1,8 @@
 //! What is known of hosts and cluster when a plan is made, and what to ask
 //! them for it.
 
+use super::diff::is_running;
+use super::membership::{self, Standing, standing};
 use crate::desired::{
     Condition, Content, Desired, DesiredHost, DigestKey, FileKind, RegistryContent, Stage,
 };
@@ -9,11 +11,13 @@ use crate::facts::{ClusterFacts, HostFacts, ObserveRequest};
 use crate::host::Request;
 use std::collections::BTreeMap;
 
+const API_SERVER: &str = "kube-apiserver.service";
+
 /// Facts of all hosts, and of the cluster where there is one.
 #[derive(Clone, Debug, Default)]
 pub struct World {
-    /// By inventory name. A host that is missing here is planned for as if
-    /// nothing were on it.
+    /// By inventory name. A host that is missing here is left out: nothing is
+    /// planned for it.
     pub hosts: BTreeMap<String, HostFacts>,
     /// None where no API server answers, so also before the first install.
     pub cluster: Option<ClusterFacts>,
@@ -21,18 +25,28 @@ pub struct World {
     pub cluster_host: String,
 }
 
-/// The master on which kubectl runs: the first host with an API server. None
-/// if the desired state has no such host.
-pub fn cluster_host(desired: &Desired) -> Option<&str> {
-    desired
-        .hosts
-        .iter()
-        .find(|(_, host)| {
-            host.units
-                .iter()
-                .any(|unit| unit.stage == Stage::ControlPlane)
-        })
-        .map(|(name, _)| name.as_str())
+/// The master on which kubectl runs: the first one whose API server runs, else
+/// the first one that was reached and is not still to join etcd. None if no
+/// host that was reached is to be a master.
+pub fn cluster_host<'a>(
+    desired: &'a Desired,
+    seen: &BTreeMap<String, HostFacts>,
+) -> Option<&'a str> {
+    let members = membership::members(seen.values());
+    let masters = desired.hosts.iter().filter_map(|(name, host)| {
+        let is_master = host
+            .units
+            .iter()
+            .any(|unit| unit.stage == Stage::ControlPlane);
+        let facts = seen.get(name).filter(|_| is_master)?;
+        let is_running = facts.units.get(API_SERVER).is_some_and(is_running);
+        let joins = !matches!(
+            standing(host, Some(facts), members),
+            None | Some(Standing::Voter)
+        );
+        Some((!is_running, joins, name.as_str()))
+    });
+    masters.min().map(|(_, _, name)| name)
 }
 
 /// What to ask each host, so that a plan can be made from the answers. Where
@@ -42,21 +56,14 @@ pub fn observe_requests(
     desired: &Desired,
     key: Option<&DigestKey>,
 ) -> BTreeMap<String, ObserveRequest> {
-    let master = cluster_host(desired);
     desired
         .hosts
         .iter()
-        .map(|(name, host)| {
-            let mut request = observe_request(host, key);
-            if Some(name.as_str()) == master {
-                request.conditions.extend(cluster_conditions(desired));
-            }
-            (name.clone(), request)
-        })
+        .map(|(name, host)| (name.clone(), observe_request(host, key)))
         .collect()
 }
 
-/// What to ask the master of [`cluster_host`] about the cluster.
+/// What to ask a master about the cluster.
 pub fn observe_cluster_request(desired: &Desired) -> Request {
     Request::ObserveCluster {
         manifests: desired
@@ -64,6 +71,7 @@ pub fn observe_cluster_request(desired: &Desired) -> Request {
             .iter()
             .map(|set| (set.name.clone(), set.yaml.clone()))
             .collect(),
+        conditions: cluster_conditions(desired).collect(),
     }
 }
 

@@ -67,6 +67,13 @@ pub(super) async fn apply(host: &SimulatedHost, request: ApplyRequest) -> Done {
         }
         Action::StopUnits { units } => stop_units(host, units).await,
         Action::Wait { condition, .. } => wait_until(host, condition).await,
+        Action::AddEtcdLearner { name, .. } => {
+            change_members(host, |world| world.add_etcd_learner(name)).await
+        }
+        Action::PromoteEtcdLearner { .. } => {
+            let name = host.name.clone();
+            change_members(host, |world| world.promote_etcd_learner(&name)).await
+        }
         Action::Apply { set } => apply_set(host, set, &request).await,
         Action::ResetCni { .. } => reset_cni(host).await,
         Action::Commit { .. } => commit(host, request.generation.clone()).await,
@@ -298,6 +305,28 @@ async fn wait_until(host: &SimulatedHost, condition: &Condition) -> Done {
         match unmet {
             None => return Ok(()),
             Some(reason) => last = reason,
+        }
+        host.pause().await;
+        tokio::task::yield_now().await;
+    }
+    Err(host.failed(last))
+}
+
+/// Tries until etcd agrees; it does what it was asked for even if nobody is
+/// there to hear of it.
+async fn change_members(
+    host: &SimulatedHost,
+    mut change_them: impl FnMut(&mut World) -> Result<(), String>,
+) -> Done {
+    let mut last = String::new();
+    for _ in 0..LOOKS {
+        change(host, Durability::Unsynced, |_| {}).await?;
+        match host.world.with(&mut change_them) {
+            Ok(()) => {
+                host.world.with(World::unsettle);
+                return Ok(());
+            }
+            Err(reason) => last = reason,
         }
         host.pause().await;
         tokio::task::yield_now().await;

@@ -1,10 +1,11 @@
-//! What the model knows of etcd and Kubernetes: who is ready when, and which
-//! conditions hold. One rule, one function.
+//! What the model knows of Kubernetes: who is ready when, and which conditions
+//! hold. One rule, one function.
 
+use super::etcd::Members;
 use super::machine::unit_path;
 use super::machine::{DiskContent, Machine, ROUTE_UNIT, is_systems};
 use super::world::World;
-use crate::desired::{Condition, DesiredHost, Stage};
+use crate::desired::Condition;
 use crate::digest::Digest;
 use crate::layout;
 use crate::ports::numbers::{API_SERVER_PORT, KUBE_PROXY_HEALTH_PORT};
@@ -24,6 +25,8 @@ const REGISTRY: &str = "registry.service";
 /// What is in etcd.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cluster {
+    /// Who belongs to etcd itself.
+    pub members: Members,
     /// Applied sets, name to text.
     pub manifests: BTreeMap<String, String>,
     /// Nodes that registered, with their share of the pod addresses.
@@ -42,29 +45,8 @@ impl World {
         }
     }
 
-    /// Hosts that are to be members of etcd.
-    pub(super) fn etcd_members(&self) -> Vec<String> {
-        let hosts = self.desired.hosts.iter();
-        let members = hosts.filter(|(_, host)| host.units.iter().any(|unit| unit.name == ETCD));
-        members.map(|(name, _)| name.clone()).collect()
-    }
-
-    /// Whether a majority of the members has joined and runs.
-    pub(super) fn etcd_has_quorum(&self) -> bool {
-        let members = self.etcd_members();
-        let running = members.iter().filter(|name| self.is_active(name, ETCD));
-        !members.is_empty() && running.count() > members.len() / 2
-    }
-
     pub(super) fn api_is_ready(&self, host: &str) -> bool {
         self.is_active(host, API_SERVER) && self.etcd_serves(host)
-    }
-
-    /// Whether the host's API server finds its member of etcd: the host's own
-    /// where it has one, else any.
-    fn etcd_serves(&self, host: &str) -> bool {
-        let has_own = self.etcd_members().iter().any(|member| member == host);
-        self.etcd_has_quorum() && (!has_own || self.is_active(host, ETCD))
     }
 
     pub(super) fn ready_nodes(&self) -> BTreeSet<String> {
@@ -95,10 +77,7 @@ impl World {
         let holds = match condition {
             Condition::UnitActive { unit } => self.is_active(host, unit),
             Condition::RegistryServing { .. } => self.is_active(host, REGISTRY),
-            Condition::EtcdHealthy { .. } => {
-                let members = self.etcd_members();
-                members.iter().all(|member| self.is_active(member, ETCD))
-            }
+            Condition::EtcdHealthy { endpoints } => self.why_etcd_unhealthy(endpoints).is_none(),
             Condition::ApiReady { address } => {
                 debug_assert!(address.ends_with(&API_SERVER_PORT.to_string()));
                 self.api_is_ready(host)
@@ -191,6 +170,9 @@ impl World {
 
     /// Rules that a step of ours must keep when it starts a unit.
     pub(super) fn check_start(&mut self, host: &str, unit: &str) {
+        if unit == ETCD {
+            self.check_etcd_start(host);
+        }
         let Some(desired) = self.desired.hosts.get(host) else {
             return;
         };
@@ -216,7 +198,7 @@ impl World {
         }
     }
 
-    fn is_active(&self, host: &str, unit: &str) -> bool {
+    pub(super) fn is_active(&self, host: &str, unit: &str) -> bool {
         let machine = self.machines.get(host);
         machine.is_some_and(|machine| machine.is_active(unit))
     }
@@ -225,28 +207,6 @@ impl World {
         let sets = self.desired.manifests.iter();
         let mut asked = sets.filter(|set| set.ready.contains(condition));
         asked.any(|set| self.cluster.manifests.contains_key(&set.name))
-    }
-
-    /// A member tells that it is ready once it has joined, for which a
-    /// majority has to run; all of those join together.
-    fn join_etcd_members(&mut self) {
-        let now = self.now;
-        let members = self.etcd_members();
-        let up = |world: &Self, name: &String| {
-            let process = world
-                .machines
-                .get(name)
-                .and_then(|machine| machine.memory.processes.get(ETCD));
-            process.is_some_and(|process| now >= process.ready_at)
-        };
-        let running: Vec<&String> = members.iter().filter(|name| up(self, name)).collect();
-        if running.len() <= members.len() / 2 {
-            return;
-        }
-        let running: Vec<String> = running.into_iter().cloned().collect();
-        for name in running {
-            self.activate(&name, ETCD);
-        }
     }
 
     /// Everything else is ready a while after its start, an API server once
@@ -274,7 +234,7 @@ impl World {
         }
     }
 
-    fn activate(&mut self, host: &str, unit: &str) {
+    pub(super) fn activate(&mut self, host: &str, unit: &str) {
         if let Some(machine) = self.machines.get_mut(host)
             && let Some(process) = machine.memory.processes.get_mut(unit)
         {
@@ -363,9 +323,4 @@ fn pod_cidr(index: usize) -> IpNet {
 fn is_runnable(machine: &Machine, name: &str) -> bool {
     let binary = machine.linked(name);
     binary.is_some_and(|digest| machine.is_stored(&digest))
-}
-
-/// Whether the host has units of the stage.
-pub(super) fn has_stage(host: &DesiredHost, stage: Stage) -> bool {
-    host.units.iter().any(|unit| unit.stage == stage)
 }

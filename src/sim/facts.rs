@@ -2,7 +2,7 @@
 
 use super::machine::{DiskContent, DiskFile, Machine, is_systems};
 use super::world::World;
-use crate::desired::{DigestKey, FileKind, Stage};
+use crate::desired::{Condition, DigestKey, FileKind};
 use crate::digest::Digest;
 use crate::facts::{
     Cgroups, ClusterFacts, CniFacts, Entry, EtcdFacts, FileFacts, FilesystemFacts, HostFacts,
@@ -17,15 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 impl World {
     /// Everything that the planner may ask about a host.
     pub(super) fn observe(&mut self, host: &str, request: &ObserveRequest) -> Option<HostFacts> {
-        let mut unmet = Vec::new();
-        for condition in &request.conditions {
-            if let Some(reason) = self.why_unmet(host, condition) {
-                unmet.push(UnmetCondition {
-                    condition: condition.clone(),
-                    reason,
-                });
-            }
-        }
+        let unmet = self.unmet(host, &request.conditions);
         let machine = self.machines.get(host)?;
         let memory = &machine.memory;
         let disk = &machine.disk;
@@ -63,6 +55,7 @@ impl World {
                 }
             }),
             etcd: self.etcd(machine, request),
+            etcd_data: disk.etcd_data,
             generation: disk.generation.clone(),
             pending: disk.pending.clone(),
             trust: disk.trust.clone(),
@@ -74,15 +67,26 @@ impl World {
         })
     }
 
+    fn unmet(&mut self, host: &str, conditions: &[Condition]) -> Vec<UnmetCondition> {
+        let looks = conditions.iter().filter_map(|condition| {
+            let reason = self.why_unmet(host, condition)?;
+            let condition = condition.clone();
+            Some(UnmetCondition { condition, reason })
+        });
+        looks.collect()
+    }
+
     /// The cluster, if the host's API server answers.
     pub(super) fn observe_cluster(
-        &self,
+        &mut self,
         host: &str,
         manifests: &BTreeMap<String, String>,
+        conditions: &[Condition],
     ) -> Option<ClusterFacts> {
         if !self.api_is_ready(host) {
             return None;
         }
+        let unmet = self.unmet(host, conditions);
         let states = manifests.iter().map(|(name, yaml)| {
             let state = match self.cluster.manifests.get(name) {
                 Some(applied) if applied == yaml => ManifestState::InSync,
@@ -104,6 +108,7 @@ impl World {
             nodes: nodes.collect(),
             manifests: states.collect(),
             version: Some("v1.36.0".to_owned()),
+            unmet,
         })
     }
 
@@ -121,16 +126,7 @@ impl World {
         if request.etcd_endpoints.is_empty() || !has_certificate {
             return None;
         }
-        let hosts = self.desired.hosts.iter();
-        let members = hosts.filter(|(_, host)| super::cluster::has_stage(host, Stage::Etcd));
-        let mut names = members.map(|(name, _)| name.clone());
-        let healthy = self.etcd_has_quorum();
-        Some(EtcdFacts {
-            healthy,
-            leader: names.next().filter(|_| healthy),
-            error: (!healthy).then(|| "context deadline exceeded".to_owned()),
-            ..EtcdFacts::default()
-        })
+        Some(self.etcd_facts())
     }
 }
 

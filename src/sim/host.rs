@@ -50,9 +50,13 @@ impl SimulatedHost {
                 let facts = facts.ok_or_else(|| self.failed("no such machine"))?;
                 Ok(Response::Facts(Box::new(facts)))
             }
-            Request::ObserveCluster { manifests } => {
-                let look =
-                    |world: &mut super::world::World| world.observe_cluster(&self.name, &manifests);
+            Request::ObserveCluster {
+                manifests,
+                conditions,
+            } => {
+                let look = |world: &mut super::world::World| {
+                    world.observe_cluster(&self.name, &manifests, &conditions)
+                };
                 let facts = self.world.with(look);
                 let facts = facts.ok_or_else(|| self.failed("the API server does not answer"))?;
                 Ok(Response::Cluster(Box::new(facts)))

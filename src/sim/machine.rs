@@ -63,6 +63,8 @@ pub struct Disk {
     pub taken_up: Option<(Digest, FileVersion)>,
     /// The rendered CNI configuration and the subnet in it.
     pub cni: Option<(Digest, IpNet)>,
+    /// Whether a member of etcd has its data here.
+    pub etcd_data: bool,
 }
 
 /// A file as it was written once, or none.
@@ -304,8 +306,9 @@ impl Machine {
             swap_masked,
             taken_up,
             cni,
+            etcd_data,
         } = &self.disk;
-        let mut lines = Vec::new();
+        let mut lines = vec![format!("etcd data: {etcd_data}")];
         for (path, file) in files {
             let content = match &file.content {
                 DiskContent::Directory => "directory".to_owned(),

@@ -135,14 +135,13 @@ impl Simulation {
         let mut desired = desired(&self.inventory, &self.bundle, &view)?;
         desired.to_decide = new;
         self.world.with(|world| world.desired = desired.clone());
-        let mut world = World {
-            cluster_host: cluster_host(&desired).unwrap_or_default().to_owned(),
-            ..World::default()
-        };
+        let mut world = World::default();
         for (name, request) in observe_requests(&desired, key.as_ref()) {
             let facts = self.observe(&name, request).await?;
             world.hosts.insert(name, facts);
         }
+        let master = cluster_host(&desired, &world.hosts).unwrap_or_default();
+        world.cluster_host = master.to_owned();
         world.cluster = self.observe_cluster(&world.cluster_host, &desired).await;
         Ok(Planned {
             plan: plan(&desired, &world, key.as_ref()),

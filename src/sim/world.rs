@@ -165,7 +165,7 @@ impl World {
             machine.sync();
         }
         // One or two members can't be restarted without; that is announced.
-        if had_quorum && !self.etcd_has_quorum() && self.etcd_members().len() > 2 {
+        if had_quorum && !self.etcd_has_quorum() && self.etcd_voters().len() > 2 {
             self.violations
                 .push(format!("{host}: a step of ours cost etcd its quorum"));
         }
@@ -294,6 +294,8 @@ impl World {
                 lines.insert(format!("{name}: ready"));
             }
         }
+        let members = self.cluster.members.iter();
+        lines.extend(members.map(|(name, vote)| format!("etcd has {name} as {vote:?}")));
         let manifests = self.cluster.manifests.iter();
         lines.extend(manifests.map(|(name, yaml)| format!("applied {name} {}", Digest::of(yaml))));
         EndState(lines)

@@ -87,6 +87,10 @@ pub struct Decisions {
     /// Names of the etcd members that started together.
     #[serde(default)]
     pub etcd_bootstrap: Vec<String>,
+    /// Names of the etcd members that joined after that, in the order in
+    /// which they did.
+    #[serde(default)]
+    pub etcd_joined: Vec<String>,
     /// MTU of pod interfaces, in bytes: the least of the hosts' underlays
     /// less 50 for VXLAN.
     #[serde(default)]

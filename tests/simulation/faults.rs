@@ -1,6 +1,6 @@
 //! Runs that are stopped, and repeated until they are done.
 
-use super::worlds::{ALONE, SMALL, THREE_ZONES, installed, shape, world};
+use super::worlds::{ALONE, SMALL, THREE_ZONES, WITNESS, growing, installed, shape, spread, world};
 use cofferdam::layout;
 use cofferdam::plan::text;
 use cofferdam::sim::machine::{DiskContent, DiskFile};
@@ -73,6 +73,23 @@ async fn a_first_install_of_three_hosts_is_finished_from_any_moment() {
 #[tokio::test]
 async fn a_first_install_of_three_zones_is_finished_from_any_moment() {
     stop_and_repeat(125, async |seed| world(THREE_ZONES, seed)).await;
+}
+
+#[tokio::test]
+async fn a_first_install_with_a_witness_is_finished_from_any_moment() {
+    stop_and_repeat(125, async |seed| world(WITNESS, seed)).await;
+}
+
+#[tokio::test]
+async fn a_first_install_of_five_masters_is_finished_from_any_moment() {
+    let inventory = spread(5, 1);
+    stop_and_repeat(350, async |seed| world(&inventory, seed)).await;
+}
+
+#[tokio::test]
+async fn masters_that_join_are_finished_from_any_moment() {
+    let (from, to) = (spread(1, 3), spread(3, 3));
+    stop_and_repeat(60, async |seed| growing(&from, &to, seed).await).await;
 }
 
 #[tokio::test]

@@ -71,7 +71,65 @@ zone = "b"
 roles = ["worker"]
 "#;
 
-pub const ALL: [&str; 3] = [ALONE, SMALL, THREE_ZONES];
+/// Two rooms with a master each, and a witness in a third.
+pub const WITNESS: &str = r#"
+[cluster]
+name = "witness"
+[zones.a]
+[zones.b]
+[zones.c]
+[[hosts]]
+name = "m1"
+address = "10.77.1.11"
+zone = "a"
+roles = ["control-plane", "etcd"]
+[[hosts]]
+name = "m2"
+address = "10.77.2.12"
+zone = "b"
+roles = ["control-plane", "etcd"]
+[[hosts]]
+name = "e1"
+address = "10.77.3.13"
+zone = "c"
+roles = ["etcd"]
+[[hosts]]
+name = "w1"
+address = "10.77.1.21"
+zone = "a"
+roles = ["worker"]
+"#;
+
+pub const ALL: [&str; 4] = [ALONE, SMALL, THREE_ZONES, WITNESS];
+
+/// Masters over three zones in turn, and workers too.
+pub fn spread(masters: usize, workers: usize) -> String {
+    let mut text = String::from("[cluster]\nname = \"spread\"\n");
+    for zone in ["a", "b", "c"].iter().take(masters.max(workers)) {
+        text.push_str(&format!("[zones.{zone}]\n"));
+    }
+    let all =
+        (1..=masters).map(|number| (format!("m{number}"), 10 + number, number, "control-plane"));
+    let workers = (1..=workers).map(|number| (format!("w{number}"), 20 + number, number, "worker"));
+    for (name, byte, number, role) in all.chain(workers) {
+        let zone = (number - 1) % 3;
+        text.push_str(&format!(
+            "[[hosts]]\nname = \"{name}\"\naddress = \"10.77.{}.{byte}\"\nzone = \"{}\"\nroles = [\"{role}\"]\n",
+            zone + 1,
+            ["a", "b", "c"][zone]
+        ));
+    }
+    text
+}
+
+/// A cluster that is to grow from a master or more to others, not yet run.
+pub async fn growing(from: &str, to: &str, seed: u64) -> Simulation {
+    let mut world = world(to, seed);
+    world.take_inventory(from).unwrap();
+    world.install(None).await.unwrap().result.unwrap();
+    world.take_inventory(to).unwrap();
+    world
+}
 
 pub fn world(inventory: &str, seed: u64) -> Simulation {
     Simulation::new(inventory, seed).unwrap()

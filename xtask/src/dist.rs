@@ -35,8 +35,7 @@ pub fn binary() -> Result<Utf8PathBuf> {
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
             .current_dir(&repository),
     )?;
-    let path = repository
-        .join("target")
+    let path = paths::cargo_target()?
         .join(triple)
         .join("release/cofferdam");
     check_size(&path)?;

@@ -13,6 +13,12 @@ pub fn repository() -> Result<Utf8PathBuf> {
         .to_owned())
 }
 
+/// Where cargo puts what it builds.
+pub fn cargo_target() -> Result<Utf8PathBuf> {
+    let own = repository()?.join("target");
+    Ok(std::env::var("CARGO_TARGET_DIR").map_or(own, Utf8PathBuf::from))
+}
+
 /// `target/lab`: inventory, key, fingerprints, bundles and the site.
 pub fn lab() -> Result<Utf8PathBuf> {
     Ok(repository()?.join("target/lab"))

@@ -5,6 +5,7 @@ mod binaries;
 mod cni;
 mod commit;
 mod download;
+mod etcd;
 mod files;
 mod images;
 mod kernel;
@@ -76,6 +77,35 @@ pub async fn apply(root: &Root, request: ApplyRequest, notices: &NoticeSender) -
         } => {
             let limit = Duration::from_secs(u64::from(limit_seconds));
             condition::wait(root, &condition, limit, notices).await
+        }
+        Action::AddEtcdLearner {
+            name,
+            peer_url,
+            endpoints,
+            limit_seconds,
+        } => {
+            let joining = etcd::Joining {
+                root,
+                peer_url: &peer_url,
+                endpoints: &endpoints,
+                limit: Duration::from_secs(u64::from(limit_seconds)),
+                notices,
+            };
+            joining.add_learner(&name).await
+        }
+        Action::PromoteEtcdLearner {
+            peer_url,
+            endpoints,
+            limit_seconds,
+        } => {
+            let joining = etcd::Joining {
+                root,
+                peer_url: &peer_url,
+                endpoints: &endpoints,
+                limit: Duration::from_secs(u64::from(limit_seconds)),
+                notices,
+            };
+            joining.promote().await
         }
         Action::Apply { set } => manifests::apply(root, &set, manifests).await,
         Action::ResetCni { node } => cni::reset(root, &node, notices).await,

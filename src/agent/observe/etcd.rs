@@ -1,9 +1,9 @@
 //! etcd as this host's client sees it.
 
-use crate::agent::etcdctl;
+use crate::agent::etcdctl::{self, Member, hex};
 use crate::agent::root::Root;
 use crate::facts::{EtcdFacts, EtcdMember, EtcdMemberStatus};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -31,12 +31,15 @@ pub(super) async fn observe(root: &Root, endpoints: &[String]) -> Option<EtcdFac
     let text = |answer: Result<crate::agent::command::Finished>| {
         answer.map(|finished| (finished.stdout, finished.stderr))
     };
-    Some(match (text(members), text(status), text(alarms)) {
-        (Ok(members), Ok(status), Ok(alarms)) => {
-            summarize(&members, &status.0, &alarms.0).unwrap_or_else(|error| unknown(&error))
-        }
-        (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => unknown(&error),
-    })
+    // Who belongs to etcd is known also where members that are off kept the
+    // other answers from coming in time.
+    let (status, alarms) = (text(status), text(alarms));
+    let output = |answer: Result<(String, String)>| answer.unwrap_or_default().0;
+    Some(
+        text(members)
+            .and_then(|members| summarize(&members, &output(status), &output(alarms)))
+            .unwrap_or_else(|error| unknown(&error)),
+    )
 }
 
 fn unknown(error: &anyhow::Error) -> EtcdFacts {
@@ -44,23 +47,6 @@ fn unknown(error: &anyhow::Error) -> EtcdFacts {
         error: Some(format!("{error:#}")),
         ..EtcdFacts::default()
     }
-}
-
-#[derive(Deserialize)]
-struct MemberList {
-    members: Vec<Member>,
-}
-
-#[derive(Deserialize)]
-struct Member {
-    #[serde(rename = "ID")]
-    id: u64,
-    #[serde(default)]
-    name: String,
-    #[serde(default, rename = "peerURLs")]
-    peer_urls: Vec<String>,
-    #[serde(default, rename = "isLearner")]
-    is_learner: bool,
 }
 
 #[derive(Deserialize)]
@@ -108,10 +94,7 @@ struct Alarm {
 /// Joins the three answers. Healthy means that every member answers and all
 /// of them name the same leader.
 fn summarize(members: &(String, String), status: &str, alarms: &str) -> Result<EtcdFacts> {
-    let list: MemberList = serde_json::from_str(&members.0).with_context(|| {
-        let reason = members.1.lines().last().unwrap_or("it said nothing");
-        format!("asking etcd for its members: {reason}")
-    })?;
+    let members = etcdctl::parse_members(&members.0, &members.1)?;
     // `endpoint status` leaves out members that don't answer, and is empty if
     // none does.
     let statuses: Vec<EndpointStatus> = serde_json::from_str(status).unwrap_or_default();
@@ -119,7 +102,7 @@ fn summarize(members: &(String, String), status: &str, alarms: &str) -> Result<E
         .map(|list| list.alarms)
         .unwrap_or_default();
     let name_of = |id: u64| {
-        list.members
+        members
             .iter()
             .find(|member| member.id == id)
             .map_or_else(|| hex(id), |member| member.name.clone())
@@ -136,7 +119,7 @@ fn summarize(members: &(String, String), status: &str, alarms: &str) -> Result<E
         })
     };
     Ok(EtcdFacts {
-        healthy: leader.is_some() && list.members.iter().all(answers),
+        healthy: leader.is_some() && members.iter().all(answers),
         leader: leader.map(name_of),
         version: statuses
             .iter()
@@ -153,8 +136,7 @@ fn summarize(members: &(String, String), status: &str, alarms: &str) -> Result<E
             })
             .collect(),
         error: None,
-        members: list
-            .members
+        members: members
             .into_iter()
             .map(|member| EtcdMember {
                 id: hex(member.id),
@@ -177,11 +159,6 @@ fn member_status(status: &MemberStatus) -> EtcdMemberStatus {
         applied_index: status.applied_index,
         database_bytes: status.database_bytes,
     }
-}
-
-/// As `etcdctl` takes it: hex without prefix.
-fn hex(id: u64) -> String {
-    format!("{id:x}")
 }
 
 fn alarm_name(alarm: &serde_json::Value) -> String {

@@ -33,6 +33,7 @@ use super::channel::NoticeSender;
 use super::condition;
 use super::root::Root;
 use crate::facts::{HostFacts, ObserveRequest};
+use crate::layout;
 use crate::owned::owned_units;
 use anyhow::{Context, Result};
 use files::Manifests;
@@ -105,6 +106,7 @@ fn observe_files(root: &Root, request: &ObserveRequest, told: &store::Told) -> H
         staging: asked_content(request, || store::staged(root, told)),
         registry,
         cni: cni::observe(root),
+        etcd_data: root.path(layout::ETCD).join("member").exists(),
         generation: manifests.generation,
         pending: manifests.pending,
         trust: manifests.trust,

@@ -208,8 +208,11 @@ impl Comparison<'_> {
             Condition::NodeHasPodAddresses { name } => return self.lacks_pod_addresses(name),
             _ => {}
         }
-        let mut masters = self.hosts.iter();
-        masters.any(|host| host.name == self.world.cluster_host && host.is_unmet(condition))
+        let cluster = self.world.cluster.as_ref();
+        cluster.is_some_and(|cluster| {
+            let mut unmet = cluster.unmet.iter();
+            unmet.any(|found| found.condition == *condition)
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! One function for each line of the list in [`super::plan`].
 
 mod cluster;
+mod etcd;
 mod finish;
 mod hosts;
 mod units;
@@ -9,6 +10,7 @@ use super::diff::{Comparison, HostDiff};
 use super::{Action, Disruption, Lane, StagePlan, Step, title};
 use crate::desired::{Condition, Stage};
 pub(super) use cluster::{apply_manifests, mint, reset_pod_networks, verify};
+pub(super) use etcd::bring_up_etcd;
 pub(super) use finish::{commit, remove_what_is_no_longer_desired};
 pub(super) use hosts::{bring_up_registries, lay_down, make_hosts_fit};
 pub(super) use units::change_units;

@@ -133,7 +133,7 @@ mod tests {
         let zones = |names: &str| names.chars().map(String::from).collect();
         for (masters, names, expected) in [
             (1, "ab", None),
-            (2, "abc", Some("nothing")),
+            (2, "ab", Some("nothing")),
             (3, "abc", None),
             (3, "ab", Some("host")),
             (5, "abc", None),

@@ -1,0 +1,190 @@
+//! What the model knows of etcd: who belongs to it, who of them votes, and
+//! when it serves.
+
+use super::world::World;
+use crate::facts::{EtcdFacts, EtcdMember};
+use std::collections::BTreeMap;
+
+const ETCD: &str = "etcd.service";
+
+/// What a member is. Those that start together form the cluster once most of
+/// them run; others are added, and get their vote later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Vote {
+    Learner,
+    Voter,
+}
+
+/// Members by host. Empty until the first ones have found each other.
+pub(super) type Members = BTreeMap<String, Vote>;
+
+impl World {
+    /// Hosts whose members vote, or will once they have found each other.
+    pub(super) fn etcd_voters(&self) -> Vec<String> {
+        let members = &self.cluster.members;
+        if !members.is_empty() {
+            let voters = members.iter().filter(|(_, vote)| **vote == Vote::Voter);
+            return voters.map(|(name, _)| name.clone()).collect();
+        }
+        let hosts = self.desired.hosts.iter();
+        hosts
+            .filter(|(_, host)| host.etcd.as_ref().is_some_and(|etcd| etcd.joins.is_none()))
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// Whether a majority of the voters has joined and runs.
+    pub(super) fn etcd_has_quorum(&self) -> bool {
+        let voters = self.etcd_voters();
+        let running = voters.iter().filter(|name| self.is_active(name, ETCD));
+        !voters.is_empty() && running.count() > voters.len() / 2
+    }
+
+    /// Whether the host's API server finds its member of etcd: the host's own
+    /// where it is to have one, else any.
+    pub(super) fn etcd_serves(&self, host: &str) -> bool {
+        let desired = self.desired.hosts.get(host);
+        let has_own = desired.is_some_and(|desired| desired.etcd.is_some());
+        self.etcd_has_quorum() && (!has_own || self.is_active(host, ETCD))
+    }
+
+    /// Why those members are not healthy as a whole, if they aren't. Learners
+    /// answer no such question.
+    pub(super) fn why_etcd_unhealthy(&self, endpoints: &[String]) -> Option<String> {
+        let voters = self.etcd_voters();
+        endpoints.iter().find_map(|endpoint| {
+            let hosts = self.desired.hosts.iter();
+            let mut owner = hosts.filter(|(_, host)| {
+                let member = host.etcd.as_ref();
+                member.is_some_and(|member| member.client_url == *endpoint)
+            });
+            let healthy = owner.next().is_some_and(|(name, _)| {
+                voters.contains(name) && self.is_active(name, ETCD) && self.etcd_has_quorum()
+            });
+            (!healthy).then(|| format!("{endpoint}: no health"))
+        })
+    }
+
+    /// A member tells that it is ready once it has joined, for which a
+    /// majority of the voters has to run; all of those join together.
+    pub(super) fn join_etcd_members(&mut self) {
+        let voters = self.etcd_voters();
+        let running = voters.iter().filter(|name| self.is_etcd_up(name));
+        if running.count() <= voters.len() / 2 {
+            return;
+        }
+        if self.cluster.members.is_empty() {
+            let formed = voters.iter().map(|name| (name.clone(), Vote::Voter));
+            self.cluster.members = formed.collect();
+        }
+        let members: Vec<String> = self.cluster.members.keys().cloned().collect();
+        for name in members {
+            if !self.is_etcd_up(&name) {
+                continue;
+            }
+            self.activate(&name, ETCD);
+            if let Some(machine) = self.machines.get_mut(&name) {
+                machine.disk.etcd_data = true;
+            }
+        }
+    }
+
+    fn is_etcd_up(&self, host: &str) -> bool {
+        let machine = self.machines.get(host);
+        let process = machine.and_then(|machine| machine.memory.processes.get(ETCD));
+        process.is_some_and(|process| self.now >= process.ready_at)
+    }
+
+    /// A member that nobody knows ends at its start, and leaves what it wrote.
+    pub(super) fn check_etcd_start(&mut self, host: &str) {
+        let desired = self.desired.hosts.get(host);
+        let joins = desired.and_then(|desired| desired.etcd.as_ref()?.joins);
+        if joins.is_some() && !self.cluster.members.contains_key(host) {
+            let violation = format!("{host}: etcd was started before the others knew it");
+            self.violations.push(violation);
+        }
+    }
+
+    /// Makes a host known as a learner.
+    ///
+    /// # Errors
+    /// Why etcd refuses that.
+    pub(super) fn add_etcd_learner(&mut self, host: &str) -> Result<(), String> {
+        if self.cluster.members.contains_key(host) {
+            return Ok(());
+        }
+        if !self.etcd_has_quorum() {
+            return Err("etcdserver: request timed out".to_owned());
+        }
+        // `--max-learners`, by default.
+        if self
+            .cluster
+            .members
+            .values()
+            .any(|vote| *vote == Vote::Learner)
+        {
+            return Err("etcdserver: too many learner members in cluster".to_owned());
+        }
+        if self
+            .etcd_voters()
+            .iter()
+            .any(|voter| !self.is_active(voter, ETCD))
+        {
+            return Err("etcdserver: unhealthy cluster".to_owned());
+        }
+        self.cluster.members.insert(host.to_owned(), Vote::Learner);
+        Ok(())
+    }
+
+    /// Gives a learner its vote.
+    ///
+    /// # Errors
+    /// Why etcd refuses that.
+    pub(super) fn promote_etcd_learner(&mut self, host: &str) -> Result<(), String> {
+        match self.cluster.members.get(host) {
+            None => Err("etcdserver: member not found".to_owned()),
+            Some(Vote::Voter) => Ok(()),
+            Some(Vote::Learner) if !self.etcd_has_quorum() => {
+                Err("etcdserver: request timed out".to_owned())
+            }
+            Some(Vote::Learner) if !self.is_active(host, ETCD) => Err(
+                "etcdserver: can only promote a learner member which is in sync with leader"
+                    .to_owned(),
+            ),
+            Some(Vote::Learner) => {
+                self.cluster.members.insert(host.to_owned(), Vote::Voter);
+                Ok(())
+            }
+        }
+    }
+
+    /// What a member or master learns of etcd. Without a majority nothing can
+    /// be learned.
+    pub(super) fn etcd_facts(&self) -> EtcdFacts {
+        if !self.etcd_has_quorum() {
+            return EtcdFacts {
+                error: Some("context deadline exceeded".to_owned()),
+                ..EtcdFacts::default()
+            };
+        }
+        let members = self.cluster.members.iter().enumerate();
+        let all_run = self.cluster.members.keys();
+        EtcdFacts {
+            healthy: all_run.clone().all(|name| self.is_active(name, ETCD)),
+            leader: self.etcd_voters().into_iter().next(),
+            members: members
+                .filter_map(|(index, (name, vote))| {
+                    let member = self.desired.hosts.get(name)?.etcd.as_ref()?;
+                    Some(EtcdMember {
+                        id: format!("{index:x}"),
+                        name: name.clone(),
+                        peer_urls: vec![member.peer_url.clone()],
+                        learner: *vote == Vote::Learner,
+                        status: None,
+                    })
+                })
+                .collect(),
+            ..EtcdFacts::default()
+        }
+    }
+}
