@@ -157,6 +157,9 @@ pub struct InstallArgs {
     pub inventory: InventoryArgs,
     #[command(flatten)]
     pub bundle: BundleArgs,
+    /// Leave this host out of the run, since it can't be reached; may be repeated
+    #[arg(long, value_name = "HOST")]
+    pub without: Vec<String>,
     /// Run the plan without asking
     #[arg(long, short)]
     pub yes: bool,
@@ -171,6 +174,9 @@ pub struct PlanArgs {
     pub inventory: InventoryArgs,
     #[command(flatten)]
     pub bundle: BundleArgs,
+    /// Leave this host out of the run, since it can't be reached; may be repeated
+    #[arg(long, value_name = "HOST")]
+    pub without: Vec<String>,
     /// Print the plan as a JSON object with a `steps` array
     #[arg(long)]
     pub json: bool,

@@ -108,7 +108,29 @@ pub(super) struct ConnectRequest<'a> {
     pub(super) inventory: &'a Inventory,
     pub(super) site: &'a Site,
     pub(super) source: &'a dyn AgentSource,
+    /// Names of hosts that are left out.
+    pub(super) without: &'a [String],
     pub(super) purpose: Purpose,
+}
+
+/// Refuses to leave out hosts that there aren't, and all masters.
+pub(super) fn check_left_out(inventory: &Inventory, without: &[String]) -> Result<(), Fault> {
+    for name in without {
+        if inventory.host(name).is_none() {
+            let hosts = inventory.hosts.iter().map(|host| host.name.as_str());
+            let hosts: Vec<&str> = hosts.collect();
+            let message = format!("--without {name}: {} has no host `{name}`", inventory.file);
+            let hint = format!("its hosts are {}", hosts.join(", "));
+            return Err(Fault::new(Exit::Input, message).hint(hint));
+        }
+    }
+    let masters = inventory.control_plane();
+    if masters.iter().all(|master| without.contains(&master.name)) {
+        let message = "--without leaves out every control-plane host";
+        let hint = "the cluster is changed through a master; bring one back first";
+        return Err(Fault::new(Exit::Input, message).hint(hint));
+    }
+    Ok(())
 }
 
 /// Connects to all hosts at once. Every host that can't be reached is told,
@@ -123,9 +145,11 @@ pub(super) async fn connect_all(
         inventory,
         site,
         source,
+        without,
         purpose,
     } = request;
-    let targets = targets(inventory)?;
+    let mut targets = targets(inventory)?;
+    targets.retain(|name, _| !without.contains(name));
     let keys = host_keys(site)?;
     let each = targets.iter().map(|(name, target)| {
         let reach = remote::reach(target, &keys, Some(source));
@@ -141,7 +165,12 @@ pub(super) async fn connect_all(
         };
         (name.clone(), work)
     });
-    let reached = all_or_faults(phase.for_all(each).await)?;
+    let reached = phase.for_all(each).await;
+    let hint = how_to_go_on(inventory, &reached);
+    let reached = all_or_faults(reached).map_err(|fault| match hint {
+        Some(hint) => fault.hint(hint),
+        None => fault,
+    })?;
     let progress = TransferProgress::within(output, phase.name());
     let moved = |host: &str, done: u64, total: u64| {
         progress.advance("agent", &format!("agent to {host}"), done, Some(total));
@@ -153,6 +182,29 @@ pub(super) async fn connect_all(
         .map(|(name, host)| (name, host.start(uploads)));
     let hosts = all_or_faults(phase.for_all(each).await)?.into_iter();
     Ok(hosts.map(|(name, host)| (name, Arc::new(host))).collect())
+}
+
+/// How the others can be changed while some can't be reached, if a master can.
+fn how_to_go_on<T>(
+    inventory: &Inventory,
+    results: &[(String, Result<T, RemoteError>)],
+) -> Option<String> {
+    let mut lost = Vec::new();
+    for (name, result) in results {
+        match result {
+            Ok(_) => {}
+            Err(RemoteError::Connect(_)) => lost.push(name),
+            Err(_) => return None,
+        }
+    }
+    let masters = inventory.control_plane();
+    let has_master = masters.iter().any(|master| !lost.contains(&&master.name));
+    let options: Vec<String> = lost
+        .iter()
+        .map(|name| format!("--without {name}"))
+        .collect();
+    (has_master && !lost.is_empty())
+        .then(|| format!("or change the others now, with `{}`", options.join(" ")))
 }
 
 /// All results, or every failure.

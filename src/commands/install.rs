@@ -49,6 +49,7 @@ async fn phases(
     let request = Request {
         output,
         bundle: &args.bundle,
+        without: &args.without,
         inventory,
         site,
         purpose: Purpose::Change,

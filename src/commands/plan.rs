@@ -19,6 +19,7 @@ pub(super) async fn run(args: PlanArgs, style: Style) -> Result<ExitCode, Fault>
     let request = Request {
         output: &output,
         bundle: &args.bundle,
+        without: &args.without,
         inventory,
         site,
         purpose: Purpose::Look,

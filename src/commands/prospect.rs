@@ -50,6 +50,8 @@ pub(super) enum Purpose {
 pub(super) struct Request<'a> {
     pub(super) output: &'a Arc<Output>,
     pub(super) bundle: &'a BundleArgs,
+    /// Names of hosts that are left out.
+    pub(super) without: &'a [String],
     pub(super) inventory: Inventory,
     pub(super) site: Site,
     pub(super) purpose: Purpose,
@@ -69,10 +71,12 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
     let Request {
         output,
         bundle,
+        without,
         inventory,
         site,
         purpose,
     } = request;
+    connect::check_left_out(&inventory, without)?;
     let (bundle, view) = verify_bundle(output, bundle).await?;
     let site_view = read_site(output, &inventory, &site, &view)?;
     let bundle_bytes = bundle.length();
@@ -82,6 +86,7 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
         inventory: &inventory,
         site: &site,
         source: &content,
+        without,
         purpose,
     })
     .await?;
@@ -211,7 +216,15 @@ async fn connect_hosts(
 ) -> Result<BTreeMap<String, Arc<RemoteHost>>, Fault> {
     let (output, purpose) = (request.output, request.purpose);
     let phase = Phase::begin(output, "connect", request.inventory.hosts.len());
+    let without = request.without;
     let hosts = connect::connect_all(&phase, request).await?;
+    for name in without {
+        let message = "it is left out; run the same command without `--without` once it is back";
+        output.emit(Event::Warning {
+            host: Some(name.clone()),
+            message: message.to_owned(),
+        });
+    }
     tell_of_others(output, &hosts, purpose);
     if purpose == Purpose::Change {
         connect::acquire(&phase, &hosts).await?;

@@ -106,9 +106,9 @@ impl SimulatedHost {
     }
 
     pub(super) fn check_connection(&self) -> Result<(), HostError> {
-        let is_gone = self
-            .world
-            .with(|world| world.run_is_dead || world.lost.contains(&self.name));
+        let is_gone = self.world.with(|world| {
+            world.run_is_dead || world.lost.contains(&self.name) || world.off.contains(&self.name)
+        });
         match is_gone {
             true => Err(self.lost()),
             false => Ok(()),

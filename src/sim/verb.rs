@@ -16,7 +16,7 @@ use crate::plan::world::observe_cluster_request;
 use crate::plan::{Action, Plan, World, cluster_host, observe_requests, plan};
 use crate::site::{Decisions, SiteView};
 use anyhow::{Context, Result, bail};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -27,6 +27,8 @@ pub struct Simulation {
     pub bundle: BundleView,
     pub blobs: SimulatedBundle,
     pub site: SimulatedSite,
+    /// Hosts that runs leave out.
+    pub left_out: BTreeSet<String>,
     world: SharedWorld,
     hosts: BTreeMap<String, Arc<dyn Host>>,
 }
@@ -95,6 +97,7 @@ impl Simulation {
             bundle: bundle_view(""),
             blobs: SimulatedBundle::new(""),
             site: SimulatedSite::default(),
+            left_out: BTreeSet::new(),
         })
     }
 
@@ -124,7 +127,11 @@ impl Simulation {
         let key = view.digest_key.clone();
         let default = ObserveRequest::default();
         let mut first = BTreeMap::new();
-        for name in self.hosts.keys() {
+        for name in self
+            .hosts
+            .keys()
+            .filter(|name| !self.left_out.contains(*name))
+        {
             first.insert(name.clone(), self.observe(name, default.clone()).await?);
         }
         let (decisions, new) = decide(&view.decisions, &self.inventory, &first);
@@ -137,6 +144,9 @@ impl Simulation {
         self.world.with(|world| world.desired = desired.clone());
         let mut world = World::default();
         for (name, request) in observe_requests(&desired, key.as_ref()) {
+            if self.left_out.contains(&name) {
+                continue;
+            }
             let facts = self.observe(&name, request).await?;
             world.hosts.insert(name, facts);
         }
@@ -162,6 +172,8 @@ impl Simulation {
             (world.stop.clone(), world.log.len())
         });
         let events = Collected::default();
+        let mut hosts = self.hosts.clone();
+        hosts.retain(|name, _| !self.left_out.contains(name));
         let mint = SimulatedMint {
             site: &self.site,
             world: &self.world,
@@ -173,7 +185,7 @@ impl Simulation {
             plan: &planned.plan,
             desired: planned.desired.clone(),
             world: &planned.world,
-            hosts: &self.hosts,
+            hosts: &hosts,
             blobs: &self.blobs,
             mint: &mint,
             events: &events,
@@ -275,6 +287,18 @@ impl Simulation {
                 .manifests
                 .insert(set.to_owned(), yaml.to_owned());
         });
+    }
+
+    /// Takes a host's power away, until it is switched on.
+    pub fn switch_off(&self, host: &str) {
+        self.world.with(|world| world.switch_off(host));
+        self.let_time_pass();
+    }
+
+    /// Gives a host its power back.
+    pub fn switch_on(&self, host: &str) {
+        self.world.with(|world| world.switch_on(host));
+        self.let_time_pass();
     }
 
     /// Turns hosts off and on again, all at once.

@@ -76,6 +76,8 @@ pub(super) struct World {
     pub delays: Vec<(Condition, u32)>,
     /// Hosts whose connection is gone until the next run.
     pub lost: BTreeSet<String>,
+    /// Hosts without power.
+    pub off: BTreeSet<String>,
     /// Whether the run itself is gone.
     pub run_is_dead: bool,
     /// Hosts whose next answer does not arrive.
@@ -124,6 +126,7 @@ impl World {
             stop: CancellationToken::new(),
             delays: Vec::new(),
             lost: BTreeSet::new(),
+            off: BTreeSet::new(),
             run_is_dead: false,
             answers_lost: BTreeSet::new(),
             log: Vec::new(),
@@ -151,7 +154,7 @@ impl World {
     ) -> Result<(), Gone> {
         self.meet_fault(host);
         let run_is_gone = self.run_is_dead && in_hand == InHand::GivenUp;
-        if run_is_gone || self.lost.contains(host) {
+        if run_is_gone || self.lost.contains(host) || self.off.contains(host) {
             return Err(Gone);
         }
         self.now += 1;
@@ -235,6 +238,24 @@ impl World {
             }
         }
         self.unsettle();
+    }
+
+    /// Takes a host's power away, until it is switched on.
+    pub(super) fn switch_off(&mut self, host: &str) {
+        let now = self.now;
+        if let Some(machine) = self.machines.get_mut(host) {
+            machine.lose_unsynced();
+            machine.reset_memory(now);
+            self.off.insert(host.to_owned());
+        }
+        self.unsettle();
+    }
+
+    /// Gives a host its power back.
+    pub(super) fn switch_on(&mut self, host: &str) {
+        if self.off.remove(host) {
+            self.cut_power(host);
+        }
     }
 
     /// The next run finds all connections whole and its own life ahead.

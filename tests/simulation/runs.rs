@@ -1,6 +1,6 @@
 //! Runs that nothing disturbs.
 
-use super::worlds::{ALL, ALONE, SMALL, THREE_ZONES, installed, world};
+use super::worlds::{ALL, ALONE, SMALL, THREE_ZONES, growing, installed, spread, world};
 use cofferdam::desired::Stage;
 use cofferdam::event::Event;
 use cofferdam::plan::{Action, Disruption, Plan, text};
@@ -205,5 +205,69 @@ async fn a_member_that_went_down_after_the_plan_was_made_keeps_the_others_up() {
     assert_eq!(world.violations(), Vec::<String>::new());
     // The next run starts it first.
     world.install(None).await.unwrap().result.unwrap();
+    assert_eq!(world.violations(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn no_host_is_special_a_cluster_grows_without_any_one_of_its_hosts() {
+    let (from, to) = (spread(3, 2), spread(3, 3));
+    let undisturbed = growing(&from, &to, 0).await;
+    undisturbed.install(None).await.unwrap().result.unwrap();
+    let expected = undisturbed.end_state();
+    for off in ["m1", "m2", "m3", "w1"] {
+        let mut world = growing(&from, &from, 0).await;
+        world.switch_off(off);
+        world.left_out.insert(off.to_owned());
+        let planned = world.plan().await.unwrap().plan;
+        assert!(
+            planned.is_empty() && planned.refusals.is_empty(),
+            "{off}: {}",
+            text(&planned)
+        );
+
+        let mut world = growing(&from, &to, 0).await;
+        world.switch_off(off);
+        world.left_out.insert(off.to_owned());
+        let ran = world.install(None).await.unwrap();
+        let is_without = |(host, _): &(String, _)| host != off;
+        assert!(ran.log.iter().all(is_without), "{off}");
+        ran.result.unwrap();
+        let again = world.plan().await.unwrap().plan;
+        assert!(again.is_empty(), "{off}: {}", text(&again));
+
+        world.switch_on(off);
+        world.left_out.clear();
+        world.install(None).await.unwrap().result.unwrap();
+        let differences = expected.differences(&world.end_state());
+        let differences: Vec<String> = differences
+            .into_iter()
+            .filter(|line| !line.contains("generation") && !line.contains("addresses"))
+            .collect();
+        assert_eq!(differences, Vec::<String>::new(), "{off}");
+        assert_eq!(world.violations(), Vec::<String>::new(), "{off}");
+    }
+}
+
+#[tokio::test]
+async fn what_another_zone_must_stand_in_for_is_not_interrupted_while_a_zone_is_gone() {
+    let mut world = installed(THREE_ZONES, 0).await;
+    world.switch_off("m2");
+    world.left_out.insert("m2".to_owned());
+    world.take_bundle("+1");
+    let planned = world.plan().await.unwrap();
+    let refusals: Vec<String> = planned
+        .plan
+        .refusals
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert!(
+        refusals.iter().any(
+            |line| line.contains("m1: its etcd member can't be interrupted now")
+                && line.contains("m2: it was left out")
+        ),
+        "{refusals:#?}"
+    );
+    assert!(world.run(planned, None).await.result.is_err());
     assert_eq!(world.violations(), Vec::<String>::new());
 }

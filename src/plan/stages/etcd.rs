@@ -33,10 +33,19 @@ pub(in super::super) fn bring_up_etcd(comparison: &Comparison, stage: Stage) -> 
             return Vec::new();
         }
         let mut steps = write_files(host, stage, |_| true);
-        let units = unit_steps(comparison, host, stage).into_iter();
-        // A learner answers no question about the health of the whole.
+        let units = unit_steps(comparison, host, stage);
+        let is_changed = units
+            .iter()
+            .any(|step| !matches!(step.action, Action::Wait { .. }));
+        // A learner answers no question about the health of the whole, and
+        // what runs as it should needn't be asked again for fewer.
         let is_learner = all_to_come.contains(&host.name);
-        steps.extend(units.filter_map(|step| among(comparison, step, &all_to_come, is_learner)));
+        for step in units {
+            let is_wait = matches!(step.action, Action::Wait { .. });
+            let reduced = among(comparison, step.clone(), &all_to_come);
+            let is_same = reduced.as_ref() == Some(&step);
+            steps.extend(reduced.filter(|_| !is_wait || !is_learner && (is_changed || is_same)));
+        }
         steps
     });
     let mut stages = one_by_one(stage, together, |host| comparison.zone_of(host));
@@ -88,7 +97,7 @@ fn join(
         steps.extend(write_files(host, stage, |_| true));
         for step in unit_steps(comparison, host, stage) {
             match &step.action {
-                Action::Wait { .. } => waits.extend(among(comparison, step, to_come, false)),
+                Action::Wait { .. } => waits.extend(among(comparison, step, to_come)),
                 _ => steps.push(step),
             }
         }
@@ -105,8 +114,9 @@ fn join(
 }
 
 /// The step as it makes sense while some hosts are no voting members yet, or
-/// are left out of the run: nobody waits for their health.
-fn among(comparison: &Comparison, step: Step, to_come: &[&str], is_learner: bool) -> Option<Step> {
+/// are left out of the run: nobody waits for their health. None if nobody else
+/// is there to wait for.
+fn among(comparison: &Comparison, step: Step, to_come: &[&str]) -> Option<Step> {
     let Action::Wait {
         condition: Condition::EtcdHealthy { endpoints },
         limit_seconds,
@@ -126,10 +136,7 @@ fn among(comparison: &Comparison, step: Step, to_come: &[&str], is_learner: bool
         .into_iter()
         .filter(|endpoint| !is_out(endpoint))
         .collect();
-    if is_learner || endpoints.is_empty() {
-        return None;
-    }
-    Some(Step {
+    (!endpoints.is_empty()).then_some(Step {
         action: Action::Wait {
             condition: Condition::EtcdHealthy { endpoints },
             limit_seconds,
