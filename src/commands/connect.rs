@@ -193,7 +193,7 @@ fn how_to_go_on<T>(
     for (name, result) in results {
         match result {
             Ok(_) => {}
-            Err(RemoteError::Connect(_)) => lost.push(name),
+            Err(RemoteError::Connect(error)) if error.is_out_of_reach() => lost.push(name),
             Err(_) => return None,
         }
     }

@@ -158,6 +158,18 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// Whether nothing answers at the host's address, as when it is off.
+    pub fn is_out_of_reach(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. }
+                | Self::Timeout {
+                    stage: Stage::Connecting,
+                    ..
+                }
+        )
+    }
+
     /// What to do next.
     pub fn hint(&self) -> String {
         match self {

@@ -32,6 +32,19 @@ fn an_unreachable_host_is_named_with_what_to_look_at() {
 }
 
 #[test]
+fn leaving_out_hosts_that_there_are_not_or_all_masters_is_refused() {
+    let world = World::new();
+    for verb in &verbs(&world)[..2] {
+        world
+            .run(&format!("{verb} --without m9"))
+            .expect(2, &["has no host `m9`", "hint: its hosts are m1"]);
+        world
+            .run(&format!("{verb} --without m1"))
+            .expect(2, &["leaves out every control-plane host", "hint: "]);
+    }
+}
+
+#[test]
 fn status_tells_what_it_could_not_reach_and_calls_it_broken() {
     let world = World::new();
     let told = world.run("status");

@@ -3,6 +3,7 @@
 
 mod bundle_file;
 mod failures;
+mod growth;
 mod interrupt;
 pub mod pods;
 mod refusals;
@@ -211,8 +212,24 @@ const THREE_ZONES: &[Scenario] = &[
     },
 ];
 
+/// The same hosts, one after the other.
+const GROWING: &[Scenario] = &[
+    Scenario {
+        name: "install one master of three",
+        run: growth::install_one,
+    },
+    Scenario {
+        name: "one master becomes three under writes",
+        run: growth::one_becomes_three,
+    },
+    Scenario {
+        name: "a worker joins while the first master is off",
+        run: growth::worker_joins_without_the_first_master,
+    },
+];
+
 /// Long runs, outside of what runs by default.
-const CHAOS: &[Scenario] = &[
+const LOSSES: &[Scenario] = &[
     Scenario {
         name: "install over three zones",
         run: |c| c.product.install(),
@@ -233,70 +250,91 @@ const ALONE: &[Scenario] = &[Scenario {
     run: failures::alone,
 }];
 
+/// Scenarios that share a cluster, and the hosts for it.
+struct Group {
+    hosts: Hosts,
+    scenarios: &'static [Scenario],
+    site: SiteOf,
+}
+
+/// Whether a group's hosts are a cluster of their own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum SiteOf {
+    Itself,
+    /// Compared with what the group before installed, so with its keys.
+    GroupBefore,
+}
+
+const ONE_MASTER: Hosts = Hosts {
+    masters: 1,
+    workers: 2,
+};
+const THREE_MASTERS: Hosts = Hosts {
+    masters: 3,
+    workers: 2,
+};
+const NO_WORKERS: Hosts = Hosts {
+    masters: 1,
+    workers: 0,
+};
+
+const LAB: &[Group] = &[
+    Group {
+        hosts: ONE_MASTER,
+        scenarios: SMALL,
+        site: SiteOf::Itself,
+    },
+    Group {
+        hosts: ONE_MASTER,
+        scenarios: INTERRUPTED,
+        site: SiteOf::GroupBefore,
+    },
+    Group {
+        hosts: THREE_MASTERS,
+        scenarios: THREE_ZONES,
+        site: SiteOf::Itself,
+    },
+    Group {
+        hosts: THREE_MASTERS,
+        scenarios: GROWING,
+        site: SiteOf::Itself,
+    },
+    Group {
+        hosts: NO_WORKERS,
+        scenarios: ALONE,
+        site: SiteOf::Itself,
+    },
+];
+
+const CHAOS: &[Group] = &[Group {
+    hosts: THREE_MASTERS,
+    scenarios: LOSSES,
+    site: SiteOf::Itself,
+}];
+
 /// Runs the lab tier; `only` picks scenarios by part of their name (those that
 /// others build on run too).
 pub fn run(only: Option<&str>) -> Result<Tally> {
-    let context = Context {
-        product: Product::for_lab(MINOR)?,
-    };
-    let mut tally = Tally::default();
-    demo::clear_site()?;
-    tally += group(
-        &context,
-        Hosts {
-            masters: 1,
-            workers: 2,
-        },
-        SMALL,
-        only,
-    )?;
-    tally += group(
-        &context,
-        Hosts {
-            masters: 1,
-            workers: 2,
-        },
-        INTERRUPTED,
-        only,
-    )?;
-    demo::clear_site()?;
-    tally += group(
-        &context,
-        Hosts {
-            masters: 3,
-            workers: 2,
-        },
-        THREE_ZONES,
-        only,
-    )?;
-    demo::clear_site()?;
-    tally += group(
-        &context,
-        Hosts {
-            masters: 1,
-            workers: 0,
-        },
-        ALONE,
-        only,
-    )?;
-    Ok(tally)
+    groups(LAB, only)
 }
 
 /// Runs the chaos tier; see [`run`].
 pub fn chaos(only: Option<&str>) -> Result<Tally> {
+    groups(CHAOS, only)
+}
+
+fn groups(groups: &[Group], only: Option<&str>) -> Result<Tally> {
     let context = Context {
         product: Product::for_lab(MINOR)?,
     };
-    demo::clear_site()?;
-    group(
-        &context,
-        Hosts {
-            masters: 3,
-            workers: 2,
-        },
-        CHAOS,
-        only,
-    )
+    let mut tally = Tally::default();
+    for each in groups {
+        if each.site == SiteOf::Itself {
+            demo::clear_site()?;
+        }
+        tally += group(&context, each.hosts, each.scenarios, only)?;
+    }
+    Ok(tally)
 }
 
 #[derive(Clone, Copy)]
@@ -370,13 +408,7 @@ fn fresh_hosts(context: &Context, hosts: Hosts) -> Result<()> {
 /// Bare hosts for an interrupted install, with the keys and decisions of the
 /// undisturbed one, so that end states can be compared byte by byte.
 pub fn bare_hosts(context: &Context) -> Result<()> {
-    fresh_hosts(
-        context,
-        Hosts {
-            masters: 1,
-            workers: 2,
-        },
-    )?;
+    fresh_hosts(context, ONE_MASTER)?;
     let lab = crate::paths::lab()?;
     let (site, kept) = (lab.join("site"), lab.join(KEPT_SITE));
     for name in ["site.toml", "digest.key", "decisions.toml", "pki"] {

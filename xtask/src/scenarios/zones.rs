@@ -20,7 +20,8 @@ const API_LIMIT: Duration = Duration::from_secs(20);
 
 /// Where a worker gets a kubectl for these tests, and a kubeconfig that goes
 /// through its own proxy.
-const KUBECTL: &str = "/run/kubectl --kubeconfig /run/admin.kubeconfig --request-timeout=10s";
+pub(super) const KUBECTL: &str =
+    "/run/kubectl --kubeconfig /run/admin.kubeconfig --request-timeout=10s";
 
 /// `cofferdam status` calls the cluster fine, and programs read the same.
 pub fn status_is_fine(context: &Context) -> Result<()> {
@@ -58,7 +59,7 @@ pub fn each_master_off(context: &Context) -> Result<()> {
 /// NotReady, Services go on, and the master comes back by itself.
 fn masters_off(context: &Context, count: usize) -> Result<()> {
     let lab = context.lab()?;
-    bring_kubectl(&lab)?;
+    bring_kubectl(&lab, &names(&lab))?;
     pods::deploy_on(&context.product, &["w1", "w2"])?;
     for master in masters(&lab).take(count) {
         let others: Vec<&Host> = lab.hosts().iter().filter(|host| *host != master).collect();
@@ -102,7 +103,7 @@ pub fn each_zone_cut(context: &Context) -> Result<()> {
 /// the zone is healed there is nothing to do.
 fn zones_cut(context: &Context, zones: &[&str], duration: Duration) -> Result<()> {
     let lab = context.lab()?;
-    bring_kubectl(&lab)?;
+    bring_kubectl(&lab, &names(&lab))?;
     pods::deploy_on(&context.product, &["w1", "w2"])?;
     for zone in zones {
         lab.cut(zone)?;
@@ -164,12 +165,16 @@ fn masters(lab: &Lab) -> impl Iterator<Item = &Host> {
     lab.hosts().iter().filter(|host| host.kind == Kind::Master)
 }
 
+fn names(lab: &Lab) -> Vec<&str> {
+    lab.hosts().iter().map(|host| host.name.as_str()).collect()
+}
+
 fn is_worker(host: &Host) -> bool {
     host.kind == Kind::Worker
 }
 
 /// Workers have no kubectl of their own.
-fn bring_kubectl(lab: &Lab) -> Result<()> {
+pub(super) fn bring_kubectl(lab: &Lab, hosts: &[&str]) -> Result<()> {
     let first = masters(lab).next().context("no master")?;
     let from = |path: &str| -> Result<Vec<u8>> {
         let output = lab.ssh(&first.name, &format!("cat {path}"))?;
@@ -184,10 +189,10 @@ fn bring_kubectl(lab: &Lab) -> Result<()> {
         "the kubeconfig does not name {own}"
     );
     let kubeconfig = kubeconfig.replace(&own, "https://127.0.0.1:6444");
-    for host in lab.hosts() {
-        lab.put(&host.name, "/run/kubectl", &kubectl)?;
-        lab.put(&host.name, "/run/admin.kubeconfig", kubeconfig.as_bytes())?;
-        lab.ssh_output(&host.name, "chmod 0755 /run/kubectl")?;
+    for host in hosts {
+        lab.put(host, "/run/kubectl", &kubectl)?;
+        lab.put(host, "/run/admin.kubeconfig", kubeconfig.as_bytes())?;
+        lab.ssh_output(host, "chmod 0755 /run/kubectl")?;
     }
     Ok(())
 }
@@ -233,7 +238,7 @@ fn services_answer(context: &Context, lab: &Lab) -> Result<()> {
 }
 
 /// Everything Ready, in step, and as desired.
-fn all_well(context: &Context) -> Result<()> {
+pub(super) fn all_well(context: &Context) -> Result<()> {
     wait_until("all nodes Ready", READY_LIMIT, || {
         pods::nodes_ready(&context.product)
     })?;
