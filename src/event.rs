@@ -3,9 +3,13 @@
 
 use crate::desired::Stage;
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Version of the event stream's shape; readers refuse a newer major.
 pub const EVENT_VERSION: u32 = 1;
+
+/// Names of hosts, by the name of the zone that they stand in.
+pub type HostsByZone = BTreeMap<String, BTreeSet<String>>;
 
 /// Takes events as they happen. Must not block for long: lanes emit from
 /// within their work.
@@ -53,6 +57,16 @@ pub enum Event {
         stage: Stage,
         hosts: usize,
         steps: usize,
+        /// Names of the hosts by zone; empty for what happens on the jump
+        /// host.
+        #[serde(default)]
+        zones: HostsByZone,
+    },
+    /// A further part of a stage, which waited for the end of the one before.
+    PartStarted {
+        stage: Stage,
+        zones: HostsByZone,
+        after: HostsByZone,
     },
     StageDone {
         stage: Stage,

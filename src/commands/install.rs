@@ -108,19 +108,29 @@ fn tell_nothing_to_do(output: &Output, prospect: &Prospect) {
 
 fn tell_totals(output: &Output, prospect: &Prospect, steps: usize) {
     run_done(output, prospect, steps);
-    let by_host: Vec<String> = prospect
-        .hosts
-        .iter()
-        .map(|(name, host)| format!("{name} {}", human_bytes(host.transferred().sent)))
-        .collect();
     let zones = prospect.inventory.registries().len();
     let registries = if zones == 1 { "registry" } else { "registries" };
     output.say(&format!(
-        "link      {} sent ({}), for a bundle of {} and {zones} {registries}",
+        "link      {} sent, for a bundle of {} and {zones} {registries}",
         human_bytes(sent(prospect)),
-        by_host.join(", "),
         human_bytes(prospect.bundle_bytes)
     ));
+    for zone in &prospect.inventory.zones {
+        let hosts = prospect.inventory.hosts.iter();
+        let sent: Vec<(&str, u64)> = hosts
+            .filter(|host| host.zone == zone.name)
+            .filter_map(|host| {
+                let name = host.name.as_str();
+                Some((name, prospect.hosts.get(name)?.transferred().sent))
+            })
+            .collect();
+        let all = human_bytes(sent.iter().map(|(_, bytes)| bytes).sum());
+        let each = sent
+            .iter()
+            .map(|(name, bytes)| format!("{name} {}", human_bytes(*bytes)));
+        let each = each.collect::<Vec<_>>().join(", ");
+        output.say(&format!("{:<9} zone {}: {all} ({each})", "", zone.name));
+    }
     output.say(&format!(
         "done      {steps} steps in {}: {} runs {}",
         seconds(output.elapsed()),

@@ -9,7 +9,7 @@ mod requests;
 mod send;
 
 use crate::desired::{Desired, DigestKey, Stage};
-use crate::event::{Event, EventSink};
+use crate::event::{Event, EventSink, HostsByZone};
 use crate::host::{Body, Host};
 use crate::plan::{Action, Plan, StagePlan, Step, World, plan};
 pub use failure::{StepError, StepFailure, Stopped};
@@ -112,8 +112,16 @@ pub async fn execute(run: Run<'_>) -> Result<Finished, Stopped> {
     {
         let stage_started = Instant::now();
         let stage = stages[0].stage;
-        run.events.emit(stage_event(stages));
+        run.events.emit(stage_event(stages, &desired));
+        let mut before: Option<&StagePlan> = None;
         for part in stages {
+            if let Some(before) = before.replace(part) {
+                run.events.emit(Event::PartStarted {
+                    stage,
+                    zones: zones_of([part], &desired),
+                    after: zones_of([before], &desired),
+                });
+            }
             steps += match stage {
                 Stage::Site => {
                     desired = mint(&run, part)?;
@@ -193,7 +201,19 @@ fn first_difference(planned: &Plan, found: &Plan) -> Option<(String, String)> {
         .map(|index| (tell(planned.get(index)), tell(found.get(index))))
 }
 
-fn stage_event(parts: &[StagePlan]) -> Event {
+/// The hosts of parts of a stage, by zone.
+fn zones_of<'a>(parts: impl IntoIterator<Item = &'a StagePlan>, desired: &Desired) -> HostsByZone {
+    let mut zones = HostsByZone::new();
+    for lane in parts.into_iter().flat_map(|part| &part.lanes) {
+        if let Some(host) = desired.hosts.get(&lane.host) {
+            let hosts = zones.entry(host.zone.clone()).or_default();
+            hosts.insert(lane.host.clone());
+        }
+    }
+    zones
+}
+
+fn stage_event(parts: &[StagePlan], desired: &Desired) -> Event {
     let lanes = parts.iter().flat_map(|part| &part.lanes);
     let hosts: std::collections::BTreeSet<&str> =
         lanes.clone().map(|lane| lane.host.as_str()).collect();
@@ -201,5 +221,6 @@ fn stage_event(parts: &[StagePlan]) -> Event {
         stage: parts[0].stage,
         hosts: hosts.len(),
         steps: lanes.map(|lane| lane.steps.len()).sum(),
+        zones: zones_of(parts, desired),
     }
 }

@@ -1,7 +1,7 @@
 //! Events as plain lines.
 
 use super::text::{Moving, timed};
-use crate::event::{Event, TimedEvent};
+use crate::event::{Event, HostsByZone, TimedEvent};
 use std::collections::BTreeMap;
 
 /// Something is said at least this often while work goes on, in seconds.
@@ -132,7 +132,9 @@ impl Plain {
             }
             Event::PhaseDone { .. } => self.phase = None,
             // A step that was given up has no end of its own.
-            Event::StageStarted { .. } | Event::StageDone { .. } => self.steps.clear(),
+            Event::StageStarted { .. } | Event::PartStarted { .. } | Event::StageDone { .. } => {
+                self.steps.clear();
+            }
             Event::RunDone { .. } | Event::RunFailed { .. } => {
                 self.phase = None;
                 self.steps.clear();
@@ -158,7 +160,17 @@ impl Plain {
                 all.extend(lines.map(|line| format!("{:<9} {line}", "")));
                 all
             }
-            Event::StageStarted { stage, .. } => vec![format!("stage  {}", stage.title())],
+            Event::StageStarted { stage, zones, .. } => {
+                let line = format!("stage  {:<16} {}", stage.title(), by_zone(zones));
+                vec![line.trim_end().to_owned()]
+            }
+            Event::PartStarted { zones, after, .. } => {
+                vec![format!(
+                    "  now      {}, after {}",
+                    by_zone(zones),
+                    by_zone(after)
+                )]
+            }
             Event::StageDone { stage, seconds } => {
                 vec![timed(&format!("stage  {} done", stage.title()), *seconds)]
             }
@@ -221,6 +233,20 @@ impl Plain {
             .filter(move |((of, _), _)| of == host)
             .map(|(_, running)| running)
     }
+}
+
+/// `zone a: m1 w1; zone b: 17 hosts`.
+fn by_zone(zones: &HostsByZone) -> String {
+    /// More names than this are a number.
+    const NAMES: usize = 6;
+    let each = zones.iter().map(|(zone, hosts)| match hosts.len() {
+        0..=NAMES => {
+            let names: Vec<&str> = hosts.iter().map(String::as_str).collect();
+            format!("zone {zone}: {}", names.join(" "))
+        }
+        many => format!("zone {zone}: {many} hosts"),
+    });
+    each.collect::<Vec<_>>().join("; ")
 }
 
 fn after_colon(doing: &str) -> String {

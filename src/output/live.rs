@@ -75,6 +75,7 @@ impl Live {
             | Event::RunFailed { .. } => self.clear(),
             Event::RunStarted { .. }
             | Event::StageStarted { .. }
+            | Event::PartStarted { .. }
             | Event::HostLog { .. }
             | Event::Warning { .. } => {}
         }

@@ -4,7 +4,7 @@ use super::lines::Plain;
 use super::live::Live;
 use super::{Journal, Output, Shape, Style};
 use crate::desired::Stage;
-use crate::event::{Event, EventFailure, EventSink, FailureKind, TimedEvent};
+use crate::event::{Event, EventFailure, EventSink, FailureKind, HostsByZone, TimedEvent};
 use indicatif::ProgressDrawTarget;
 
 const STAGE: Stage = Stage::Etcd;
@@ -74,6 +74,14 @@ fn progress(host: &str, done: u64) -> Event {
     }
 }
 
+fn zones(zones: &[(&str, &[&str])]) -> HostsByZone {
+    let owned = zones.iter().map(|(zone, hosts)| {
+        let hosts = hosts.iter().map(ToString::to_string).collect();
+        ((*zone).to_owned(), hosts)
+    });
+    owned.collect()
+}
+
 fn a_run() -> Vec<TimedEvent> {
     let failure = EventFailure {
         message: "m1: it failed".to_owned(),
@@ -89,6 +97,15 @@ fn a_run() -> Vec<TimedEvent> {
                 stage: STAGE,
                 hosts: 2,
                 steps: 3,
+                zones: zones(&[("a", &["m1"]), ("b", &["w1"])]),
+            },
+        ),
+        at(
+            1.0,
+            Event::PartStarted {
+                stage: STAGE,
+                zones: zones(&[("b", &["w1"])]),
+                after: zones(&[("a", &["m1", "m2", "m3", "m4", "m5", "m6", "m7"])]),
             },
         ),
         at(1.0, started("m1", "start etcd")),
@@ -150,7 +167,8 @@ fn as_plain_lines_a_run_is_short_and_aligned() {
     insta::assert_snapshot!(lines.join("\n"), @r"
     connect   m1 w1 w2                                                          0.5 s
               agent brought
-    stage  etcd
+    stage  etcd             zone a: m1; zone b: w1
+      now      zone b: w1, after zone a: 7 hosts
       m1       waiting: no leader, 1 of 3 members
     warning: w1: the clock is 4 s ahead
       m1       start etcd                                                       6.5 s
