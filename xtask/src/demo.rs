@@ -13,7 +13,7 @@ const MINOR: &str = "1.36";
 #[derive(clap::Args)]
 pub struct Args {
     /// Masters, one per zone in turn.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 3)]
     masters: u8,
     /// Workers, one per zone in turn.
     #[arg(long, default_value_t = 2)]

@@ -266,17 +266,6 @@ fn all_ready(context: &Context) -> Result<()> {
     })
 }
 
-/// One host with all roles, from bare to pods.
-pub fn alone(context: &Context) -> Result<()> {
-    context.product.install()?;
-    pods::deploy_on(&context.product, &["m1"])?;
-    let client = pods::pod_on(&context.product, "client", "m1")?;
-    let answer = pods::fetch(&context.product, &client, "http://web-m1:8080/name")?;
-    ensure!(answer.trim() == "m1", "{answer:?}");
-    ensure!(context.product.plan()?.is_empty(), "steps are left");
-    Ok(())
-}
-
 /// A bundle's directory as a read-only, noexec mount, as a DVD would be.
 struct ReadOnlyMedia {
     mount: tempfile::TempDir,

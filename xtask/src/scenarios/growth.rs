@@ -1,8 +1,8 @@
 //! A cluster that grows while it is used: one master becomes three, and a
 //! worker joins while a master is off.
 
-use super::Context;
 use super::zones::{KUBECTL, all_well, bring_kubectl};
+use super::{Context, pods};
 use crate::lab::Lab;
 use crate::product::{Product, wait_until};
 use crate::{paths, shell};
@@ -14,17 +14,24 @@ use std::time::Duration;
 
 const WRITES_LIMIT: Duration = Duration::from_secs(60);
 
-/// One master and one worker of the lab's hosts.
-pub fn install_one(context: &Context) -> Result<()> {
-    with_hosts(context, "one", &["m1", "w1"])?.install()
+/// One host with all roles, from bare to pods.
+pub fn alone(context: &Context) -> Result<()> {
+    let alone = with_hosts(context, "one", &["m1"])?;
+    alone.install()?;
+    pods::deploy_on(&alone, &["m1"])?;
+    let client = pods::pod_on(&alone, "client", "m1")?;
+    let answer = pods::fetch(&alone, &client, "http://web-m1:8080/name")?;
+    ensure!(answer.trim() == "m1", "{answer:?}");
+    ensure!(alone.plan()?.is_empty(), "steps are left");
+    Ok(())
 }
 
-/// The others join etcd while ConfigMaps are written through a worker's proxy:
-/// none that was acknowledged is lost.
+/// The others join etcd while ConfigMaps are written through a proxy: none that
+/// was acknowledged is lost.
 pub fn one_becomes_three(context: &Context) -> Result<()> {
     let lab = context.lab()?;
-    bring_kubectl(&lab, &["w1"])?;
-    let writer = Writer::start(&lab, "w1")?;
+    bring_kubectl(&lab, &["m1"])?;
+    let writer = Writer::start(&lab, "m1")?;
     let three = with_hosts(context, "three", &["m1", "m2", "m3", "w1"])?;
     let grown = three.install();
     let writes = writer.end();

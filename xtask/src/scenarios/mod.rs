@@ -7,6 +7,7 @@ mod growth;
 mod interrupt;
 pub mod pods;
 mod refusals;
+mod rows;
 mod state;
 mod zones;
 
@@ -167,8 +168,8 @@ const INTERRUPTED: &[Scenario] = &[
 /// Three masters in three zones, and two workers.
 const THREE_ZONES: &[Scenario] = &[
     Scenario {
-        name: "install over three zones",
-        run: |c| c.product.install(),
+        name: "install over three zones, killed once",
+        run: interrupt::killed_once,
     },
     Scenario {
         name: "three zones: nodes are Ready, with zone and role",
@@ -199,6 +200,10 @@ const THREE_ZONES: &[Scenario] = &[
         run: zones::registry_stopped,
     },
     Scenario {
+        name: "three zones: a row of each kind removed",
+        run: rows::one_of_each,
+    },
+    Scenario {
         name: "three zones: the first master off and on",
         run: zones::first_master_off,
     },
@@ -215,8 +220,8 @@ const THREE_ZONES: &[Scenario] = &[
 /// The same hosts, one after the other.
 const GROWING: &[Scenario] = &[
     Scenario {
-        name: "install one master of three",
-        run: growth::install_one,
+        name: "install: a master alone runs pods",
+        run: growth::alone,
     },
     Scenario {
         name: "one master becomes three under writes",
@@ -232,7 +237,11 @@ const GROWING: &[Scenario] = &[
 const LOSSES: &[Scenario] = &[
     Scenario {
         name: "install over three zones",
-        run: |c| c.product.install(),
+        run: install,
+    },
+    Scenario {
+        name: "each row between zones removed",
+        run: rows::each,
     },
     Scenario {
         name: "each master off and on",
@@ -242,13 +251,11 @@ const LOSSES: &[Scenario] = &[
         name: "each zone cut off and healed",
         run: zones::each_zone_cut,
     },
+    Scenario {
+        name: "ten random kills of an install, each on bare hosts",
+        run: interrupt::ten_random_kills,
+    },
 ];
-
-/// One host with all roles.
-const ALONE: &[Scenario] = &[Scenario {
-    name: "a master alone installs and runs pods",
-    run: failures::alone,
-}];
 
 /// Scenarios that share a cluster, and the hosts for it.
 struct Group {
@@ -273,10 +280,6 @@ const THREE_MASTERS: Hosts = Hosts {
     masters: 3,
     workers: 2,
 };
-const NO_WORKERS: Hosts = Hosts {
-    masters: 1,
-    workers: 0,
-};
 
 const LAB: &[Group] = &[
     Group {
@@ -297,11 +300,6 @@ const LAB: &[Group] = &[
     Group {
         hosts: THREE_MASTERS,
         scenarios: GROWING,
-        site: SiteOf::Itself,
-    },
-    Group {
-        hosts: NO_WORKERS,
-        scenarios: ALONE,
         site: SiteOf::Itself,
     },
 ];
@@ -407,8 +405,8 @@ fn fresh_hosts(context: &Context, hosts: Hosts) -> Result<()> {
 
 /// Bare hosts for an interrupted install, with the keys and decisions of the
 /// undisturbed one, so that end states can be compared byte by byte.
-pub fn bare_hosts(context: &Context) -> Result<()> {
-    fresh_hosts(context, ONE_MASTER)?;
+fn bare_hosts(context: &Context, hosts: Hosts) -> Result<()> {
+    fresh_hosts(context, hosts)?;
     let lab = crate::paths::lab()?;
     let (site, kept) = (lab.join("site"), lab.join(KEPT_SITE));
     for name in ["site.toml", "digest.key", "decisions.toml", "pki"] {
