@@ -303,7 +303,7 @@ async fn pieces_are_sent_only_so_far_ahead_and_others_go_on_meanwhile() {
     assert_eq!(got, PIECES);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_body_may_take_as_long_as_it_moves() {
     const LIMIT: Duration = Duration::from_secs(1);
     // In all it takes twice the limit, or stops in the middle.
@@ -335,7 +335,7 @@ async fn a_body_may_take_as_long_as_it_moves() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_host_may_take_as_long_as_it_gets_on() {
     const LIMIT: Duration = Duration::from_secs(1);
     // In all it takes twice the limit, or says the same again and again.
