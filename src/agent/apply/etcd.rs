@@ -33,7 +33,7 @@ impl Joining<'_> {
     /// If etcd does not take it in time.
     pub(super) async fn add_learner(&self, name: &str) -> Result<()> {
         let peer_urls = format!("--peer-urls={}", self.peer_url);
-        self.until_done("adding it as a learner", |member| match member {
+        self.until_done("adding it to etcd as a learner", |member| match member {
             Some(_) => Step::Done,
             None => Step::Run(
                 ["member", "add", name, "--learner", &peer_urls]
@@ -49,7 +49,7 @@ impl Joining<'_> {
     /// # Errors
     /// If it is unknown, or not in step in time.
     pub(super) async fn promote(&self) -> Result<()> {
-        self.until_done("giving it its vote", |member| match member {
+        self.until_done("giving it its vote in etcd", |member| match member {
             None => Step::Fail(format!("no member of etcd has {}", self.peer_url)),
             Some(member) if !member.is_learner => Step::Done,
             Some(member) => Step::Run(vec![
@@ -74,7 +74,7 @@ impl Joining<'_> {
             if begin.elapsed() >= self.limit || last.downcast_ref::<Hopeless>().is_some() {
                 let reason = format!("{last:#}");
                 return Err(Failure {
-                    message: format!("{what} to etcd: {reason}"),
+                    message: format!("{what}: {reason}"),
                     lines: Vec::new(),
                     hint: Some(
                         "look at the members with `cofferdam etcdctl -- member list`, and at \
@@ -128,3 +128,99 @@ enum IsDone {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Hopeless(String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::channel::notice_channel;
+    use crate::agent::test_host::TestHost;
+
+    const PEER_URL: &str = "https://10.0.0.2:2380";
+
+    /// An etcd that refuses the first `refusals` changes, and does one more
+    /// than it says if `loses_answer`.
+    fn etcd(refusals: usize, loses_answer: bool) -> TestHost {
+        let host = TestHost::new();
+        let place = host.root.path("/run").to_string();
+        let answer = if loses_answer { 1 } else { 0 };
+        host.write("/run/state", "none");
+        host.write("/run/left", &refusals.to_string());
+        host.binary(
+            "etcdctl",
+            &format!(
+                r#"cd {place}
+shift 2
+one='{{"ID":17,"name":"m1","peerURLs":["https://10.0.0.1:2380"]}}'
+case "$1 $2" in
+'member list')
+  case $(cat state) in
+  none) echo "{{\"members\":[$one]}}" ;;
+  learner) echo "{{\"members\":[$one,{{\"ID\":18,\"peerURLs\":[\"{PEER_URL}\"],\"isLearner\":true}}]}}" ;;
+  voter) echo "{{\"members\":[$one,{{\"ID\":18,\"peerURLs\":[\"{PEER_URL}\"]}}]}}" ;;
+  esac
+  exit 0 ;;
+esac
+echo "$*" >> calls
+left=$(cat left)
+if [ "$left" -gt 0 ]; then
+  echo $((left - 1)) > left
+  echo 'Error: etcdserver: unhealthy cluster' >&2
+  exit 1
+fi
+case "$1 $2" in
+'member add') echo learner > state ;;
+'member promote') echo voter > state ;;
+esac
+exit {answer}"#
+            ),
+        );
+        host
+    }
+
+    async fn both(host: &TestHost, limit: Duration) -> [Result<()>; 2] {
+        let (notices, _heard) = notice_channel();
+        let joining = Joining {
+            root: &host.root,
+            peer_url: PEER_URL,
+            endpoints: &["https://10.0.0.1:2379".to_owned()],
+            limit,
+            notices: &notices,
+        };
+        [joining.add_learner("m2").await, joining.promote().await]
+    }
+
+    #[tokio::test]
+    async fn a_member_joins_and_is_given_its_vote_once() {
+        for (refusals, loses_answer) in [(0, false), (2, false), (0, true)] {
+            let host = etcd(refusals, loses_answer);
+            for _ in 0..2 {
+                for result in both(&host, Duration::from_secs(60)).await {
+                    result.unwrap();
+                }
+            }
+            assert_eq!(host.read("/run/state"), "voter\n");
+            let calls = host.read("/run/calls");
+            let done: Vec<&str> = calls.lines().skip(refusals).collect();
+            let add = format!("member add m2 --learner --peer-urls={PEER_URL}");
+            assert_eq!(done, [add.as_str(), "member promote 12"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_etcd_refuses_for_good_is_told_with_what_to_look_at() {
+        let host = etcd(1000, false);
+        let [added, promoted] = both(&host, Duration::ZERO).await;
+        for (result, expected) in [
+            (added, "adding it to etcd as a learner:"),
+            (
+                promoted,
+                "giving it its vote in etcd: no member of etcd has https://10.0.0.2:2380",
+            ),
+        ] {
+            let failure = result.unwrap_err().downcast::<Failure>().unwrap();
+            assert!(failure.message.starts_with(expected), "{failure:?}");
+            assert!(failure.hint.unwrap().contains("member list"));
+        }
+        assert_eq!(host.read("/run/calls").lines().count(), 1);
+    }
+}

@@ -224,11 +224,11 @@ const GROWING: &[Scenario] = &[
         run: growth::alone,
     },
     Scenario {
-        name: "one master becomes three under writes",
+        name: "growing: one master becomes three under writes",
         run: growth::one_becomes_three,
     },
     Scenario {
-        name: "a worker joins while the first master is off",
+        name: "growing: a worker joins while the first master is off",
         run: growth::worker_joins_without_the_first_master,
     },
 ];
