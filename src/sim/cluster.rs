@@ -94,9 +94,16 @@ impl World {
                 self.is_active(host, FLANNELD)
                     && machine.is_some_and(|machine| machine.disk.cni.is_some())
             }
-            Condition::DeploymentAvailable { .. }
-            | Condition::ApiServiceAvailable { .. }
-            | Condition::DnsAnswers { .. } => self.is_applied(condition) && any_node(),
+            // A node that is gone takes its replicas along, for as long as
+            // nobody replaces them.
+            Condition::DeploymentAvailable { .. } => {
+                let mut nodes = self.cluster.nodes.keys();
+                let all_there = nodes.all(|node| !self.off.contains(node));
+                self.is_applied(condition) && any_node() && all_there
+            }
+            Condition::ApiServiceAvailable { .. } | Condition::DnsAnswers { .. } => {
+                self.is_applied(condition) && any_node()
+            }
         };
         (!holds).then(|| format!("{condition:?} does not hold yet"))
     }

@@ -51,7 +51,7 @@ pub(in super::super) fn apply_manifests(comparison: &Comparison, stage: Stage) -
             };
             steps.push(step(stage, master, format!("apply {}", set.name), action));
         }
-        for condition in &set.ready {
+        for condition in set.ready.iter().filter(|each| comparison.is_expected(each)) {
             if is_changed || comparison.is_unmet_in_cluster(condition) {
                 waits.push(wait(stage, master, condition));
             }
@@ -115,7 +115,8 @@ pub(in super::super) fn verify(comparison: &Comparison, plan: &Plan) -> Vec<Stag
     });
     let sets = comparison.desired.manifests.iter();
     let mut conditions: Vec<Condition> = Vec::new();
-    for condition in nodes.chain(sets.flat_map(|set| set.ready.clone())) {
+    let all = nodes.chain(sets.flat_map(|set| set.ready.clone()));
+    for condition in all.filter(|condition| comparison.is_expected(condition)) {
         let is_due = !plan.is_empty() || comparison.is_unmet_in_cluster(&condition);
         if is_due && !is_waited_for(&condition) && !conditions.contains(&condition) {
             conditions.push(condition);
@@ -198,6 +199,14 @@ impl Comparison<'_> {
             let node = cluster.nodes.get(name);
             node.is_none_or(|node| node.pod_cidr.is_none())
         })
+    }
+
+    /// Whether a condition can be expected to hold. While a host is left out,
+    /// replicas may be on it, for minutes: what they are for is asked for
+    /// then, not their number.
+    fn is_expected(&self, condition: &Condition) -> bool {
+        let is_whole = self.hosts.len() == self.desired.hosts.len();
+        is_whole || !matches!(condition, Condition::DeploymentAvailable { .. })
     }
 
     /// Whether the master that was asked says that a condition of the cluster
