@@ -10,10 +10,16 @@ use crate::desired::materials::materials;
 use crate::execute::{Mint, Minted, Patience, Run, execute};
 use crate::host::Host;
 use crate::output::Output;
-use crate::plan::{plan, text};
+use crate::plan::{Action, plan, text};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use time::OffsetDateTime;
+
+/// What serves may fail for a moment, such as while a host that is off still
+/// counts as there. Changes that are left are told at once, waits after this.
+const SETTLE_LIMIT: Duration = Duration::from_secs(120);
+const SETTLE_INTERVAL: Duration = Duration::from_secs(3);
 
 /// Runs the plan and returns the number of its steps. Interrupted, it finishes
 /// the steps in hand.
@@ -83,13 +89,25 @@ async fn look_again(output: &Output, prospect: &Prospect) -> Result<(), Fault> {
     let site_view = prospect.site.view().map_err(Fault::input)?;
     let wanted = desired(&prospect.inventory, &prospect.view, &site_view).map_err(Fault::input)?;
     let key = site_view.digest_key.as_ref();
-    let seen = observe::hosts(&phase, &prospect.hosts, &wanted, key).await?;
-    let world = observe::world(&phase, output, &prospect.hosts, &wanted, seen.facts).await?;
-    let left = plan(&wanted, &world, key);
-    if left.is_empty() && left.refusals.is_empty() {
-        phase.done("nothing is left to do".to_owned());
-        return Ok(());
-    }
+    let deadline = Instant::now() + SETTLE_LIMIT;
+    let left = loop {
+        let seen = observe::hosts(&phase, &prospect.hosts, &wanted, key).await?;
+        let world = observe::world(&phase, output, &prospect.hosts, &wanted, seen.facts).await?;
+        let left = plan(&wanted, &world, key);
+        if left.is_empty() && left.refusals.is_empty() {
+            phase.done("nothing is left to do".to_owned());
+            return Ok(());
+        }
+        let mut steps = left.steps();
+        let only_waits = steps.all(|step| matches!(step.action, Action::Wait { .. }));
+        if !only_waits || Instant::now() >= deadline {
+            break left;
+        }
+        if let Some(step) = left.steps().next() {
+            phase.doing(format!("{}: {}", step.host, step.title));
+        }
+        tokio::time::sleep(SETTLE_INTERVAL).await;
+    };
     let message = format!(
         "the run ended, but hosts still differ from what is desired:\n{}",
         text(&left).trim_end()

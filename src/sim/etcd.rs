@@ -36,7 +36,9 @@ impl World {
     /// Whether a majority of the voters has joined and runs.
     pub(super) fn etcd_has_quorum(&self) -> bool {
         let voters = self.etcd_voters();
-        let running = voters.iter().filter(|name| self.is_active(name, ETCD));
+        let running = voters
+            .iter()
+            .filter(|name| self.is_active(name, ETCD) && !self.cut.contains(*name));
         !voters.is_empty() && running.count() > voters.len() / 2
     }
 
@@ -45,7 +47,9 @@ impl World {
     pub(super) fn etcd_serves(&self, host: &str) -> bool {
         let desired = self.desired.hosts.get(host);
         let has_own = desired.is_some_and(|desired| desired.etcd.is_some());
-        self.etcd_has_quorum() && (!has_own || self.is_active(host, ETCD))
+        self.etcd_has_quorum()
+            && !self.cut.contains(host)
+            && (!has_own || self.is_active(host, ETCD))
     }
 
     /// Why those members are not healthy as a whole, if they aren't. Learners
@@ -59,7 +63,10 @@ impl World {
                 member.is_some_and(|member| member.client_url == *endpoint)
             });
             let healthy = owner.next().is_some_and(|(name, _)| {
-                voters.contains(name) && self.is_active(name, ETCD) && self.etcd_has_quorum()
+                voters.contains(name)
+                    && self.is_active(name, ETCD)
+                    && !self.cut.contains(name)
+                    && self.etcd_has_quorum()
             });
             (!healthy).then(|| format!("{endpoint}: no health"))
         })

@@ -107,7 +107,8 @@ impl SimulatedHost {
 
     pub(super) fn check_connection(&self) -> Result<(), HostError> {
         let is_gone = self.world.with(|world| {
-            world.run_is_dead || world.lost.contains(&self.name) || world.off.contains(&self.name)
+            let hosts = [&world.lost, &world.off, &world.cut];
+            world.run_is_dead || hosts.iter().any(|gone| gone.contains(&self.name))
         });
         match is_gone {
             true => Err(self.lost()),

@@ -30,16 +30,19 @@ pub enum FaultKind {
     AnswerLost,
     /// The host loses power, what was not synced with it, and boots again.
     PowerCut,
+    /// The host's zone is cut off from all others until the run has ended.
+    ZoneLost,
     /// Somebody presses Ctrl-C.
     Interrupted,
 }
 
 impl FaultKind {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::RunKilled,
         Self::AgentKilled,
         Self::AnswerLost,
         Self::PowerCut,
+        Self::ZoneLost,
         Self::Interrupted,
     ];
 }
@@ -76,6 +79,8 @@ pub(super) struct World {
     pub delays: Vec<(Condition, u32)>,
     /// Hosts whose connection is gone until the next run.
     pub lost: BTreeSet<String>,
+    /// Hosts of a zone that is cut off.
+    pub cut: BTreeSet<String>,
     /// Hosts without power.
     pub off: BTreeSet<String>,
     /// Whether the run itself is gone.
@@ -126,6 +131,7 @@ impl World {
             stop: CancellationToken::new(),
             delays: Vec::new(),
             lost: BTreeSet::new(),
+            cut: BTreeSet::new(),
             off: BTreeSet::new(),
             run_is_dead: false,
             answers_lost: BTreeSet::new(),
@@ -153,7 +159,8 @@ impl World {
         change: impl FnOnce(&mut Machine, u64),
     ) -> Result<(), Gone> {
         self.meet_fault(host);
-        let run_is_gone = self.run_is_dead && in_hand == InHand::GivenUp;
+        let is_out_of_reach = self.run_is_dead || self.cut.contains(host);
+        let run_is_gone = is_out_of_reach && in_hand == InHand::GivenUp;
         if run_is_gone || self.lost.contains(host) || self.off.contains(host) {
             return Err(Gone);
         }
@@ -206,6 +213,12 @@ impl World {
             }
             FaultKind::AnswerLost => {
                 self.answers_lost.insert(host.to_owned());
+            }
+            FaultKind::ZoneLost => {
+                let zone_of = |name: &str| Some(self.desired.hosts.get(name)?.zone.as_str());
+                let hosts = self.machines.keys();
+                let cut = hosts.filter(|name| zone_of(name) == zone_of(host));
+                self.cut = cut.cloned().collect();
             }
             FaultKind::PowerCut => {
                 self.lost.insert(host.to_owned());
@@ -261,6 +274,7 @@ impl World {
     /// The next run finds all connections whole and its own life ahead.
     pub(super) fn reconnect(&mut self) {
         self.lost.clear();
+        self.cut.clear();
         self.answers_lost.clear();
         self.run_is_dead = false;
         self.stop = CancellationToken::new();

@@ -10,7 +10,7 @@ use cofferdam::sim::{EndState, Fault, FaultKind, Machine, Simulation};
 const MOST_RUNS: usize = 3;
 
 /// Stops the first run at every `step`th moment in each way (the ways take
-/// turns, so that with a step of five each moment is tried in one way),
+/// turns, so that with a step of six each moment is tried in one way),
 /// repeats it, and compares what it comes to.
 async fn stop_and_repeat(step: usize, make: impl AsyncFn(u64) -> Simulation) {
     let (expected, operations) = measure(&make).await;
@@ -62,7 +62,7 @@ async fn with_new_bundle(inventory: &str, seed: u64) -> Simulation {
 
 #[tokio::test]
 async fn a_first_install_alone_is_finished_from_any_moment() {
-    stop_and_repeat(5, async |seed| world(ALONE, seed)).await;
+    stop_and_repeat(6, async |seed| world(ALONE, seed)).await;
 }
 
 #[tokio::test]
@@ -84,6 +84,12 @@ async fn a_first_install_with_a_witness_is_finished_from_any_moment() {
 async fn a_first_install_of_five_masters_is_finished_from_any_moment() {
     let inventory = spread(5, 1);
     stop_and_repeat(350, async |seed| world(&inventory, seed)).await;
+}
+
+#[tokio::test]
+async fn a_first_install_of_fifty_hosts_is_finished_from_any_moment() {
+    let inventory = spread(5, 45);
+    stop_and_repeat(15_000, async |seed| world(&inventory, seed)).await;
 }
 
 #[tokio::test]
