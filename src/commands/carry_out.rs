@@ -10,7 +10,7 @@ use crate::desired::materials::materials;
 use crate::execute::{Mint, Minted, Patience, Run, execute};
 use crate::host::Host;
 use crate::output::Output;
-use crate::plan::{Action, plan, text};
+use crate::plan::{Action, Step, plan, text};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -98,8 +98,8 @@ async fn look_again(output: &Output, prospect: &Prospect) -> Result<(), Fault> {
             phase.done("nothing is left to do".to_owned());
             return Ok(());
         }
-        let mut steps = left.steps();
-        let only_waits = steps.all(|step| matches!(step.action, Action::Wait { .. }));
+        let is_wait = |step: &Step| matches!(step.action, Action::Wait { .. });
+        let only_waits = left.refusals.is_empty() && left.steps().all(is_wait);
         if !only_waits || Instant::now() >= deadline {
             break left;
         }
