@@ -274,7 +274,10 @@ impl World {
     /// The next run finds all connections whole and its own life ahead.
     pub(super) fn reconnect(&mut self) {
         self.lost.clear();
-        self.cut.clear();
+        if !self.cut.is_empty() {
+            self.cut.clear();
+            self.unsettle();
+        }
         self.answers_lost.clear();
         self.run_is_dead = false;
         self.stop = CancellationToken::new();

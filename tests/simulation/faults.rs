@@ -89,13 +89,13 @@ async fn a_first_install_of_five_masters_is_finished_from_any_moment() {
 #[tokio::test]
 async fn a_first_install_of_fifty_hosts_is_finished_from_any_moment() {
     let inventory = spread(5, 45);
-    stop_and_repeat(15_000, async |seed| world(&inventory, seed)).await;
+    stop_and_repeat(60_000, async |seed| world(&inventory, seed)).await;
 }
 
 #[tokio::test]
 async fn masters_that_join_are_finished_from_any_moment() {
     let (from, to) = (spread(1, 3), spread(3, 3));
-    stop_and_repeat(60, async |seed| growing(&from, &to, seed).await).await;
+    stop_and_repeat(120, async |seed| growing(&from, &to, seed).await).await;
 }
 
 #[tokio::test]

@@ -252,7 +252,7 @@ const LOSSES: &[Scenario] = &[
         run: zones::each_zone_cut,
     },
     Scenario {
-        name: "ten random kills of an install, each on bare hosts",
+        name: "ten random kills of an install over three zones",
         run: interrupt::ten_random_kills,
     },
 ];
