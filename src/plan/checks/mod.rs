@@ -2,6 +2,7 @@
 //! findings out, each with what was found and what to do about it.
 
 mod disk;
+mod etcd;
 mod machine;
 mod network;
 mod others;
@@ -130,6 +131,11 @@ pub const CHECKS: &[Check] = &[
         "protocols",
         "protocols have the names that kube-proxy looks for",
         others::protocols,
+    ),
+    fatal(
+        "etcd-members",
+        "who joins etcd knows all that are there",
+        etcd::members,
     ),
     fatal("selinux", "SELinux does not enforce", others::selinux),
     fatal("fapolicyd", "fapolicyd does not run", others::fapolicyd),

@@ -1,9 +1,11 @@
 //! A world in which all is well, and one thing at a time that isn't.
 
 use super::*;
-use crate::desired::{Binary, Content, File, FileKind, Needs, NodeImage, Stage};
+use crate::desired::{Binary, Content, EtcdMembership, File, FileKind, Needs, NodeImage, Stage};
 use crate::digest::Digest;
-use crate::facts::{Cgroups, FilesystemFacts, InterfaceFacts, ListeningSocket, RouteFacts};
+use crate::facts::{
+    Cgroups, EtcdFacts, EtcdMember, FilesystemFacts, InterfaceFacts, ListeningSocket, RouteFacts,
+};
 use crate::layout;
 
 mod disk;
@@ -153,6 +155,48 @@ fn socket(port: u16, address: &str, process: Option<&str>, unit: Option<&str>) -
 #[test]
 fn a_good_world_passes() {
     assert_eq!(results(&good_world()), Vec::<String>::new());
+}
+
+/// A world whose m2 is to join an etcd that has these members, by address.
+fn joining(members: &[&str]) -> World {
+    let mut world = good_world();
+    for (index, name) in ["m1", "m2"].into_iter().enumerate() {
+        let host = world.desired.hosts.get_mut(name).unwrap();
+        host.etcd = Some(EtcdMembership {
+            peer_url: format!("https://10.77.{}.11:2380", index + 1),
+            client_url: format!("https://10.77.{}.11:2379", index + 1),
+            joins: index.checked_sub(1),
+        });
+    }
+    let member = |address: &&str| EtcdMember {
+        id: "8e9e05c52164694d".to_owned(),
+        name: format!("at {address}"),
+        peer_urls: vec![format!("https://{address}:2380")],
+        learner: false,
+        status: None,
+    };
+    let m1 = world.facts.get_mut("m1").unwrap();
+    m1.etcd = Some(EtcdFacts {
+        members: members.iter().map(member).collect(),
+        ..EtcdFacts::default()
+    });
+    world
+}
+
+#[test]
+fn nobody_joins_an_etcd_with_members_that_the_inventory_does_not_name() {
+    let stranger = "Fatal etcd-members: m2: it is to join etcd, which has a member that the \
+        inventory does not name: at 10.77.3.11 (https://10.77.3.11:2380); add its host to the \
+        inventory, or remove the member first: `cofferdam etcdctl -- member remove \
+        8e9e05c52164694d`";
+    for (members, expected) in [
+        (&["10.77.1.11"][..], vec![]),
+        (&["10.77.1.11", "10.77.3.11"], vec![stranger.to_owned()]),
+        // Whoever has joined needs no list.
+        (&["10.77.1.11", "10.77.2.11", "10.77.3.11"], vec![]),
+    ] {
+        assert_eq!(results(&joining(members)), expected, "{members:?}");
+    }
 }
 
 #[test]
