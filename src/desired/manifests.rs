@@ -8,7 +8,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// CoreDNS's share of nodes: two where there are two to stand on.
+/// CoreDNS's share of nodes: two where there are two to stand on. It stands on
+/// masters too, so that one worker's loss leaves DNS to the others.
 const DNS_REPLICAS: usize = 2;
 
 /// What manifests of a bundle may name: `{{ cluster.domain }}`,
@@ -78,10 +79,6 @@ pub fn manifests(inputs: Inputs<'_>) -> Result<Vec<ManifestSet>, DesiredError> {
 fn context(inputs: Inputs<'_>) -> ManifestContext {
     let inventory = inputs.inventory;
     let cluster = &inventory.cluster;
-    let schedulable = inventory
-        .nodes()
-        .into_iter()
-        .filter(|host| !inventory.is_tainted(host));
     let zones: BTreeSet<&str> = inventory
         .nodes()
         .iter()
@@ -99,7 +96,7 @@ fn context(inputs: Inputs<'_>) -> ManifestContext {
                 .iter()
                 .map(ToString::to_string)
                 .collect(),
-            replicas: schedulable.count().clamp(1, DNS_REPLICAS),
+            replicas: inventory.nodes().len().clamp(1, DNS_REPLICAS),
             zones: zones.len(),
         },
         images: inputs
