@@ -8,7 +8,11 @@ use crate::{paths, shell};
 use anyhow::{Context as _, Result, bail, ensure};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// etcd takes a peer for lost after some seconds of silence.
+/// What etcd says of a peer that it can't dial, once in five seconds, at first
+/// within half a minute.
+const UNHEALTHY: &str = "prober detected unhealthy status";
+/// It said nothing of that for so long, in seconds.
+const QUIET_SECONDS: u64 = 12;
 const BREAKS_WITHIN: Duration = Duration::from_secs(60);
 const WORKS_WITHIN: Duration = Duration::from_secs(60);
 /// First line of the part of the rules about rows that cross zones.
@@ -173,7 +177,7 @@ impl<'a> Probe<'a> {
     fn what(&self) -> &'static str {
         match self.kind {
             ProbeKind::Registry => "no blob of the other zone's registry without it",
-            ProbeKind::EtcdPeer => "etcd loses its stream from the other member without it",
+            ProbeKind::EtcdPeer => "etcd can't reach the other member without it",
             ProbeKind::EtcdClient => "etcdctl can't ask the other member without it",
             ProbeKind::ApiServer => "no answer of the other API server without it",
             ProbeKind::Kubelet => "the API server can't reach the other kubelet without it",
@@ -214,31 +218,31 @@ impl<'a> Probe<'a> {
     /// As [`Self::works`]; etcd says so itself, in seconds since the epoch.
     fn works_since(&self, lab: &Lab, since: u64) -> Result<()> {
         match self.kind {
-            ProbeKind::EtcdPeer => self.etcd_says(
-                lab,
-                since,
-                "established TCP streaming connection with remote peer",
-            ),
+            ProbeKind::EtcdPeer => {
+                ensure!(now() >= since + QUIET_SECONDS, "it is too early to tell");
+                let since = now() - QUIET_SECONDS / 2;
+                let said = self.etcd_says_unhealthy(lab, since)?;
+                ensure!(!said, "etcd still says `{UNHEALTHY}`");
+                Ok(())
+            }
             _ => self.works(lab),
         }
     }
 
     fn breaks(&self, lab: &Lab, since: u64) -> Result<()> {
         wait_until("what it is for to break", BREAKS_WITHIN, || {
-            match self.kind {
-                ProbeKind::EtcdPeer => {
-                    self.etcd_says(lab, since, "lost TCP streaming connection with remote peer")
-                }
-                _ => match self.works(lab) {
-                    Ok(()) => bail!("it still works"),
-                    Err(_) => Ok(()),
-                },
-            }
+            let is_broken = match self.kind {
+                ProbeKind::EtcdPeer => self.etcd_says_unhealthy(lab, since)?,
+                _ => self.works(lab).is_err(),
+            };
+            ensure!(is_broken, "it still works");
+            Ok(())
         })
     }
 
-    /// What the member at the row's beginning says of the one at its end.
-    fn etcd_says(&self, lab: &Lab, since: u64, message: &str) -> Result<()> {
+    /// Whether the member at the row's beginning says that of the one at its
+    /// end, since a moment in seconds since the epoch.
+    fn etcd_says_unhealthy(&self, lab: &Lab, since: u64) -> Result<bool> {
         let members = lab.ssh_output(
             &self.from.name,
             "/opt/cofferdam/bin/etcdctl --cacert /etc/etcd/pki/ca.crt \
@@ -254,12 +258,8 @@ impl<'a> Probe<'a> {
             &self.from.name,
             &format!("journalctl -u etcd --no-pager -o cat --since @{since}"),
         )?;
-        let said = |line: &str| line.contains(message) && line.contains(id);
-        ensure!(
-            log.lines().any(said),
-            "etcd has not said `{message}` of {id}"
-        );
-        Ok(())
+        let mut lines = log.lines();
+        Ok(lines.any(|line| line.contains(UNHEALTHY) && line.contains(id)))
     }
 }
 
