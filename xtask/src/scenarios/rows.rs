@@ -205,7 +205,8 @@ impl<'a> Probe<'a> {
                 self.to.name
             ),
             ProbeKind::Overlay { address } => {
-                format!("timeout 5 bash -c 'exec 3<>/dev/tcp/{address}/10250'")
+                // sshd listens on all of a host's addresses.
+                format!("timeout 5 bash -c 'exec 3<>/dev/tcp/{address}/22'")
             }
         }
     }

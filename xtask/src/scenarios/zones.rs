@@ -59,9 +59,10 @@ pub fn each_master_off(context: &Context) -> Result<()> {
 /// NotReady, Services go on, and the master comes back by itself.
 fn masters_off(context: &Context, count: usize) -> Result<()> {
     let lab = context.lab()?;
-    bring_kubectl(&lab, &names(&lab))?;
     pods::deploy_on(&context.product, &["w1", "w2"])?;
     for master in masters(&lab).take(count) {
+        // A boot takes what was brought before.
+        bring_kubectl(&lab, &names(&lab))?;
         let others: Vec<&Host> = lab.hosts().iter().filter(|host| *host != master).collect();
         let watch = Watch::start(&lab, others.iter().copied().find(|host| is_worker(host)))?;
         lab.kill(&master.name)?;
