@@ -10,7 +10,7 @@ use crate::host::upload::Uploads;
 use crate::host::{Call, Host, Notice, Request};
 use crate::inventory::{self, Inventory};
 use crate::output::{Output, TransferProgress};
-use crate::site::Site;
+use crate::site::{Decisions, Site};
 use crate::ssh::{HostKeys, Identity, Target};
 use crate::status::Unreached;
 use camino::Utf8Path;
@@ -133,6 +133,19 @@ pub(super) fn check_left_out(inventory: &Inventory, without: &[String]) -> Resul
     Ok(())
 }
 
+/// Refuses to leave out hosts that nothing is known of yet.
+pub(super) fn check_seen(without: &[String], decisions: &Decisions) -> Result<(), Fault> {
+    let unknown = without
+        .iter()
+        .find(|name| !decisions.hosts.contains_key(*name));
+    unknown.map_or(Ok(()), |name| {
+        let message =
+            format!("--without {name}: it was never looked at, so nothing is known of it");
+        let hint = "take it out of the inventory until it is up";
+        Err(Fault::new(Exit::Input, message).hint(hint))
+    })
+}
+
 /// Connects to all hosts at once. Every host that can't be reached is told,
 /// and unless all can, nothing is brought to any. Whoever only looks does so
 /// beside another run, and leaves that run's agents alone.
@@ -166,7 +179,8 @@ pub(super) async fn connect_all(
         (name.clone(), work)
     });
     let reached = phase.for_all(each).await;
-    let hint = how_to_go_on(inventory, &reached);
+    let view = site.view().map_err(Fault::input)?;
+    let hint = how_to_go_on(inventory, &view.decisions, &reached);
     let reached = all_or_faults(reached).map_err(|fault| match hint {
         Some(hint) => fault.hint(hint),
         None => fault,
@@ -187,13 +201,18 @@ pub(super) async fn connect_all(
 /// How the others can be changed while some can't be reached, if a master can.
 fn how_to_go_on<T>(
     inventory: &Inventory,
+    decisions: &Decisions,
     results: &[(String, Result<T, RemoteError>)],
 ) -> Option<String> {
     let mut lost = Vec::new();
     for (name, result) in results {
         match result {
             Ok(_) => {}
-            Err(RemoteError::Connect(error)) if error.is_out_of_reach() => lost.push(name),
+            Err(RemoteError::Connect(error))
+                if error.is_out_of_reach() && decisions.hosts.contains_key(name) =>
+            {
+                lost.push(name);
+            }
             Err(_) => return None,
         }
     }

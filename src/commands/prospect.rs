@@ -79,6 +79,7 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
     connect::check_left_out(&inventory, without)?;
     let (bundle, view) = verify_bundle(output, bundle).await?;
     let site_view = read_site(output, &inventory, &site, &view)?;
+    connect::check_seen(without, &site_view.decisions)?;
     let bundle_bytes = bundle.length();
     let content = BundleContent::new(bundle);
     let hosts = connect_hosts(ConnectRequest {

@@ -27,6 +27,18 @@ pub fn decide(
 ) -> (Decisions, Vec<String>) {
     let mut decisions = existing.clone();
     let mut new = Vec::new();
+    // Hosts may have been renamed before etcd was ever there.
+    let is_named = |name: &String| {
+        inventory
+            .etcd_members()
+            .iter()
+            .any(|host| host.name == *name)
+    };
+    let never_was = !facts.is_empty() && facts.values().all(|facts| !facts.etcd_data);
+    if never_was && !decisions.etcd_bootstrap.iter().any(is_named) {
+        decisions.etcd_bootstrap.clear();
+        decisions.etcd_joined.clear();
+    }
     if decisions.etcd_bootstrap.is_empty() {
         let members = inventory.etcd_members().into_iter();
         decisions.etcd_bootstrap = members.map(|host| host.name.clone()).collect();
@@ -242,5 +254,34 @@ mod tests {
         let (decisions, _) = decide(&Decisions::default(), &inventory(""), &world);
         assert!(!decisions.hosts.contains_key("w1"));
         assert_eq!(decisions.pod_mtu, None);
+    }
+
+    #[test]
+    fn hosts_may_be_renamed_until_etcd_was_there() {
+        let inventory = |name: &str| {
+            let text = format!(
+                "[cluster]\nname = \"lab\"\n[zones.a]\n[[hosts]]\nname = \"{name}\"\n\
+                 address = \"10.77.1.11\"\nzone = \"a\"\nroles = [\"control-plane\"]\n"
+            );
+            crate::inventory::parse(&text, "inventory.toml".into()).unwrap()
+        };
+        let seen = |name: &str, etcd_data| {
+            let facts = HostFacts {
+                etcd_data,
+                ..HostFacts::default()
+            };
+            BTreeMap::from([(name.to_owned(), facts)])
+        };
+        let (first, _) = decide(&Decisions::default(), &inventory("m1"), &seen("m1", false));
+        assert_eq!(first.etcd_bootstrap, ["m1"]);
+        let (renamed, _) = decide(&first, &inventory("master"), &seen("master", false));
+        assert_eq!(renamed.etcd_bootstrap, ["master"]);
+        assert_eq!(renamed.etcd_joined, [""; 0]);
+        let (kept, _) = decide(&first, &inventory("master"), &seen("master", true));
+        assert_eq!(kept.etcd_bootstrap, ["m1"]);
+        assert_eq!(kept.etcd_joined, ["master"]);
+        // What was not looked at is not judged.
+        let (kept, _) = decide(&first, &inventory("master"), &BTreeMap::new());
+        assert_eq!(kept.etcd_bootstrap, ["m1"]);
     }
 }

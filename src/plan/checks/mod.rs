@@ -134,7 +134,7 @@ pub const CHECKS: &[Check] = &[
     ),
     fatal(
         "etcd-members",
-        "who joins etcd knows all that are there",
+        "etcd and inventory agree on its members",
         etcd::members,
     ),
     fatal("selinux", "SELinux does not enforce", others::selinux),

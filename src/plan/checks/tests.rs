@@ -184,19 +184,43 @@ fn joining(members: &[&str]) -> World {
 }
 
 #[test]
-fn nobody_joins_an_etcd_with_members_that_the_inventory_does_not_name() {
-    let stranger = "Fatal etcd-members: m2: it is to join etcd, which has a member that the \
-        inventory does not name: at 10.77.3.11 (https://10.77.3.11:2380); add its host to the \
-        inventory, or remove the member first: `cofferdam etcdctl -- member remove \
-        8e9e05c52164694d`";
+fn etcd_and_inventory_must_agree_on_members() {
+    let found = |world: &World| -> Vec<String> {
+        let results = results(world).into_iter();
+        results
+            .map(|line| line.split(';').next().unwrap_or_default().to_owned())
+            .collect()
+    };
+    let stranger = "Fatal etcd-members: m1: etcd has a member that the inventory does not name: \
+        at 10.77.3.11 (https://10.77.3.11:2380)";
+    let lost = "Fatal etcd-members: m1: it was a member of etcd, which has it no longer";
     for (members, expected) in [
         (&["10.77.1.11"][..], vec![]),
-        (&["10.77.1.11", "10.77.3.11"], vec![stranger.to_owned()]),
-        // Whoever has joined needs no list.
-        (&["10.77.1.11", "10.77.2.11", "10.77.3.11"], vec![]),
+        (&["10.77.1.11", "10.77.2.11"], vec![]),
+        // Whether or not somebody joins: ending it would take its vote away.
+        (&["10.77.1.11", "10.77.3.11"], vec![stranger]),
+        (&["10.77.1.11", "10.77.2.11", "10.77.3.11"], vec![stranger]),
+        (&["10.77.2.11"], vec![lost]),
     ] {
-        assert_eq!(results(&joining(members)), expected, "{members:?}");
+        assert_eq!(found(&joining(members)), expected, "{members:?}");
     }
+    let mut world = joining(&["10.77.1.11"]);
+    world.facts.get_mut("m2").unwrap().etcd_data = true;
+    let stale = "Fatal etcd-members: m2: it holds data of a member that etcd does not know";
+    assert_eq!(found(&world), [stale]);
+
+    // A voter or an earlier joiner is left out.
+    let mut world = joining(&["10.77.1.11"]);
+    let mut third = world.desired.hosts["m2"].clone();
+    third.etcd = Some(EtcdMembership {
+        peer_url: "https://10.77.3.13:2380".to_owned(),
+        client_url: "https://10.77.3.13:2379".to_owned(),
+        joins: Some(1),
+    });
+    world.desired.hosts.insert("m3".to_owned(), third);
+    let hindered =
+        "Fatal etcd-members: m2: it is to join etcd, which takes nobody while m3 is gone";
+    assert_eq!(found(&world), [hindered]);
 }
 
 #[test]

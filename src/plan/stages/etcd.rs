@@ -75,9 +75,13 @@ fn join(
         .hosts
         .iter()
         .filter(|other| other.name != host.name && !to_come.contains(&other.name));
-    let endpoints: Vec<String> = voters
+    let mut endpoints: Vec<String> = voters
         .filter_map(|other| Some(other.desired.etcd.as_ref()?.client_url.clone()))
         .collect();
+    if endpoints.is_empty() {
+        // Nobody could tell who votes: perhaps the host itself.
+        endpoints.push(membership.client_url.clone());
+    }
     let stage = Stage::Etcd;
     let mut steps = Vec::new();
     let mut waits = Vec::new();
