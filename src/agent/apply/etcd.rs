@@ -26,7 +26,23 @@ pub(super) struct Joining<'a> {
     pub(super) notices: &'a NoticeSender,
 }
 
-impl Joining<'_> {
+impl<'a> Joining<'a> {
+    pub(super) fn new(
+        root: &'a Root,
+        peer_url: &'a str,
+        endpoints: &'a [String],
+        limit_seconds: u32,
+        notices: &'a NoticeSender,
+    ) -> Self {
+        Self {
+            root,
+            peer_url,
+            endpoints,
+            limit: Duration::from_secs(u64::from(limit_seconds)),
+            notices,
+        }
+    }
+
     /// Makes the member known as a learner, unless it is known.
     ///
     /// # Errors

@@ -84,13 +84,7 @@ pub async fn apply(root: &Root, request: ApplyRequest, notices: &NoticeSender) -
             endpoints,
             limit_seconds,
         } => {
-            let joining = etcd::Joining {
-                root,
-                peer_url: &peer_url,
-                endpoints: &endpoints,
-                limit: Duration::from_secs(u64::from(limit_seconds)),
-                notices,
-            };
+            let joining = etcd::Joining::new(root, &peer_url, &endpoints, limit_seconds, notices);
             joining.add_learner(&name).await
         }
         Action::PromoteEtcdLearner {
@@ -98,13 +92,7 @@ pub async fn apply(root: &Root, request: ApplyRequest, notices: &NoticeSender) -
             endpoints,
             limit_seconds,
         } => {
-            let joining = etcd::Joining {
-                root,
-                peer_url: &peer_url,
-                endpoints: &endpoints,
-                limit: Duration::from_secs(u64::from(limit_seconds)),
-                notices,
-            };
+            let joining = etcd::Joining::new(root, &peer_url, &endpoints, limit_seconds, notices);
             joining.promote().await
         }
         Action::Apply { set } => manifests::apply(root, &set, manifests).await,

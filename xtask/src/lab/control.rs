@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use camino::{Utf8Path, Utf8PathBuf};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::Write as _;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// A host full of pods needs a while to stop all its units in order.
@@ -142,6 +142,21 @@ impl Lab {
     /// What the router has counted since its rules were loaded.
     pub fn router_counters(&self) -> Result<RouterCounters> {
         router::counters()
+    }
+
+    /// Starts a script on a host that is read while it runs: the child, and
+    /// its standard output.
+    pub fn ssh_follow(&self, name: &str, script: &str) -> Result<(Child, ChildStdout)> {
+        let mut child = self
+            .ssh_command(name)?
+            .arg(script)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("starting ssh")?;
+        let stdout = child.stdout.take().context("no standard output")?;
+        Ok((child, stdout))
     }
 
     /// The command that logs in to a host as root, with the lab's key and the

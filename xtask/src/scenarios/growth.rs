@@ -9,7 +9,7 @@ use crate::{paths, shell};
 use anyhow::{Context as _, Result, ensure};
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Stdio};
+use std::process::Child;
 use std::time::Duration;
 
 const WRITES_LIMIT: Duration = Duration::from_secs(60);
@@ -133,15 +133,7 @@ impl Writer {
              if {KUBECTL} create configmap -n default written-$number >/dev/null 2>&1; \
              then echo written-$number; else echo refused; fi; done"
         );
-        let mut child = lab
-            .ssh_command(host)?
-            .arg(follow)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("starting ssh")?;
-        let stdout = child.stdout.take().context("no standard output")?;
+        let (child, stdout) = lab.ssh_follow(host, &follow)?;
         let (sender, first) = std::sync::mpsc::channel();
         let lines = std::thread::spawn(move || {
             let mut writes = Writes::default();

@@ -9,7 +9,7 @@ use crate::product::{outcome, wait_until};
 use crate::shell;
 use anyhow::{Context as _, Result, ensure};
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Stdio};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 /// Nodes are Ready again within this after a boot, on two shared cores.
@@ -263,15 +263,7 @@ impl Watch {
     fn start(lab: &Lab, host: Option<&Host>) -> Result<Self> {
         let host = host.context("no worker")?;
         let follow = "while sleep 1; do ".to_owned() + KUBECTL + " get nodes --no-headers; done";
-        let mut child = lab
-            .ssh_command(&host.name)?
-            .arg(follow)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("starting ssh")?;
-        let stdout = child.stdout.take().context("no standard output")?;
+        let (child, stdout) = lab.ssh_follow(&host.name, &follow)?;
         let (sender, lines) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
