@@ -24,8 +24,9 @@ pub struct ObserveRequest {
     /// System users to look for.
     #[serde(default)]
     pub users: BTreeSet<String>,
-    /// Conditions to evaluate once, side by side and without waiting (each
-    /// within about two seconds).
+    /// Conditions to evaluate side by side: once and within about three
+    /// seconds each, or a few times where content is asked for too and they
+    /// are denied late.
     #[serde(default)]
     pub conditions: Vec<Condition>,
     /// Whether to read all binaries and staged blobs and list those whose

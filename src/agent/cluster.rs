@@ -52,7 +52,7 @@ pub async fn observe(
         nodes,
         version,
         manifests: sets.await,
-        unmet: condition::unmet(root, conditions).await,
+        unmet: condition::unmet_for_sure(root, conditions).await,
     })
 }
 

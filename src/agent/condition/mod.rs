@@ -23,6 +23,11 @@ const FIRST_INTERVAL: Duration = Duration::from_millis(100);
 const LAST_INTERVAL: Duration = Duration::from_secs(1);
 /// One look at a condition takes no longer than this.
 const LOOK_LIMIT: Duration = Duration::from_secs(3);
+/// What works denies within milliseconds; who is busy takes longer.
+const LATE: Duration = Duration::from_secs(1);
+/// Hosts are busiest while a plan's facts are gathered, since they read all
+/// their content for it.
+const LOOKS_FOR_SURE: u32 = 4;
 
 /// Looks at a condition once.
 ///
@@ -58,14 +63,32 @@ pub async fn check(root: &Root, condition: &Condition) -> Result<()> {
 
 /// Looks at conditions once, side by side, and returns those that don't hold.
 pub async fn unmet(root: &Root, conditions: &[Condition]) -> Vec<UnmetCondition> {
-    let looks = conditions.iter().map(|condition| async {
-        let error = check(root, condition).await.err()?;
-        Some(UnmetCondition {
-            condition: condition.clone(),
-            reason: format!("{error:#}"),
-        })
+    unmet_after(root, conditions, 1).await
+}
+
+/// The same for a plan, which is not to be made from a moment's load: what is
+/// denied late, or not answered at all, is asked a few times.
+pub async fn unmet_for_sure(root: &Root, conditions: &[Condition]) -> Vec<UnmetCondition> {
+    unmet_after(root, conditions, LOOKS_FOR_SURE).await
+}
+
+async fn unmet_after(root: &Root, conditions: &[Condition], looks: u32) -> Vec<UnmetCondition> {
+    let each = conditions.iter().map(|condition| async move {
+        let mut look = 1;
+        loop {
+            let begin = Instant::now();
+            let error = check(root, condition).await.err()?;
+            if look >= looks || begin.elapsed() < LATE {
+                return Some(UnmetCondition {
+                    condition: condition.clone(),
+                    reason: format!("{error:#}"),
+                });
+            }
+            look += 1;
+            tokio::time::sleep(LAST_INTERVAL).await;
+        }
     });
-    join_all(looks).await.into_iter().flatten().collect()
+    join_all(each).await.into_iter().flatten().collect()
 }
 
 /// Waits until a condition holds.
@@ -230,5 +253,36 @@ mod tests {
         let (_, unmet) = tokio::join!(serve, unmet(&root, &conditions));
         assert_eq!(unmet.len(), 1);
         assert_eq!(unmet[0].condition, Condition::OverlayUp);
+    }
+    /// Answers each question on a new connection, the first ones not at all.
+    async fn health_that_is_busy(listener: tokio::net::TcpListener, unanswered: usize) {
+        let mut kept = Vec::new();
+        for question in 0.. {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            if question >= unanswered {
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+                let mut asked = [0; 1024];
+                tokio::io::AsyncReadExt::read(&mut stream, &mut asked)
+                    .await
+                    .unwrap();
+                tokio::io::AsyncWriteExt::write_all(&mut stream, answer)
+                    .await
+                    .unwrap();
+            }
+            kept.push(stream);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_busy_moment_is_no_fact_for_a_plan() {
+        for (unanswered, looks, expected) in [(1, LOOKS_FOR_SURE, 0), (1, 1, 1)] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let server = tokio::spawn(health_that_is_busy(listener, unanswered));
+            let conditions = [Condition::HealthEndpoint { port }];
+            let unmet = unmet_after(&Root::below("/nonexistent"), &conditions, looks).await;
+            server.abort();
+            assert_eq!(unmet.len(), expected, "{unmet:?}");
+        }
     }
 }

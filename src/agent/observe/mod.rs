@@ -32,7 +32,7 @@ use super::accounts::Accounts;
 use super::channel::NoticeSender;
 use super::condition;
 use super::root::Root;
-use crate::facts::{HostFacts, ObserveRequest};
+use crate::facts::{HostFacts, ObserveRequest, UnmetCondition};
 use crate::layout;
 use crate::owned::owned_units;
 use anyhow::{Context, Result};
@@ -66,7 +66,7 @@ pub async fn observe(
         observe_units(root, request),
         observe_images(root, request),
         etcd::observe(root, &request.etcd_endpoints),
-        condition::unmet(root, &request.conditions),
+        unmet(root, request),
     );
     let mut facts = local.context("observing the host")?;
     facts.listening = listening.context("observing sockets")?;
@@ -84,6 +84,13 @@ pub async fn observe(
         .duration_since(UNIX_EPOCH)
         .map_or(0.0, |elapsed| elapsed.as_secs_f64());
     Ok(facts)
+}
+
+async fn unmet(root: &Root, request: &ObserveRequest) -> Vec<UnmetCondition> {
+    match request.content {
+        true => condition::unmet_for_sure(root, &request.conditions).await,
+        false => condition::unmet(root, &request.conditions).await,
+    }
 }
 
 /// What is learned from files, `/proc`, `/sys` and netlink.

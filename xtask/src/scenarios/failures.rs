@@ -60,7 +60,11 @@ pub fn registry_of<'a>(lab: &'a Lab, host: &Host) -> Result<&'a str> {
 /// Nothing to do, said so, and no host touched.
 pub fn second_install(context: &Context) -> Result<()> {
     let steps = context.product.plan()?;
-    ensure!(steps.is_empty(), "the plan has steps: {steps:#?}");
+    ensure!(
+        steps.is_empty(),
+        "the plan has steps: {}",
+        titles(&steps).join(", ")
+    );
     let outcome = outcome(&mut context.product.verb("install", &["--yes"]))?;
     ensure!(
         outcome.status == 0,
@@ -74,6 +78,14 @@ pub fn second_install(context: &Context) -> Result<()> {
         outcome.stderr
     );
     Ok(())
+}
+
+/// Host and title of each step of a plan.
+fn titles(steps: &[serde_json::Value]) -> Vec<String> {
+    let text = |step: &serde_json::Value, key: &str| step[key].as_str().unwrap_or("?").to_owned();
+    let each = steps.iter();
+    each.map(|step| format!("{} {}", text(step, "host"), text(step, "title")))
+        .collect()
 }
 
 /// The router's counters: nobody sent anything to an address that is not the
