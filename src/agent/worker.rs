@@ -3,7 +3,7 @@
 use super::channel::{BodyReceiver, NoticeSender};
 use super::failure::failure_of;
 use super::root::Root;
-use super::seed::{ManifestTarget, Seed};
+use super::seed::{ManifestTarget, Seed, pieces};
 use super::staging::{self, Stored};
 use super::{apply, cluster, observe, run};
 use crate::digest::Digest;
@@ -117,7 +117,9 @@ impl Worker {
         match target {
             BlobTarget::Staging => staging::put(&self.root, digest, size, body).await,
             BlobTarget::Repository { repository } => {
-                self.seed.put_blob(&repository, digest, size, body).await
+                self.seed
+                    .put_blob(&repository, digest, size, pieces(body))
+                    .await
             }
             BlobTarget::Manifest {
                 repository,
@@ -129,7 +131,9 @@ impl Worker {
                     media_type,
                     tag,
                 };
-                self.seed.put_manifest(&target, digest, size, body).await
+                self.seed
+                    .put_manifest(&target, digest, size, pieces(body))
+                    .await
             }
         }
     }

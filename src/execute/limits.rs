@@ -38,6 +38,7 @@ pub(super) fn limit(action: &Action) -> Duration {
         Action::SwapOff => SWAP_OFF,
         Action::PutBlobs { .. }
         | Action::Seed { .. }
+        | Action::CopyArtifacts { .. }
         | Action::InstallBinaries { .. }
         | Action::PullImages { .. } => TRANSFER,
         Action::StartUnits { units, .. } => UNIT * count(units.len()),

@@ -79,6 +79,12 @@ pub enum Action {
     Seed {
         artifacts: Vec<SeedArtifact>,
     },
+    /// Fills the host's registry in the same way, from the first of other
+    /// registries that answers.
+    CopyArtifacts {
+        artifacts: Vec<SeedArtifact>,
+        registries: Vec<String>,
+    },
     /// Puts binaries into the store (from staging, else from the first
     /// registry that answers), proves their digest, and sets their links.
     InstallBinaries {

@@ -58,6 +58,10 @@ pub(super) async fn apply(host: &SimulatedHost, request: ApplyRequest) -> Done {
             registries,
         } => install_binaries(host, binaries, registries).await,
         Action::PullImages { images, registries } => pull_images(host, images, registries).await,
+        Action::CopyArtifacts {
+            artifacts,
+            registries,
+        } => host.copy_artifacts(artifacts, registries).await,
         Action::StartUnits { units, wait } => {
             start_units(host, units, &request.inputs).await?;
             match wait {

@@ -7,8 +7,16 @@ use crate::digest::Digest;
 use crate::host::{
     BlobTarget, Body, Call, Failure, Host, HostError, Request, Response, Transferred,
 };
+use crate::plan::SeedArtifact;
 use futures_util::future::BoxFuture;
 use sha2::{Digest as _, Sha256};
+
+/// Where a blob's bytes are.
+enum Bytes<'a> {
+    Of(Option<Box<dyn Body + 'a>>),
+    /// In a repository of other registries.
+    From(&'a [String], &'a str),
+}
 
 /// A connection to a simulated machine.
 pub(super) struct SimulatedHost {
@@ -70,7 +78,10 @@ impl SimulatedHost {
                 digest,
                 size,
                 target,
-            } => self.put_blob(digest, size, target, call.body).await,
+            } => {
+                self.put_blob(digest, size, target, Bytes::Of(call.body))
+                    .await
+            }
             // One run at a time is what the real lock is tested for.
             Request::Acquire { .. } => Ok(Response::Done),
             Request::SeedStart => self.set_seeding(Seeding::Started).await,
@@ -135,12 +146,43 @@ impl SimulatedHost {
         }
     }
 
+    /// Fills the registry from others, blob by blob, as from a bundle.
+    pub(super) async fn copy_artifacts(
+        &self,
+        artifacts: &[SeedArtifact],
+        registries: &[String],
+    ) -> Result<(), HostError> {
+        self.set_seeding(Seeding::Started).await?;
+        for artifact in artifacts {
+            let repository = &artifact.repository;
+            for blob in &artifact.blobs {
+                let target = BlobTarget::Repository {
+                    repository: repository.clone(),
+                };
+                let bytes = Bytes::From(registries, repository);
+                self.put_blob(blob.digest, blob.size, target, bytes).await?;
+            }
+            for (index, manifest) in artifact.manifests.iter().enumerate() {
+                let is_last = index + 1 == artifact.manifests.len();
+                let target = BlobTarget::Manifest {
+                    repository: repository.clone(),
+                    media_type: manifest.media_type.clone(),
+                    tag: is_last.then(|| artifact.tag.clone()),
+                };
+                let bytes = Bytes::From(registries, repository);
+                self.put_blob(manifest.digest, manifest.size, target, bytes)
+                    .await?;
+            }
+        }
+        self.set_seeding(Seeding::Stopped).await.map(|_| ())
+    }
+
     async fn put_blob(
         &self,
         digest: Digest,
         size: u64,
         target: BlobTarget,
-        body: Option<Box<dyn Body + '_>>,
+        bytes: Bytes<'_>,
     ) -> Result<Response, HostError> {
         let is_damaged = self.world.with(|world| {
             let machine = world.machines.get(&self.name);
@@ -161,8 +203,17 @@ impl SimulatedHost {
         if let Some(reason) = refused {
             return Err(self.failed(reason));
         }
-        if !present {
-            self.read(&digest, body)?;
+        match bytes {
+            _ if present => {}
+            Bytes::Of(body) => self.read(&digest, body)?,
+            Bytes::From(registries, repository) => {
+                let reason = self.world.with(|world| {
+                    world.why_not_served(&self.name, registries, repository, &digest)
+                });
+                if let Some(reason) = reason {
+                    return Err(self.failed(reason));
+                }
+            }
         }
         self.operate(InHand::GivenUp, Durability::Synced, |machine, _| {
             store(machine, &target, digest, size);

@@ -78,6 +78,7 @@ fn lab_options(product: &Product, args: &Args) -> lab::Options {
             zones: Vec::new(),
         },
         default_route: lab::DefaultRoute::Absent,
+        bandwidth: None,
         rules: lab::Rules::Binary(product.binary.clone()),
     }
 }

@@ -6,6 +6,7 @@ mod demo;
 mod dist;
 mod lab;
 mod paths;
+mod probe;
 mod product;
 mod scenarios;
 mod shell;

@@ -2,30 +2,23 @@
 
 use super::download::{self, Counter};
 use super::pending;
+use super::registries::{Registries, not_to_be_had};
 use crate::agent::atomic;
 use crate::agent::channel::NoticeSender;
-use crate::agent::http::{self, TlsFiles};
 use crate::agent::observe::is_stored;
 use crate::agent::root::Root;
 use crate::desired::Binary;
-use crate::host::{Failure, Notice};
+use crate::host::Notice;
 use crate::layout;
 use anyhow::{Context, Result};
 use camino::Utf8Path;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use reqwest::Client;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
-use tokio::sync::Mutex;
+use tokio::sync::OnceCell;
 
 /// Unpacking is bound by a core, and small hosts have two.
 const PARALLEL: usize = 2;
-/// A registry that says nothing for so long is given up for the next one.
-const QUIET_LIMIT: Duration = Duration::from_secs(20);
-/// Every registry is tried so often before the step fails.
-const ROUNDS: u32 = 3;
-const ROUND_PAUSE: Duration = Duration::from_secs(2);
 /// Progress is told in steps of this size.
 const PROGRESS_BYTES: u64 = 1 << 20;
 
@@ -44,7 +37,7 @@ pub(super) async fn install(
         root,
         registries,
         notices,
-        failed: Mutex::default(),
+        reader: OnceCell::new(),
     };
     // Futures first: a closure inside the stream would be too narrow in its
     // lifetimes for a spawned task.
@@ -68,9 +61,7 @@ struct Installer<'a> {
     root: &'a Root,
     registries: &'a [String],
     notices: &'a NoticeSender,
-    /// Registries that failed once: they are asked last from then on, so that
-    /// one that is down costs its time only once.
-    failed: Mutex<BTreeSet<String>>,
+    reader: OnceCell<Registries<'a>>,
 }
 
 impl Installer<'_> {
@@ -96,39 +87,28 @@ impl Installer<'_> {
         }
         if self.registries.is_empty() {
             tried.push("no registry to ask".to_owned());
-        } else {
-            let client = self.client()?;
-            for round in 0..ROUNDS {
-                if round > 0 {
-                    tokio::time::sleep(ROUND_PAUSE).await;
-                }
-                for registry in self.registries_in_order().await {
-                    let url = blob_url(registry, binary);
-                    let counter = self.counter(name, binary);
-                    let fetched = download::fetch(&client, &url, binary, &place, counter).await;
-                    let Err(error) = fetched else {
-                        return Ok(());
-                    };
-                    self.failed.lock().await.insert(registry.clone());
-                    if round + 1 == ROUNDS {
-                        tried.push(format!("{registry}: {error:#}"));
-                    } else {
-                        self.notices.send_lossy(Notice::Waiting {
-                            reason: format!("{name}: {registry}: {error:#}"),
-                        });
-                    }
-                }
+            return Err(not_to_be_had(&tried));
+        }
+        let registries = self.reader().await?;
+        let mut tries = registries.tries(name);
+        while let Some(registry) = tries.next().await {
+            let url = blob_url(registry, binary);
+            let counter = self.counter(name, binary);
+            let client = registries.client();
+            match download::fetch(client, &url, binary, &place, counter).await {
+                Ok(()) => return Ok(()),
+                Err(error) => tries.failed(registry, &error).await,
             }
         }
-        Err(Failure {
-            message: format!("it could not be had; tried {}", tried.join("; ")),
-            lines: Vec::new(),
-            hint: Some(
-                "check that this host reaches the registries (`cofferdam ports` lists the rules) and that `registry.service` runs there"
-                    .to_owned(),
-            ),
-        }
-        .into())
+        tried.extend(tries.tried());
+        Err(not_to_be_had(&tried))
+    }
+
+    /// Made when it is needed first: before any registry serves there is no
+    /// certificate for them either.
+    async fn reader(&self) -> Result<&Registries<'_>> {
+        let make = async || Registries::new(self.root, self.registries, self.notices);
+        self.reader.get_or_try_init(make).await
     }
 
     async fn is_stored(&self, binary: &Binary) -> Result<bool> {
@@ -136,14 +116,6 @@ impl Installer<'_> {
         tokio::task::spawn_blocking(move || is_stored(&root, &digest, size))
             .await
             .context("reading the store")
-    }
-
-    /// Nearest first, but those that failed last.
-    async fn registries_in_order(&self) -> Vec<&String> {
-        let failed = self.failed.lock().await;
-        let mut registries: Vec<&String> = self.registries.iter().collect();
-        registries.sort_by_key(|registry| failed.contains(*registry));
-        registries
     }
 
     async fn unpack_staged(
@@ -159,16 +131,6 @@ impl Installer<'_> {
         tokio::task::spawn_blocking(move || download::unpack(file, &binary, &place, counter))
             .await
             .context("unpacking")?
-    }
-
-    fn client(&self) -> Result<Client> {
-        let identity = (
-            layout::REGISTRY_CLIENT_CERTIFICATE,
-            layout::REGISTRY_CLIENT_KEY,
-        );
-        let files = TlsFiles::load(self.root, layout::REGISTRY_CA, Some(identity))
-            .context("reading the certificate for registries")?;
-        http::client(&files, QUIET_LIMIT)
     }
 
     fn counter(&self, name: &str, binary: &Binary) -> Counter {

@@ -11,6 +11,8 @@ mod images;
 mod kernel;
 mod manifests;
 mod pending;
+mod registries;
+mod registry;
 mod units;
 mod users;
 
@@ -62,6 +64,10 @@ pub async fn apply(root: &Root, request: ApplyRequest, notices: &NoticeSender) -
         Action::PullImages { images, registries } => {
             images::pull(root, &images, &registries, notices).await
         }
+        Action::CopyArtifacts {
+            artifacts,
+            registries,
+        } => registry::copy(root, &artifacts, &registries, notices).await,
         Action::StartUnits { units, wait } => {
             let waiting = if wait {
                 units::Waiting::EachActive

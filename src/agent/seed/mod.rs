@@ -12,11 +12,28 @@ use super::root::Root;
 use super::staging::Stored;
 use crate::digest::Digest;
 use anyhow::{Result, anyhow};
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream, StreamExt as _};
 use instance::Instance;
 pub use leftovers::remove_leftovers;
 pub use push::ManifestTarget;
 use push::Pusher;
 use tokio::sync::Mutex;
+
+/// What goes into the registry, piece by piece.
+pub type Content = BoxStream<'static, std::io::Result<Bytes>>;
+
+/// A request's body as content that fails if it is cut off.
+pub fn pieces(body: BodyReceiver) -> Content {
+    let pieces = stream::try_unfold(body, |mut body| async move {
+        match body.next().await {
+            Ok(Some(piece)) => Ok(Some((piece, body))),
+            Ok(None) => Ok(None),
+            Err(error) => Err(std::io::Error::other(error)),
+        }
+    });
+    pieces.boxed()
+}
 
 /// The writable instance of one agent; none until it is started.
 #[derive(Debug, Default)]
@@ -63,7 +80,7 @@ impl Seed {
     }
 
     /// Puts a layer or configuration into a repository: from staging if it is
-    /// there, else from the body.
+    /// there, else from the content given.
     ///
     /// # Errors
     /// If the instance does not run, or refuses the blob.
@@ -72,10 +89,10 @@ impl Seed {
         repository: &str,
         digest: &Digest,
         size: u64,
-        body: BodyReceiver,
+        content: Content,
     ) -> Result<Stored> {
         let pusher = self.pusher().await?;
-        pusher.put_blob(repository, digest, size, body).await
+        pusher.put_blob(repository, digest, size, content).await
     }
 
     /// Puts a manifest or index into a repository.
@@ -87,10 +104,10 @@ impl Seed {
         target: &ManifestTarget,
         digest: &Digest,
         size: u64,
-        body: BodyReceiver,
+        content: Content,
     ) -> Result<Stored> {
         let pusher = self.pusher().await?;
-        pusher.put_manifest(target, digest, size, body).await
+        pusher.put_manifest(target, digest, size, content).await
     }
 
     async fn pusher(&self) -> Result<Pusher> {

@@ -1,16 +1,15 @@
 //! Pushes blobs and manifests to a registry, as the OCI distribution
 //! specification has it: one upload each, whole.
 
+use super::Content;
 use super::damaged::remove_if_damaged;
-use crate::agent::channel::BodyReceiver;
 use crate::agent::http;
 use crate::agent::root::Root;
 use crate::agent::staging::{self, Stored};
 use crate::digest::Digest;
 use anyhow::{Context, Result, anyhow, bail};
-use bytes::Bytes;
 use camino::Utf8Path;
-use futures_util::{Stream, stream};
+use futures_util::TryStreamExt;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use reqwest::{Body, Client, Response, StatusCode};
 use std::time::Duration;
@@ -57,7 +56,7 @@ impl Pusher {
         repository: &str,
         digest: &Digest,
         size: u64,
-        body: BodyReceiver,
+        content: Content,
     ) -> Result<Stored> {
         let pushing = || format!("putting blob {digest} into {repository}");
         remove_if_damaged(&self.root, digest)
@@ -66,14 +65,14 @@ impl Pusher {
         if self.has_blob(repository, digest).await? {
             return Ok(Stored::AlreadyThere);
         }
-        let (content, stored) = if staging::is_staged(&self.root, digest, size).await? {
+        let (body, stored) = if staging::is_staged(&self.root, digest, size).await? {
             let file = tokio::fs::File::open(staging::place_of(&self.root, digest))
                 .await
                 .with_context(pushing)?;
             let stream = ReaderStream::with_capacity(file, PIECE_BYTES);
             (Body::wrap_stream(stream), Stored::AlreadyThere)
         } else {
-            (Body::wrap_stream(pieces(body)), Stored::Taken)
+            (Body::wrap_stream(content), Stored::Taken)
         };
         let begin = self
             .client
@@ -92,7 +91,7 @@ impl Pusher {
             .put(format!("{location}{separator}digest={digest}"))
             .header(CONTENT_LENGTH, size)
             .header(CONTENT_TYPE, "application/octet-stream")
-            .body(content)
+            .body(body)
             .send()
             .await
             .map_err(|error| anyhow!("{}: {}", pushing(), http::reason(&error)))?;
@@ -107,7 +106,7 @@ impl Pusher {
         target: &ManifestTarget,
         digest: &Digest,
         size: u64,
-        mut body: BodyReceiver,
+        mut content: Content,
     ) -> Result<Stored> {
         let ManifestTarget {
             repository,
@@ -128,7 +127,7 @@ impl Pusher {
             );
         }
         let mut bytes = Vec::new();
-        while let Some(piece) = body.next().await? {
+        while let Some(piece) = content.try_next().await? {
             bytes.extend_from_slice(&piece);
             if bytes.len() as u64 > size {
                 break;
@@ -219,22 +218,13 @@ async fn accepted(response: Response, expected: StatusCode) -> Result<Response> 
     )
 }
 
-/// A body as a stream that fails if it is cut off.
-fn pieces(body: BodyReceiver) -> impl Stream<Item = std::io::Result<Bytes>> {
-    stream::try_unfold(body, |mut body| async move {
-        match body.next().await {
-            Ok(Some(piece)) => Ok(Some((piece, body))),
-            Ok(None) => Ok(None),
-            Err(error) => Err(std::io::Error::other(error)),
-        }
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::channel::body_channel;
+    use crate::agent::channel::{BodyReceiver, body_channel};
+    use crate::agent::seed::pieces;
     use crate::agent::test_host::TestHost;
+    use bytes::Bytes;
     use std::sync::{Arc, Mutex};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::UnixListener;
@@ -286,11 +276,11 @@ mod tests {
         body.len() >= length.map_or(0, |length| length.parse().unwrap())
     }
 
-    async fn whole_body(text: &'static str) -> BodyReceiver {
+    async fn whole_body(text: &'static str) -> Content {
         let (sender, receiver) = body_channel();
         sender.send(Bytes::from_static(text.as_bytes())).unwrap();
         sender.finish().unwrap();
-        receiver
+        pieces(receiver)
     }
 
     const CREATED: &str = "201 Created\r\nContent-Length: 0";
@@ -314,7 +304,7 @@ mod tests {
             "blob",
         );
         let stored = pusher
-            .put_blob("x", &digest, 4, BodyReceiver::empty())
+            .put_blob("x", &digest, 4, pieces(BodyReceiver::empty()))
             .await
             .unwrap();
         assert_eq!(stored, Stored::AlreadyThere);
@@ -368,7 +358,12 @@ mod tests {
         let (sender, receiver) = body_channel();
         sender.send(Bytes::from_static(b"bl")).unwrap();
         drop(sender);
-        assert!(pusher.put_blob("x", &digest, 4, receiver).await.is_err());
+        assert!(
+            pusher
+                .put_blob("x", &digest, 4, pieces(receiver))
+                .await
+                .is_err()
+        );
     }
 
     #[tokio::test]

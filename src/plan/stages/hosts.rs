@@ -5,7 +5,7 @@ use super::super::order::{is_disruptive, one_by_one, side_by_side};
 use super::super::{Action, FileChange, Lane, StagePlan, Step, title};
 use super::units::unit_steps;
 use super::{lanes, step};
-use crate::desired::{BlobReference, FileKind, Stage};
+use crate::desired::{BlobReference, Condition, FileKind, Stage};
 use std::collections::BTreeMap;
 
 /// The media type of a compressed file in the bundle.
@@ -36,8 +36,32 @@ pub(in super::super) fn bring_up_registries(
         steps
     });
     let units = lanes(comparison, |host| unit_steps(comparison, host, stage));
-    let fill = lanes(comparison, |host| fill_registry(host, stage));
-    in_parts(comparison, stage, preparation, units, fill)
+    let fill = lanes(comparison, |host| {
+        let is_first = source_of(comparison, host).is_none();
+        let fill = is_first.then(|| fill_registry(host, None, stage));
+        fill.flatten().into_iter().collect()
+    });
+    let mut stages = in_parts(comparison, stage, preparation, units, fill);
+    let copy = lanes(comparison, |host| {
+        let source = source_of(comparison, host);
+        let copy = source.map(|source| fill_registry(host, Some(source), stage));
+        copy.flatten().into_iter().collect()
+    });
+    stages.extend(side_by_side(stage, vec![copy]));
+    stages
+}
+
+/// Another registry of the host's zone that holds everything, or will before:
+/// the jump host's link carries the bundle once for each zone.
+fn source_of<'a>(comparison: &'a Comparison, host: &HostDiff) -> Option<&'a HostDiff<'a>> {
+    let zone = comparison.zone_of(host.name);
+    let mut in_zone = comparison
+        .hosts
+        .iter()
+        .filter(|other| other.desired.registry.is_some() && comparison.zone_of(other.name) == zone);
+    let first = in_zone.clone().next();
+    let full = in_zone.find(|other| other.seeds().is_empty());
+    full.or(first).filter(|source| source.name != host.name)
 }
 
 /// Binaries, trust, configuration and images onto all hosts; containerd runs
@@ -206,10 +230,11 @@ fn pull_images(host: &HostDiff, stage: Stage) -> Option<Step> {
     Some(step(stage, host.name, title, action))
 }
 
-fn fill_registry(host: &HostDiff, stage: Stage) -> Vec<Step> {
+/// From the bundle, or from the registry of another host.
+fn fill_registry(host: &HostDiff, source: Option<&HostDiff>, stage: Stage) -> Option<Step> {
     let artifacts = host.seeds();
     if artifacts.is_empty() {
-        return Vec::new();
+        return None;
     }
     // A blob crosses the link once, and not at all where it lies in the store
     // of the registry or is staged.
@@ -226,12 +251,42 @@ fn fill_registry(host: &HostDiff, stage: Stage) -> Vec<Step> {
             title::count(artifacts.len(), "artifact", "artifacts")
         ),
         false => format!(
-            "fill registry: {}, {}",
+            "fill registry{}: {}, {}",
+            source.map_or(String::new(), |source| format!(" from {}", source.name)),
             title::count(blobs.len(), "blob", "blobs"),
             title::size(blobs.values().sum())
         ),
     };
-    vec![step(stage, host.name, title, Action::Seed { artifacts })]
+    let action = match source {
+        None => Action::Seed { artifacts },
+        Some(source) => Action::CopyArtifacts {
+            artifacts,
+            registries: registries_from(source, host),
+        },
+    };
+    Some(step(stage, host.name, title, action))
+}
+
+/// The registries that a host's own is filled from: the given one, then
+/// whatever else the host would read from.
+fn registries_from(source: &HostDiff, host: &HostDiff) -> Vec<String> {
+    let first = registry_address(source);
+    let own = registry_address(host);
+    let others = host.desired.registries.iter();
+    let others = others.filter(|address| ![first, own].contains(&Some(address.as_str())));
+    let first = first.map(str::to_owned);
+    first.into_iter().chain(others.cloned()).collect()
+}
+
+/// `10.77.1.11:5000` of a host's own registry.
+fn registry_address<'a>(host: &HostDiff<'a>) -> Option<&'a str> {
+    host.desired
+        .units
+        .iter()
+        .find_map(|unit| match &unit.ready {
+            Some(Condition::RegistryServing { address }) => Some(address.as_str()),
+            _ => None,
+        })
 }
 
 /// The host's files of a stage whose path passes, trust before what refers to

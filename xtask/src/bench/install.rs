@@ -1,13 +1,12 @@
-//! An install from bare hosts, and a second one, on the hosts of the lab.
+//! An install over three zones from bare hosts, and a second one.
 
-use super::{Figure, figure};
-use crate::demo;
-use crate::lab::{self, Lab};
-use crate::product::{Product, run_quietly};
+use super::hosts::{fresh_lab, on_hosts, send};
+use super::{Figure, figure, kubeadm};
+use crate::lab::{self, Kind, Lab};
+use crate::product::{Product, outcome, run_quietly};
 use crate::scenarios::pods;
 use anyhow::{Context, Result, ensure};
 use fs_err as fs;
-use std::process::{Child, Stdio};
 use std::time::Instant;
 
 /// Second installs that are timed; the fastest is reported, as is the fastest
@@ -21,50 +20,72 @@ const TRANSFER: [&str; 3] = ["prepare", "registry", "stage"];
 struct Restart {
     stage: &'static str,
     what: &'static str,
-    /// Shell lines, each on a host, all at once.
-    lines: &'static [(&'static str, &'static str)],
+    /// A shell line for all hosts, or all masters, at once.
+    line: &'static str,
+    masters_only: MastersOnly,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum MastersOnly {
+    Yes,
+    No,
 }
 
 const RESTARTS: &[Restart] = &[
     Restart {
         stage: "etcd",
         what: "systemctl restart etcd",
-        lines: &[("m1", "systemctl restart etcd")],
+        line: "systemctl restart etcd",
+        masters_only: MastersOnly::Yes,
     },
     Restart {
         stage: "control-plane",
         what: "systemctl restart of its units, till /readyz",
-        lines: &[(
-            "m1",
-            "systemctl restart kube-apiserver kube-controller-manager kube-scheduler; \
+        line: "systemctl restart kube-apiserver kube-controller-manager kube-scheduler; \
              until /opt/cofferdam/bin/kubectl --kubeconfig /etc/kubernetes/admin.kubeconfig get --raw /readyz > /dev/null 2>&1; do sleep 0.1; done",
-        )],
+        masters_only: MastersOnly::Yes,
     },
     Restart {
         stage: "nodes",
         what: "systemctl restart of its units",
-        lines: &[("m1", NODE_UNITS), ("w1", NODE_UNITS), ("w2", NODE_UNITS)],
+        line: "systemctl restart containerd kubelet kube-proxy",
+        masters_only: MastersOnly::No,
     },
     Restart {
         stage: "network",
         what: "systemctl restart flanneld",
-        lines: &[("m1", OVERLAY), ("w1", OVERLAY), ("w2", OVERLAY)],
+        line: "systemctl restart flanneld",
+        masters_only: MastersOnly::No,
     },
 ];
-const NODE_UNITS: &str = "systemctl restart containerd kubelet kube-proxy";
-const OVERLAY: &str = "systemctl restart flanneld";
 
-/// An install by stage, its bytes, and a second one.
-pub(super) fn figures(product: &Product) -> Result<Vec<Figure>> {
-    let lab = bare_hosts(product)?;
-    let copied = copy_everywhere(&lab, product)?;
+/// Bare hosts that the product is about to be installed on.
+pub(super) fn bare_hosts(
+    product: &Product,
+    wanted: lab::Wanted,
+    bandwidth: Option<&str>,
+) -> Result<Lab> {
+    let lab = fresh_lab(lab::Options {
+        wanted,
+        default_route: lab::DefaultRoute::Absent,
+        bandwidth: bandwidth.map(str::to_owned),
+        rules: lab::Rules::Binary(product.binary.clone()),
+    })?;
+    product.trust_hosts()?;
+    Ok(lab)
+}
+
+/// An install by stage, its bytes, and a second one. The cluster stays up.
+pub(super) fn figures(
+    product: &Product,
+    lab: &Lab,
+    peer: Option<&kubeadm::Measured>,
+) -> Result<Vec<Figure>> {
+    let copied = copy_everywhere(lab, product)?;
     let begun = Instant::now();
-    let events = run_quietly(&mut product.verb("install", &["--yes", "--json"]))?;
+    let told = Told::by_install(product)?;
     let total = begun.elapsed().as_secs_f64();
-    let told = Told::read(&events)?;
     pods::nodes_ready(product)?;
-    let restarted = restarts(&lab)?;
-    let hosts = lab.hosts().len() as f64;
 
     let transfer: f64 = told
         .stages
@@ -73,7 +94,17 @@ pub(super) fn figures(product: &Product) -> Result<Vec<Figure>> {
         .map(|(_, seconds)| seconds)
         .sum();
     let mut figures = vec![
-        figure("install, from bare hosts", (total, "s"), None, ""),
+        figure(
+            "install, from bare hosts",
+            (total, "s"),
+            peer.map(|peer| {
+                (
+                    "kubeadm, its files and images on the hosts before",
+                    peer.total,
+                )
+            }),
+            "0.7",
+        ),
         figure(
             "  bytes in place (prepare, registry, stage)",
             (transfer, "s"),
@@ -84,6 +115,7 @@ pub(super) fn figures(product: &Product) -> Result<Vec<Figure>> {
     for (name, seconds) in &told.phases {
         figures.push(figure(format!("  {name}"), (*seconds, "s"), None, ""));
     }
+    let restarted = restarts(lab)?;
     for (name, seconds) in &told.stages {
         let beside = RESTARTS
             .iter()
@@ -97,64 +129,74 @@ pub(super) fn figures(product: &Product) -> Result<Vec<Figure>> {
             "",
         ));
     }
+    for (name, seconds) in peer.iter().flat_map(|peer| &peer.parts) {
+        figures.push(figure(
+            format!("  kubeadm: {name}"),
+            (*seconds, "s"),
+            None,
+            "",
+        ));
+    }
+    figures.push(link(product, lab, &told)?);
+    figures.push(second(product, lab)?);
+    Ok(figures)
+}
+
+/// Bytes that went over the jump host's link, beside the bundle once for each
+/// zone and the agents.
+pub(super) fn link(product: &Product, lab: &Lab, told: &Told) -> Result<Figure> {
     let mebibytes = |bytes: f64| bytes / 1_048_576.0;
     let bundle = fs::metadata(&product.bundle)?.len() as f64;
-    let agents = hosts * fs::metadata(&product.binary)?.len() as f64;
-    figures.push(figure(
+    let agent = fs::metadata(&product.binary)?.len() as f64;
+    let floor = bundle * lab.layout().zones.len() as f64 + agent * lab.hosts().len() as f64;
+    Ok(figure(
         "bytes over the jump host's link",
         (mebibytes(told.sent_bytes), "MiB"),
-        Some(("one bundle and the agents", mebibytes(bundle + agents))),
+        Some(("the bundle for each zone, and the agents", mebibytes(floor))),
         "1.0",
-    ));
+    ))
+}
+
+fn second(product: &Product, lab: &Lab) -> Result<Figure> {
     let (mut second, mut logins) = (f64::MAX, f64::MAX);
     for _ in 0..REPEATS {
         let begun = Instant::now();
-        let said = crate::product::outcome(&mut product.verb("install", &["--yes"]))?.stderr;
+        let said = outcome(&mut product.verb("install", &["--yes"]))?.stderr;
         second = second.min(begun.elapsed().as_secs_f64());
         ensure!(said.contains("nothing to do"), "a second install:\n{said}");
-        let names: Vec<&str> = lab.hosts().iter().map(|host| host.name.as_str()).collect();
-        let lines: Vec<(&str, &str)> = names.iter().map(|name| (*name, "true")).collect();
-        logins = logins.min(on_hosts(&lab, &lines)?);
+        let lines: Vec<(&str, &str)> = lab
+            .hosts()
+            .iter()
+            .map(|host| (host.name.as_str(), "true"))
+            .collect();
+        logins = logins.min(on_hosts(lab, &lines)?);
     }
-    figures.push(figure(
+    Ok(figure(
         "second install",
         (second, "s"),
         Some(("ssh HOST true, all at once", logins)),
         "5 s",
-    ));
-    lab.down()?;
-    Ok(figures)
-}
-
-fn bare_hosts(product: &Product) -> Result<Lab> {
-    if let Ok(lab) = Lab::open() {
-        lab.down()?;
-    }
-    demo::clear_site()?;
-    let lab = lab::up(&lab::Options {
-        wanted: lab::Wanted {
-            masters: 1,
-            workers: 2,
-            zones: Vec::new(),
-        },
-        default_route: lab::DefaultRoute::Absent,
-        rules: lab::Rules::Binary(product.binary.clone()),
-    })?;
-    product.trust_hosts()?;
-    Ok(lab)
+    ))
 }
 
 /// What an install tells in its events.
 #[derive(Default)]
-struct Told {
+pub(super) struct Told {
     /// Seconds, by name.
     phases: Vec<(String, f64)>,
     /// Seconds, by name.
-    stages: Vec<(String, f64)>,
+    pub(super) stages: Vec<(String, f64)>,
     sent_bytes: f64,
 }
 
 impl Told {
+    /// Installs.
+    pub(super) fn by_install(product: &Product) -> Result<Self> {
+        Self::read(&run_quietly(
+            &mut product.verb("install", &["--yes", "--json"]),
+        )?)
+    }
+
     fn read(events: &str) -> Result<Self> {
         let mut told = Self::default();
         for line in events.lines() {
@@ -175,19 +217,10 @@ impl Told {
     }
 }
 
-/// Seconds that plain ssh takes to bring the whole bundle to each host, all at
-/// once: what a person would do who has nothing but scripts.
-fn copy_everywhere(lab: &Lab, product: &Product) -> Result<f64> {
-    let begun = Instant::now();
-    let mut children = Vec::new();
-    for host in lab.hosts() {
-        let mut command = lab.ssh_command(&host.name)?;
-        command.arg("cat > /var/tmp/bundle && rm /var/tmp/bundle");
-        command.stdin(fs::File::open(&product.bundle)?.into_parts().0);
-        children.push((host.name.clone(), command.spawn()?));
-    }
-    wait(children)?;
-    Ok(begun.elapsed().as_secs_f64())
+/// Seconds that plain ssh takes to bring the whole bundle to each host.
+pub(super) fn copy_everywhere(lab: &Lab, product: &Product) -> Result<f64> {
+    let line = "cat > /var/tmp/bundle && rm /var/tmp/bundle";
+    send(lab, &product.bundle, line)
 }
 
 /// Seconds for each of [`RESTARTS`].
@@ -195,29 +228,14 @@ fn restarts(lab: &Lab) -> Result<Vec<f64>> {
     RESTARTS
         .iter()
         .map(|restart| {
-            let seconds = on_hosts(lab, restart.lines);
+            let lines: Vec<(&str, &str)> = lab
+                .hosts()
+                .iter()
+                .filter(|host| restart.masters_only == MastersOnly::No || host.kind == Kind::Master)
+                .map(|host| (host.name.as_str(), restart.line))
+                .collect();
+            let seconds = on_hosts(lab, &lines);
             seconds.with_context(|| format!("restarting what stage {} started", restart.stage))
         })
         .collect()
-}
-
-/// Seconds until shell lines on hosts have all ended, run at the same time.
-fn on_hosts(lab: &Lab, lines: &[(&str, &str)]) -> Result<f64> {
-    let begun = Instant::now();
-    let mut children = Vec::new();
-    for (host, line) in lines {
-        let mut command = lab.ssh_command(host)?;
-        command.arg(line).stdin(Stdio::null());
-        children.push(((*host).to_owned(), command.spawn()?));
-    }
-    wait(children)?;
-    Ok(begun.elapsed().as_secs_f64())
-}
-
-fn wait(children: Vec<(String, Child)>) -> Result<()> {
-    for (host, mut child) in children {
-        let status = child.wait()?;
-        ensure!(status.success(), "{host}: ssh: {status}");
-    }
-    Ok(())
 }

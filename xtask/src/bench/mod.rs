@@ -1,8 +1,14 @@
 //! `cargo xtask bench`: figures, each beside its floor in the same run.
 
 mod bundle;
+mod hosts;
 mod install;
+mod kubeadm;
+mod links;
+mod memory;
+mod outages;
 
+use crate::lab::{Kind, Wanted};
 use crate::product::{Product, run_quietly};
 use crate::{paths, shell};
 use anyhow::{Context, Result};
@@ -16,9 +22,37 @@ const RUNS: &str = "5";
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only the figures that need no hosts.
-    #[arg(long)]
-    no_lab: bool,
+    /// Only these parts, each beside what it needs [default: all].
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Part>,
+    /// Masters of the cluster, one per zone in turn.
+    #[arg(long, default_value_t = 3)]
+    masters: u8,
+    /// Workers of the cluster, one per zone in turn.
+    #[arg(long, default_value_t = 2)]
+    workers: u8,
+}
+
+/// What is measured together.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// A bundle is built and verified; needs no hosts.
+    Bundle,
+    /// The same cluster by kubeadm.
+    Kubeadm,
+    /// An install from bare hosts, and a second one.
+    Install,
+    /// Memory of an idle master.
+    Memory,
+    /// Zones cut off and masters switched off.
+    Outages,
+    /// An install over slow links.
+    Links,
+}
+
+impl Part {
+    /// What is measured on one and the same cluster.
+    const ON_A_CLUSTER: [Self; 3] = [Self::Install, Self::Memory, Self::Outages];
 }
 
 /// One figure.
@@ -38,9 +72,46 @@ struct Figure {
 pub fn run(args: &Args) -> Result<()> {
     shell::debian_packages(&["hyperfine", "time"])?;
     let product = Product::for_lab(MINOR)?;
-    let mut figures = bundle::figures(&product)?;
-    if !args.no_lab {
-        figures.extend(install::figures(&product)?);
+    let is_asked = |part: Part| args.only.is_empty() || args.only.contains(&part);
+    let wanted = Wanted {
+        masters: args.masters,
+        workers: args.workers,
+        zones: Vec::new(),
+    };
+    let mut figures = Vec::new();
+    if is_asked(Part::Bundle) {
+        figures.extend(bundle::figures(&product)?);
+    }
+    let peer = match is_asked(Part::Kubeadm) {
+        true => Some(kubeadm::measure(MINOR, wanted.clone())?),
+        false => None,
+    };
+    if let (Some(peer), false) = (&peer, is_asked(Part::Install)) {
+        figures.extend(kubeadm::figures(peer));
+    }
+    if Part::ON_A_CLUSTER.iter().any(|part| is_asked(*part)) {
+        let lab = install::bare_hosts(&product, wanted.clone(), None)?;
+        match is_asked(Part::Install) {
+            true => figures.extend(install::figures(&product, &lab, peer.as_ref())?),
+            false => product.install()?,
+        }
+        if is_asked(Part::Memory) {
+            let masters = lab.hosts().iter();
+            let mut masters = masters.filter(|host| host.kind == Kind::Master);
+            let first = masters.next().context("no master")?;
+            let own = memory::idle(&lab, &first.name)?;
+            figures.extend(memory::figures(
+                &own,
+                peer.as_ref().map(|peer| &peer.memory),
+            ));
+        }
+        if is_asked(Part::Outages) {
+            figures.extend(outages::figures(&product, &lab)?);
+        }
+        lab.down()?;
+    }
+    if is_asked(Part::Links) {
+        figures.extend(links::figures(&product, wanted)?);
     }
     for figure in &figures {
         let beside = figure

@@ -55,6 +55,11 @@ impl Lab {
         &self.state.layout.hosts
     }
 
+    /// The root file system below all hosts.
+    pub fn base(&self) -> &Utf8Path {
+        &self.state.base
+    }
+
     /// Where inventory, key, bundles and site lie.
     pub fn directory(&self) -> &Utf8Path {
         &self.state.directory

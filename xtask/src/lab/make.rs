@@ -25,6 +25,9 @@ const PACKAGES: &[&str] = &[
 pub struct Options {
     pub wanted: Wanted,
     pub default_route: DefaultRoute,
+    /// What each zone's link to the rest carries, in the words of tc; without
+    /// it as much as the machine can.
+    pub bandwidth: Option<String>,
     pub rules: Rules,
 }
 
@@ -71,6 +74,9 @@ pub fn up(options: &Options) -> Result<Lab> {
     let lab = Lab::new(state.clone());
 
     network::make_router(&layout)?;
+    if let Some(rate) = &options.bandwidth {
+        network::limit_links(&layout, rate)?;
+    }
     let zones: Vec<&str> = layout.zones.iter().map(|zone| zone.name.as_str()).collect();
     steps.done(&format!("router with zones {}", zones.join(", ")));
 

@@ -52,6 +52,10 @@ enum Command {
         /// what takes it.
         #[arg(long)]
         default_route: bool,
+        /// What each zone's link to the rest carries, in the words of tc
+        /// (`100mbit`) [default: as much as the machine can].
+        #[arg(long, value_name = "RATE")]
+        bandwidth: Option<String>,
         #[command(flatten)]
         rules: RulesArgs,
     },
@@ -117,6 +121,7 @@ pub fn run(args: &Args) -> Result<()> {
             workers,
             zones,
             default_route,
+            bandwidth,
             rules,
         } => {
             let options = Options {
@@ -130,6 +135,7 @@ pub fn run(args: &Args) -> Result<()> {
                 } else {
                     DefaultRoute::Absent
                 },
+                bandwidth: bandwidth.clone(),
                 rules: rules.rules(),
             };
             up(&options).map(drop)

@@ -43,6 +43,30 @@ pub fn make_router(layout: &Layout) -> Result<()> {
     batch(Some(ROUTER_NAMESPACE), &router_inside(layout))
 }
 
+/// Gives each zone's link to the rest a bandwidth, such as `100mbit`: what is
+/// routed into a zone waits for its turn. Within a zone nothing does, since
+/// bridged frames don't pass the bridge's own queue.
+pub fn limit_links(layout: &Layout, rate: &str) -> Result<()> {
+    for zone in &layout.zones {
+        shell::read(
+            Command::new("tc")
+                .args(["-n", ROUTER_NAMESPACE])
+                .args(shape(zone, rate)),
+        )
+        .with_context(|| format!("giving zone {} a link of {rate}", zone.name))?;
+    }
+    Ok(())
+}
+
+/// Arguments of tc. A burst of a few milliseconds, and a queue as deep as that
+/// of a switch.
+fn shape(zone: &Zone, rate: &str) -> Vec<String> {
+    let bridge = zone.bridge();
+    let words = ["qdisc", "replace", "dev", &bridge, "root", "tbf"];
+    let tail = ["rate", rate, "burst", "256k", "latency", "50ms"];
+    words.iter().chain(&tail).map(ToString::to_string).collect()
+}
+
 /// Turns forwarding on.
 pub fn open_router() -> Result<()> {
     for (path, value) in ROUTER_SETTINGS {
@@ -259,6 +283,14 @@ mod tests {
              link add zone-b address 02:00:0a:4d:02:01 type bridge\n\
              address add 10.77.2.1/24 dev zone-b\n\
              link set zone-b up\n"
+        );
+    }
+
+    #[test]
+    fn a_link_is_shaped_where_it_enters_its_zone() {
+        assert_eq!(
+            shape(&layout().zones[1], "100mbit").join(" "),
+            "qdisc replace dev zone-b root tbf rate 100mbit burst 256k latency 50ms"
         );
     }
 

@@ -9,7 +9,7 @@ pub mod pods;
 mod refusals;
 mod rows;
 mod state;
-mod zones;
+pub mod zones;
 
 use crate::lab::{self, Lab};
 use crate::product::Product;
@@ -185,7 +185,7 @@ const THREE_ZONES: &[Scenario] = &[
     },
     Scenario {
         name: "three zones: status is fine",
-        run: zones::status_is_fine,
+        run: |c| zones::status_is_fine(&c.product),
     },
     Scenario {
         name: "three zones: a second install has zero steps",
@@ -198,6 +198,10 @@ const THREE_ZONES: &[Scenario] = &[
     Scenario {
         name: "three zones: a registry stopped, another stands in",
         run: zones::registry_stopped,
+    },
+    Scenario {
+        name: "three zones: a zone's second registry fills from its first",
+        run: zones::second_registry,
     },
     Scenario {
         name: "three zones: a row of each kind removed",
@@ -397,6 +401,7 @@ fn fresh_hosts(context: &Context, hosts: Hosts) -> Result<()> {
         },
         // A way out that leads nowhere, so that whoever tries it is counted.
         default_route: lab::DefaultRoute::Absent,
+        bandwidth: None,
         rules: lab::Rules::Binary(context.product.binary.clone()),
     };
     lab::up(&options)?;

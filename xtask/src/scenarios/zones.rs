@@ -5,11 +5,14 @@ use super::Context;
 use super::failures::registry_of;
 use super::pods;
 use crate::lab::{Host, Kind, Lab};
-use crate::product::{outcome, wait_until};
+use crate::probe::{Connections, Credentials, Probes};
+use crate::product::{Product, outcome, run_quietly, wait_until};
 use crate::shell;
 use anyhow::{Context as _, Result, ensure};
+use fs_err as fs;
 use std::io::{BufRead as _, BufReader};
 use std::process::Child;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Nodes are Ready again within this after a boot, on two shared cores.
@@ -24,13 +27,9 @@ pub(super) const KUBECTL: &str =
     "/run/kubectl --kubeconfig /run/admin.kubeconfig --request-timeout=10s";
 
 /// `cofferdam status` calls the cluster fine, and programs read the same.
-pub fn status_is_fine(context: &Context) -> Result<()> {
-    let inventory = context.product.inventory.as_str();
-    let outcome = outcome(
-        &mut context
-            .product
-            .command(&["status", "-i", inventory, "--json"]),
-    )?;
+pub fn status_is_fine(product: &Product) -> Result<()> {
+    let inventory = product.inventory.as_str();
+    let outcome = outcome(&mut product.command(&["status", "-i", inventory, "--json"]))?;
     ensure!(
         outcome.status == 0,
         "exit {}: {}",
@@ -65,8 +64,10 @@ fn masters_off(context: &Context, count: usize) -> Result<()> {
         bring_kubectl(&lab, &names(&lab))?;
         let others: Vec<&Host> = lab.hosts().iter().filter(|host| *host != master).collect();
         let watch = Watch::start(&lab, others.iter().copied().find(|host| is_worker(host)))?;
-        lab.kill(&master.name)?;
+        let credentials = Arc::new(Credentials::read(&lab)?);
+        let established = Probes::start(&credentials, &others, Connections::Kept)?;
         let begun = Instant::now();
+        lab.kill(&master.name)?;
         let answered = others.iter().try_for_each(|host| api_answers(&lab, host));
         shell::say(&format!(
             "        {} off: the proxies of all {} others were asked in turn within {:.1} s",
@@ -76,16 +77,23 @@ fn masters_off(context: &Context, count: usize) -> Result<()> {
         ));
         let result = answered
             .and_then(|()| told(context, 1, &master.name))
-            .and_then(|()| services_answer(context, &lab));
+            .and_then(|()| services_answer(context, &lab))
+            .and_then(|()| established.longest_silences(begun));
         let unready = watch.not_ready();
         lab.boot(&master.name)?;
-        result.with_context(|| format!("{} off", master.name))?;
+        let silences = result.with_context(|| format!("{} off", master.name))?;
+        let longest = silences.iter().map(|(_, seconds)| *seconds);
+        shell::say(&format!(
+            "        {} off: established connections had their next answer within {:.1} s",
+            master.name,
+            longest.fold(0.0, f64::max)
+        ));
         let innocent: Vec<&String> = unready
             .iter()
             .filter(|name| **name != master.name)
             .collect();
         ensure!(innocent.is_empty(), "NotReady though up: {innocent:?}");
-        all_well(context)?;
+        all_well(&context.product)?;
     }
     Ok(())
 }
@@ -111,7 +119,7 @@ fn zones_cut(context: &Context, zones: &[&str], duration: Duration) -> Result<()
         let result = without_zone(context, &lab, zone, duration);
         lab.heal(zone)?;
         result.with_context(|| format!("zone {zone} cut off"))?;
-        all_well(context)?;
+        all_well(&context.product)?;
     }
     Ok(())
 }
@@ -159,7 +167,46 @@ pub fn registry_stopped(context: &Context) -> Result<()> {
     let pulled = pods::pull_anew(&context.product, "w2");
     lab.ssh_output(own, "systemctl start registry")?;
     pulled?;
-    all_well(context)
+    all_well(&context.product)
+}
+
+/// A worker gets the registry of its zone's master too: the bundle does not
+/// come over the jump host's link again. Then all is as before.
+pub fn second_registry(context: &Context) -> Result<()> {
+    let mut product = context.product.clone();
+    let text = fs::read_to_string(&product.inventory)?
+        .replace("[\"control-plane\"]", "[\"control-plane\", \"registry\"]")
+        .replacen("[\"worker\"]", "[\"worker\", \"registry\"]", 1);
+    product.inventory = product.inventory.with_file_name("registries.toml");
+    fs::write(&product.inventory, text)?;
+    let result = filled_from_the_first(context, &product);
+    fs::remove_file(&product.inventory)?;
+    result?;
+    run_quietly(&mut context.product.verb("install", &["--yes"]))?;
+    let left = context.lab()?.ssh("w1", "systemctl is-active registry")?;
+    ensure!(!left.status.success(), "w1's registry still runs");
+    all_well(&context.product)
+}
+
+fn filled_from_the_first(context: &Context, product: &Product) -> Result<()> {
+    let events = run_quietly(&mut product.verb("install", &["--yes", "--json"]))?;
+    let mut done = events.lines().filter(|line| line.contains("\"run-done\""));
+    let done: serde_json::Value = serde_json::from_str(done.next().context("no end")?)?;
+    let sent = done["sent_bytes"].as_u64().context("no bytes")?;
+    let bundle = fs::metadata(&product.bundle)?.len();
+    ensure!(
+        sent < bundle / 4,
+        "{sent} bytes came over the link, for a bundle of {bundle}"
+    );
+    let store = "du -s --block-size=1 --apparent-size /var/lib/cofferdam/registry | cut -f1";
+    let held: u64 = context.lab()?.ssh_output("w1", store)?.parse()?;
+    ensure!(held > bundle / 2, "w1's registry holds {held} bytes");
+    let steps = product.plan()?;
+    ensure!(steps.is_empty(), "steps: {steps:#?}");
+    shell::say(&format!(
+        "        {held} bytes in the second registry, {sent} over the jump host's link"
+    ));
+    Ok(())
 }
 
 fn masters(lab: &Lab) -> impl Iterator<Item = &Host> {
@@ -239,15 +286,15 @@ fn services_answer(context: &Context, lab: &Lab) -> Result<()> {
 }
 
 /// Everything Ready, in step, and as desired.
-pub(super) fn all_well(context: &Context) -> Result<()> {
+pub fn all_well(product: &Product) -> Result<()> {
     wait_until("all nodes Ready", READY_LIMIT, || {
-        pods::nodes_ready(&context.product)
+        pods::nodes_ready(product)
     })?;
     wait_until("a status that is fine", READY_LIMIT, || {
-        status_is_fine(context)
+        status_is_fine(product)
     })?;
     wait_until("a plan without steps", READY_LIMIT, || {
-        let steps = context.product.plan()?;
+        let steps = product.plan()?;
         ensure!(steps.is_empty(), "steps: {steps:#?}");
         Ok(())
     })

@@ -228,6 +228,16 @@ pub fn load(minor_folder: &Utf8Path) -> Result<Components> {
     parse(&text).with_context(|| format!("reading {path}"))
 }
 
+/// A list of images alone, for binaries that are built already.
+pub fn parse_images(text: &str) -> Result<Vec<Image>> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct List {
+        images: Vec<Image>,
+    }
+    Ok(toml::from_str::<List>(text)?.images)
+}
+
 /// Parses the text and checks that what is published or put into an image is
 /// also built.
 pub fn parse(text: &str) -> Result<Components> {

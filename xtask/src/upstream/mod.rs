@@ -9,11 +9,12 @@ mod cache;
 mod components;
 mod http;
 mod image;
+pub mod image_archive;
 pub mod mirror;
 mod progress;
 mod registry;
 mod server;
-mod tarball;
+pub mod tarball;
 #[cfg(test)]
 mod tests;
 

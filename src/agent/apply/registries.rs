@@ -1,0 +1,132 @@
+//! Reading from zone registries: the nearest that answers.
+
+use crate::agent::channel::NoticeSender;
+use crate::agent::http::{self, TlsFiles};
+use crate::agent::root::Root;
+use crate::host::{Failure, Notice};
+use crate::layout;
+use anyhow::{Context, Error, Result};
+use reqwest::Client;
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+use tokio::sync::Mutex;
+
+/// A registry that says nothing for so long is given up for the next one.
+const QUIET_LIMIT: Duration = Duration::from_secs(20);
+/// Every registry is tried so often before the step fails.
+const ROUNDS: u32 = 3;
+const ROUND_PAUSE: Duration = Duration::from_secs(2);
+
+/// The registries that a host may read from, nearest first.
+pub(super) struct Registries<'a> {
+    addresses: &'a [String],
+    client: Client,
+    notices: &'a NoticeSender,
+    /// Those that failed once: they are asked last from then on, so that one
+    /// that is down costs its time only once.
+    failed: Mutex<BTreeSet<String>>,
+}
+
+/// The registries to try for one thing, one after the other, in several
+/// rounds.
+pub(super) struct Tries<'a> {
+    registries: &'a Registries<'a>,
+    /// What is looked for, for people.
+    what: String,
+    round: u32,
+    next: VecDeque<&'a String>,
+    tried: Vec<String>,
+}
+
+impl<'a> Registries<'a> {
+    /// With the host's own certificate.
+    ///
+    /// # Errors
+    /// If that is not there.
+    pub(super) fn new(
+        root: &Root,
+        addresses: &'a [String],
+        notices: &'a NoticeSender,
+    ) -> Result<Self> {
+        let identity = (
+            layout::REGISTRY_CLIENT_CERTIFICATE,
+            layout::REGISTRY_CLIENT_KEY,
+        );
+        let files = TlsFiles::load(root, layout::REGISTRY_CA, Some(identity))
+            .context("reading the certificate for registries")?;
+        Ok(Self {
+            addresses,
+            client: http::client(&files, QUIET_LIMIT)?,
+            notices,
+            failed: Mutex::default(),
+        })
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Begins to look for one thing.
+    pub(super) fn tries(&'a self, what: impl Into<String>) -> Tries<'a> {
+        Tries {
+            registries: self,
+            what: what.into(),
+            round: 0,
+            next: VecDeque::new(),
+            tried: Vec::new(),
+        }
+    }
+
+    /// Nearest first, but those that failed last.
+    async fn in_order(&self) -> VecDeque<&'a String> {
+        let failed = self.failed.lock().await;
+        let mut addresses: Vec<&String> = self.addresses.iter().collect();
+        addresses.sort_by_key(|address| failed.contains(*address));
+        addresses.into()
+    }
+}
+
+impl<'a> Tries<'a> {
+    /// The next registry to ask; none once all rounds are over.
+    pub(super) async fn next(&mut self) -> Option<&'a str> {
+        if self.next.is_empty() && self.round < ROUNDS {
+            if self.round > 0 {
+                tokio::time::sleep(ROUND_PAUSE).await;
+            }
+            self.round += 1;
+            self.next = self.registries.in_order().await;
+        }
+        self.next.pop_front().map(String::as_str)
+    }
+
+    /// Notes why a registry did not give it.
+    pub(super) async fn failed(&mut self, address: &str, error: &Error) {
+        let mut failed = self.registries.failed.lock().await;
+        failed.insert(address.to_owned());
+        if self.round == ROUNDS {
+            self.tried.push(format!("{address}: {error:#}"));
+        } else {
+            let reason = format!("{}: {address}: {error:#}", self.what);
+            let notice = Notice::Waiting { reason };
+            self.registries.notices.send_lossy(notice);
+        }
+    }
+
+    /// What was tried last, for people.
+    pub(super) fn tried(self) -> Vec<String> {
+        self.tried
+    }
+}
+
+/// That something is nowhere to be had.
+pub(super) fn not_to_be_had(tried: &[String]) -> Error {
+    Failure {
+        message: format!("it could not be had; tried {}", tried.join("; ")),
+        lines: Vec::new(),
+        hint: Some(
+            "check that this host reaches the registries (`cofferdam ports` lists the rules) and that `registry.service` runs there"
+                .to_owned(),
+        ),
+    }
+    .into()
+}
