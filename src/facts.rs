@@ -292,7 +292,10 @@ pub struct RegistryFacts {
 pub struct EtcdFacts {
     /// Name to member; members that never started have an empty name.
     pub members: Vec<EtcdMember>,
-    pub healthy: bool,
+    /// Why it is not healthy as a whole: who of its voting members does not
+    /// answer, or sees things otherwise than the rest.
+    #[serde(default)]
+    pub unhealthy: Option<String>,
     pub leader: Option<String>,
     pub version: Option<String>,
     pub alarms: Vec<String>,

@@ -184,12 +184,10 @@ pub fn serving(
             None => Some("it was not asked".to_owned()),
             Some(Err(reason)) => Some(reason.clone()),
             Some(Ok(facts)) => {
-                if let Some(etcd) = facts.etcd.as_ref().filter(|_| stage == Stage::Etcd)
-                    && !etcd.healthy
+                if stage == Stage::Etcd
+                    && let Some(error) = etcd_error(name, facts)
                 {
-                    let error = etcd.error.clone();
-                    let error = error.unwrap_or_else(|| "a member is not healthy".to_owned());
-                    serving.etcd_error = Some(format!("as {name} sees it: {error}"));
+                    serving.etcd_error = Some(error);
                 }
                 first_unit_down(host, facts, stage)
             }
@@ -198,6 +196,13 @@ pub fn serving(
         serving.hosts.insert(name.clone(), Server { zone, down });
     }
     serving
+}
+
+/// Why etcd is not healthy as a host sees it.
+fn etcd_error(host: &str, facts: &HostFacts) -> Option<String> {
+    let etcd = facts.etcd.as_ref()?;
+    let error = etcd.error.as_ref().or(etcd.unhealthy.as_ref())?;
+    Some(format!("as {host} sees it: {error}"))
 }
 
 /// Whether a host has a part in what the units of a stage are for. A member of
@@ -235,7 +240,8 @@ pub(super) fn review(comparison: &Comparison) -> Vec<Refusal> {
     refusals
 }
 
-/// Who will serve once the plan has started what is down.
+/// Who will serve once the plan has started what is down. What is wrong with
+/// etcd though all its members run, the plan does not mend.
 pub(super) fn predicted(comparison: &Comparison, stage: Stage) -> Serving {
     let members = membership::members(comparison.world.hosts.values());
     let hosts = comparison.desired.hosts.iter().filter_map(|(name, host)| {
@@ -246,10 +252,20 @@ pub(super) fn predicted(comparison: &Comparison, stage: Stage) -> Serving {
         };
         is_part(host, facts, members, stage).then(|| (name.clone(), server))
     });
-    Serving {
-        hosts: hosts.collect(),
-        etcd_error: None,
-    }
+    let hosts: BTreeMap<String, Server> = hosts.collect();
+    let facts_of = |name: &String| comparison.world.hosts.get(name);
+    let runs = |name: &String| {
+        let host = comparison.desired.hosts.get(name);
+        host.zip(facts_of(name))
+            .is_some_and(|(host, facts)| first_unit_down(host, facts, stage).is_none())
+    };
+    let etcd_error = match stage == Stage::Etcd && hosts.keys().all(runs) {
+        true => hosts
+            .keys()
+            .find_map(|name| etcd_error(name, facts_of(name)?)),
+        false => None,
+    };
+    Serving { hosts, etcd_error }
 }
 
 fn first_unit_down(host: &DesiredHost, facts: &HostFacts, stage: Stage) -> Option<String> {

@@ -175,9 +175,10 @@ impl World {
             };
         }
         let members = self.cluster.members.iter().enumerate();
-        let all_run = self.cluster.members.keys();
+        let mut voters = self.etcd_voters().into_iter();
+        let silent = voters.find(|name| !self.is_active(name, ETCD));
         EtcdFacts {
-            healthy: all_run.clone().all(|name| self.is_active(name, ETCD)),
+            unhealthy: silent.map(|name| format!("{name} does not answer")),
             leader: self.etcd_voters().into_iter().next(),
             members: members
                 .filter_map(|(index, (name, vote))| {

@@ -43,7 +43,7 @@ fn etcd(answering: &[&str]) -> EtcdFacts {
     };
     EtcdFacts {
         members: ["m1", "m2", "m3"].map(member).into(),
-        healthy: answering.len() == 3,
+        unhealthy: (answering.len() < 3).then(|| "a member does not answer".to_owned()),
         leader: answering.first().map(|name| (*name).to_owned()),
         ..EtcdFacts::default()
     }

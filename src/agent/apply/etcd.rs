@@ -6,6 +6,8 @@
 
 use crate::agent::channel::NoticeSender;
 use crate::agent::etcdctl::{self, Member, hex};
+use crate::agent::journal;
+use crate::agent::observe::show_units;
 use crate::agent::root::Root;
 use crate::host::{Failure, Notice};
 use anyhow::{Result, anyhow};
@@ -16,6 +18,11 @@ use tokio::time::Instant;
 const QUESTION_LIMIT: Duration = Duration::from_secs(5);
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
+const PROMOTING: &str = "giving it its vote in etcd";
+const ETCD: &str = "etcd.service";
+/// So many times it is seen dead, a second apart, before it is given up.
+const DEATHS: u32 = 20;
+
 /// Who joins, and whom to ask.
 pub(super) struct Joining<'a> {
     pub(super) root: &'a Root,
@@ -24,6 +31,8 @@ pub(super) struct Joining<'a> {
     pub(super) endpoints: &'a [String],
     pub(super) limit: Duration,
     pub(super) notices: &'a NoticeSender,
+    /// Between two looks.
+    interval: Duration,
 }
 
 impl<'a> Joining<'a> {
@@ -40,6 +49,7 @@ impl<'a> Joining<'a> {
             endpoints,
             limit: Duration::from_secs(u64::from(limit_seconds)),
             notices,
+            interval: POLL_INTERVAL,
         }
     }
 
@@ -63,9 +73,34 @@ impl<'a> Joining<'a> {
     /// Gives the learner its vote once it is in step, unless it has it.
     ///
     /// # Errors
-    /// If it is unknown, or not in step in time.
+    /// If it is unknown, or not in step in time; earlier if its own etcd only
+    /// dies and is started again, which is no catching up.
     pub(super) async fn promote(&self) -> Result<()> {
-        self.until_done("giving it its vote in etcd", |member| match member {
+        tokio::select! {
+            promoted = self.until_promoted() => promoted,
+            failure = self.etcd_keeps_dying() => Err(failure.into()),
+        }
+    }
+
+    /// Looks for the pause that systemd makes before it starts a dead unit
+    /// again.
+    async fn etcd_keeps_dying(&self) -> Failure {
+        let mut deaths = 0;
+        while deaths < DEATHS {
+            tokio::time::sleep(self.interval).await;
+            // One that can't be seen is not seen dying.
+            let shown = show_units(self.root, &[ETCD]).await.unwrap_or_default();
+            let shown = shown.get(ETCD);
+            if shown.is_some_and(|shown| shown.get("SubState") == "auto-restart") {
+                deaths += 1;
+            }
+        }
+        let message = format!("{PROMOTING}: its own etcd dies again and again");
+        journal::failure(self.root, ETCD, message).await
+    }
+
+    async fn until_promoted(&self) -> Result<()> {
+        self.until_done(PROMOTING, |member| match member {
             None => Step::Fail(format!("no member of etcd has {}", self.peer_url)),
             Some(member) if !member.is_learner => Step::Done,
             Some(member) => Step::Run(vec![
@@ -102,7 +137,7 @@ impl<'a> Joining<'a> {
             }
             let reason = format!("{last:#}");
             self.notices.send_lossy(Notice::Waiting { reason });
-            tokio::time::sleep(POLL_INTERVAL).await;
+            tokio::time::sleep(self.interval).await;
         }
     }
 
@@ -201,6 +236,7 @@ exit {answer}"#
             endpoints: &["https://10.0.0.1:2379".to_owned()],
             limit,
             notices: &notices,
+            interval: Duration::from_millis(20),
         };
         [joining.add_learner("m2").await, joining.promote().await]
     }
@@ -220,6 +256,21 @@ exit {answer}"#
             let add = format!("member add m2 --learner --peer-urls={PEER_URL}");
             assert_eq!(done, [add.as_str(), "member promote 12"]);
         }
+    }
+
+    #[tokio::test]
+    async fn one_that_keeps_dying_is_not_waited_for() {
+        let host = etcd(1000, false);
+        host.write("/run/state", "learner");
+        host.program(
+            "systemctl",
+            "echo ActiveState=activating; echo SubState=auto-restart",
+        );
+        host.program("journalctl", "echo 'panic: no space left on device'");
+        let [_, promoted] = both(&host, Duration::from_secs(1800)).await;
+        let failure = promoted.unwrap_err().downcast::<Failure>().unwrap();
+        assert!(failure.message.contains("dies again"), "{failure:?}");
+        assert_eq!(failure.lines, ["panic: no space left on device"]);
     }
 
     #[tokio::test]

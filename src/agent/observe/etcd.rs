@@ -91,8 +91,8 @@ struct Alarm {
     alarm: serde_json::Value,
 }
 
-/// Joins the three answers. Healthy means that every member answers and all
-/// of them name the same leader.
+/// Joins the three answers. Healthy means that every voting member answers,
+/// has nothing to complain about, and names the same leader.
 fn summarize(members: &(String, String), status: &str, alarms: &str) -> Result<EtcdFacts> {
     let members = etcdctl::parse_members(&members.0, &members.1)?;
     // `endpoint status` leaves out members that don't answer, and is empty if
@@ -111,15 +111,31 @@ fn summarize(members: &(String, String), status: &str, alarms: &str) -> Result<E
         .iter()
         .map(|each| each.status.leader)
         .find(|leader| *leader != 0);
-    let answers = |member: &Member| {
-        statuses.iter().any(|each| {
-            each.status.header.member_id == member.id
-                && Some(each.status.leader) == leader
-                && each.status.errors.is_empty()
-        })
+    let complaint = |member: &Member| {
+        let name = match member.name.is_empty() {
+            true => member.peer_urls.join(", "),
+            false => member.name.clone(),
+        };
+        let found = statuses
+            .iter()
+            .find(|each| each.status.header.member_id == member.id);
+        match found.map(|each| &each.status) {
+            None => Some(format!("{name} does not answer")),
+            Some(status) if !status.errors.is_empty() => {
+                Some(format!("{name} says: {}", status.errors.join(", ")))
+            }
+            Some(status) if status.leader == 0 => Some(format!("{name} knows no leader")),
+            Some(status) if Some(status.leader) != leader => {
+                let other = name_of(status.leader);
+                Some(format!("{name} follows {other}, others do not"))
+            }
+            Some(_) => None,
+        }
     };
+    let voters = members.iter().filter(|member| !member.is_learner);
+    let complaints: Vec<String> = voters.filter_map(complaint).collect();
     Ok(EtcdFacts {
-        healthy: leader.is_some() && members.iter().all(answers),
+        unhealthy: (!complaints.is_empty()).then(|| complaints.join("; ")),
         leader: leader.map(name_of),
         version: statuses
             .iter()
@@ -190,7 +206,7 @@ mod tests {
     fn joins_members_status_and_alarms() {
         let alarms = r#"{"header":{},"alarms":[{"memberID":18,"alarm":1}]}"#;
         let facts = summary(MEMBERS, STATUS, alarms).unwrap();
-        assert!(facts.healthy);
+        assert_eq!(facts.unhealthy, None);
         assert_eq!(facts.leader.as_deref(), Some("m1"));
         assert_eq!(facts.version.as_deref(), Some("3.6.15"));
         assert_eq!(facts.alarms, ["NOSPACE on m2"]);
@@ -207,12 +223,37 @@ mod tests {
         );
     }
 
+    fn voting(members: &str) -> String {
+        members.replace(r#","isLearner":true"#, "")
+    }
+
+    #[test]
+    fn who_sees_it_otherwise_is_named() {
+        let members = voting(MEMBERS);
+        for (leader, errors, expected) in [
+            (0, "[]", "m2 knows no leader"),
+            (18, "[]", "m2 follows m2, others do not"),
+            (17, r#"["NOSPACE"]"#, "m2 says: NOSPACE"),
+        ] {
+            let status = format!(
+                r#"[{{"Status":{{"header":{{"member_id":17}},"leader":17}}}},
+                    {{"Status":{{"header":{{"member_id":18}},"leader":{leader},"errors":{errors}}}}}]"#
+            );
+            let facts = summary(&members, &status, "{}").unwrap();
+            assert_eq!(facts.unhealthy.as_deref(), Some(expected));
+        }
+    }
+
     #[test]
     fn one_silent_member_is_not_healthy_and_nobody_is_an_error() {
         let one = r#"[{"Status":{"header":{"member_id":17},"version":"3.6.16","leader":17}}]"#;
-        let facts = summary(MEMBERS, one, "{}").unwrap();
-        assert!(!facts.healthy);
+        let facts = summary(&voting(MEMBERS), one, "{}").unwrap();
+        let complaint = facts.unhealthy.as_deref();
+        assert_eq!(complaint, Some("m2 does not answer"));
         assert_eq!(facts.leader.as_deref(), Some("m1"));
+        // One without a vote takes nothing away.
+        let facts = summary(MEMBERS, one, "{}").unwrap();
+        assert_eq!(facts.unhealthy, None);
         assert!(facts.members[1].status.is_none());
         let error = summary("", "", "").unwrap_err();
         assert!(format!("{error:#}").contains("refused"), "{error:#}");

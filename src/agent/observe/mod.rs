@@ -32,7 +32,7 @@ use super::accounts::Accounts;
 use super::channel::NoticeSender;
 use super::condition;
 use super::root::Root;
-use crate::facts::{HostFacts, ObserveRequest, UnmetCondition};
+use crate::facts::{EtcdFacts, HostFacts, ObserveRequest, UnmetCondition};
 use crate::layout;
 use crate::owned::owned_units;
 use anyhow::{Context, Result};
@@ -65,7 +65,7 @@ pub async fn observe(
         system::observe_versions(root),
         observe_units(root, request),
         observe_images(root, request),
-        etcd::observe(root, &request.etcd_endpoints),
+        etcd(root, request),
         unmet(root, request),
     );
     let mut facts = local.context("observing the host")?;
@@ -84,6 +84,17 @@ pub async fn observe(
         .duration_since(UNIX_EPOCH)
         .map_or(0.0, |elapsed| elapsed.as_secs_f64());
     Ok(facts)
+}
+
+/// As with conditions: a plan is not to be made from a moment's load.
+async fn etcd(root: &Root, request: &ObserveRequest) -> Option<EtcdFacts> {
+    let endpoints = &request.etcd_endpoints;
+    let facts = etcd::observe(root, endpoints).await?;
+    let is_sure = facts.error.is_none() && facts.unhealthy.is_none();
+    match request.content && !is_sure {
+        true => etcd::observe(root, endpoints).await,
+        false => Some(facts),
+    }
 }
 
 async fn unmet(root: &Root, request: &ObserveRequest) -> Vec<UnmetCondition> {

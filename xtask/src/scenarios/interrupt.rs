@@ -34,29 +34,21 @@ const fn moment(stage: &'static str, milliseconds: u64) -> Moment {
     }
 }
 
-/// `kill -9` of the CLI and of agents, three moments each, in one install.
-pub fn killed_programs(context: &Context) -> Result<()> {
+/// One install in which the CLI and agents get `kill -9`, and hosts lose their
+/// power and come back: three moments each.
+pub fn nine_blows(context: &Context) -> Result<()> {
     interrupted(
         context,
         &[
             (moment("prepare", 200), Blow::Cli),
             (moment("registry", 2000), Blow::Agent("m1")),
+            (moment("registry", 1000), Blow::Power("m1")),
             (moment("stage", 1500), Blow::Cli),
             (moment("stage", 1000), Blow::Agent("w2")),
+            (moment("stage", 1500), Blow::Power("w1")),
             (moment("etcd", 300), Blow::Cli),
-            (moment("nodes", 500), Blow::Agent("m1")),
-        ],
-    )
-}
-
-/// Hosts that lose their power in the middle, and come back.
-pub fn power_cuts(context: &Context) -> Result<()> {
-    interrupted(
-        context,
-        &[
-            (moment("registry", 3000), Blow::Power("m1")),
-            (moment("stage", 2000), Blow::Power("w1")),
             (moment("control-plane", 1000), Blow::Power("m1")),
+            (moment("nodes", 500), Blow::Agent("m1")),
         ],
     )
 }

@@ -153,17 +153,11 @@ const SMALL: &[Scenario] = &[
     },
 ];
 
-/// Fresh hosts each, and installs that don't come to their end at first.
-const INTERRUPTED: &[Scenario] = &[
-    Scenario {
-        name: "kill -9 of the CLI and of agents",
-        run: interrupt::killed_programs,
-    },
-    Scenario {
-        name: "power cuts during an install",
-        run: interrupt::power_cuts,
-    },
-];
+/// Fresh hosts, and an install that doesn't come to its end at first.
+const INTERRUPTED: &[Scenario] = &[Scenario {
+    name: "kill -9 of the CLI and of agents, and power cuts",
+    run: interrupt::nine_blows,
+}];
 
 /// Three masters in three zones, and two workers.
 const THREE_ZONES: &[Scenario] = &[
