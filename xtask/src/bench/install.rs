@@ -4,7 +4,7 @@ use super::hosts::{fresh_lab, on_hosts, send};
 use super::{Figure, figure, kubeadm};
 use crate::lab::{self, Kind, Lab};
 use crate::product::{Product, outcome, run_quietly};
-use crate::scenarios::pods;
+use crate::scenarios::{pods, zones};
 use anyhow::{Context, Result, ensure};
 use fs_err as fs;
 use std::time::Instant;
@@ -116,6 +116,7 @@ pub(super) fn figures(
         figures.push(figure(format!("  {name}"), (*seconds, "s"), None, ""));
     }
     let restarted = restarts(lab)?;
+    zones::all_well(product)?;
     for (name, seconds) in &told.stages {
         let beside = RESTARTS
             .iter()
@@ -126,14 +127,6 @@ pub(super) fn figures(
             format!("  stage {name}"),
             (*seconds, "s"),
             beside,
-            "",
-        ));
-    }
-    for (name, seconds) in peer.iter().flat_map(|peer| &peer.parts) {
-        figures.push(figure(
-            format!("  kubeadm: {name}"),
-            (*seconds, "s"),
-            None,
             "",
         ));
     }

@@ -78,21 +78,21 @@ pub fn run(args: &Args) -> Result<()> {
         workers: args.workers,
         zones: Vec::new(),
     };
-    let mut figures = Vec::new();
+    let mut all = Table::default();
     if is_asked(Part::Bundle) {
-        figures.extend(bundle::figures(&product)?);
+        all.add(bundle::figures(&product)?);
     }
     let peer = match is_asked(Part::Kubeadm) {
         true => Some(kubeadm::measure(MINOR, wanted.clone())?),
         false => None,
     };
-    if let (Some(peer), false) = (&peer, is_asked(Part::Install)) {
-        figures.extend(kubeadm::figures(peer));
+    if let Some(peer) = &peer {
+        all.add(kubeadm::figures(peer));
     }
     if Part::ON_A_CLUSTER.iter().any(|part| is_asked(*part)) {
         let lab = install::bare_hosts(&product, wanted.clone(), None)?;
         match is_asked(Part::Install) {
-            true => figures.extend(install::figures(&product, &lab, peer.as_ref())?),
+            true => all.add(install::figures(&product, &lab, peer.as_ref())?),
             false => product.install()?,
         }
         if is_asked(Part::Memory) {
@@ -100,38 +100,54 @@ pub fn run(args: &Args) -> Result<()> {
             let mut masters = masters.filter(|host| host.kind == Kind::Master);
             let first = masters.next().context("no master")?;
             let own = memory::idle(&lab, &first.name)?;
-            figures.extend(memory::figures(
+            all.add(memory::figures(
                 &own,
                 peer.as_ref().map(|peer| &peer.memory),
             ));
         }
         if is_asked(Part::Outages) {
-            figures.extend(outages::figures(&product, &lab)?);
+            all.add(outages::figures(&product, &lab)?);
         }
         lab.down()?;
     }
     if is_asked(Part::Links) {
-        figures.extend(links::figures(&product, wanted)?);
-    }
-    for figure in &figures {
-        let beside = figure
-            .beside
-            .as_ref()
-            .map_or(String::new(), |(name, value)| {
-                format!("{name} {value:.2} {}", figure.unit)
-            });
-        let ratio = figure
-            .ratio
-            .map_or(String::new(), |ratio| format!("{ratio:.2}"));
-        shell::say(&format!(
-            "{:<44} {:>9.2} {:<5} {:<44} {:>6}  {}",
-            figure.name, figure.value, figure.unit, beside, ratio, figure.target
-        ));
+        all.add(links::figures(&product, wanted)?);
     }
     let path = paths::repository()?.join("target/bench.json");
-    fs::write(&path, serde_json::to_vec_pretty(&figures)?)?;
+    fs::write(&path, serde_json::to_vec_pretty(&all.0)?)?;
     shell::say(&format!("written to {path}"));
     Ok(())
+}
+
+/// All figures so far. What has been measured is shown at once: later parts
+/// take minutes, and can fail.
+#[derive(Default)]
+struct Table(Vec<Figure>);
+
+impl Table {
+    fn add(&mut self, figures: Vec<Figure>) {
+        for figure in &figures {
+            shell::say(&figure.line());
+        }
+        self.0.extend(figures);
+    }
+}
+
+impl Figure {
+    fn line(&self) -> String {
+        let beside = self.beside.as_ref();
+        let beside = beside.map_or(String::new(), |(name, value)| {
+            format!("{name} {value:.2} {}", self.unit)
+        });
+        let ratio = self
+            .ratio
+            .map_or(String::new(), |ratio| format!("{ratio:.2}"));
+        let line = format!(
+            "{:<52} {:>9.2} {:<4} {beside:<58} {ratio:>6}  {}",
+            self.name, self.value, self.unit, self.target
+        );
+        line.trim_end().to_owned()
+    }
 }
 
 fn figure(

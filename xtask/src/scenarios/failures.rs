@@ -81,7 +81,7 @@ pub fn second_install(context: &Context) -> Result<()> {
 }
 
 /// Host and title of each step of a plan.
-fn titles(steps: &[serde_json::Value]) -> Vec<String> {
+pub(super) fn titles(steps: &[serde_json::Value]) -> Vec<String> {
     let text = |step: &serde_json::Value, key: &str| step[key].as_str().unwrap_or("?").to_owned();
     let each = steps.iter();
     each.map(|step| format!("{} {}", text(step, "host"), text(step, "title")))
@@ -238,7 +238,7 @@ pub fn master_off(context: &Context) -> Result<()> {
     all_ready(context)?;
     wait_until("a plan without steps", READY_LIMIT, || {
         let steps = context.product.plan()?;
-        ensure!(steps.is_empty(), "steps: {steps:#?}");
+        ensure!(steps.is_empty(), "steps: {}", titles(&steps).join(", "));
         Ok(())
     })
 }
@@ -267,7 +267,7 @@ pub fn all_off_and_on(context: &Context) -> Result<()> {
     pods::network(&context.product)?;
     wait_until("a plan without steps", READY_LIMIT, || {
         let steps = context.product.plan()?;
-        ensure!(steps.is_empty(), "steps: {steps:#?}");
+        ensure!(steps.is_empty(), "steps: {}", titles(&steps).join(", "));
         Ok(())
     })
 }

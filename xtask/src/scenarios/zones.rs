@@ -2,7 +2,7 @@
 //! zone, and registries that stand in for each other.
 
 use super::Context;
-use super::failures::registry_of;
+use super::failures::{registry_of, titles};
 use super::pods;
 use crate::lab::{Host, Kind, Lab};
 use crate::probe::{Connections, Credentials, Probes};
@@ -202,7 +202,7 @@ fn filled_from_the_first(context: &Context, product: &Product) -> Result<()> {
     let held: u64 = context.lab()?.ssh_output("w1", store)?.parse()?;
     ensure!(held > bundle / 2, "w1's registry holds {held} bytes");
     let steps = product.plan()?;
-    ensure!(steps.is_empty(), "steps: {steps:#?}");
+    ensure!(steps.is_empty(), "steps: {}", titles(&steps).join(", "));
     shell::say(&format!(
         "        {held} bytes in the second registry, {sent} over the jump host's link"
     ));
@@ -287,17 +287,26 @@ fn services_answer(context: &Context, lab: &Lab) -> Result<()> {
 
 /// Everything Ready, in step, and as desired.
 pub fn all_well(product: &Product) -> Result<()> {
+    let begun = Instant::now();
+    let after = || begun.elapsed().as_secs_f64();
     wait_until("all nodes Ready", READY_LIMIT, || {
         pods::nodes_ready(product)
     })?;
+    let ready = after();
     wait_until("a status that is fine", READY_LIMIT, || {
         status_is_fine(product)
     })?;
+    let fine = after();
     wait_until("a plan without steps", READY_LIMIT, || {
         let steps = product.plan()?;
-        ensure!(steps.is_empty(), "steps: {steps:#?}");
+        ensure!(steps.is_empty(), "steps: {}", titles(&steps).join(", "));
         Ok(())
-    })
+    })?;
+    shell::say(&format!(
+        "        all nodes Ready after {ready:.1} s, status fine after {fine:.1} s, a plan without steps after {:.1} s",
+        after()
+    ));
+    Ok(())
 }
 
 /// Follows nodes from a worker, through its proxy, and keeps who was NotReady.
