@@ -1,18 +1,14 @@
 //! The cluster as a master sees it.
 
 use super::api::Api;
-use super::compare::compare;
+use super::compare::compare_all;
 use super::condition;
 use super::root::Root;
 use crate::desired::Condition;
-use crate::facts::{ClusterFacts, ManifestState, NodeFacts};
+use crate::facts::{ClusterFacts, NodeFacts};
 use anyhow::{Result, anyhow};
-use futures_util::{StreamExt, stream};
 use serde_json::Value;
 use std::collections::BTreeMap;
-
-/// kubectl is a large program and hosts have few cores.
-const PARALLEL: usize = 2;
 
 /// Looks at the nodes, the API server's version, what applying each manifest
 /// set would change, and which of the conditions don't hold.
@@ -25,15 +21,6 @@ pub async fn observe(
     conditions: &[Condition],
 ) -> Result<ClusterFacts> {
     let api = Api::load(root)?;
-    // Futures first: a closure inside the stream would be too narrow in its
-    // lifetimes for a spawned task.
-    let comparisons: Vec<_> = manifests
-        .iter()
-        .map(|(name, yaml)| async move { (name.clone(), compare(root, yaml).await) })
-        .collect();
-    let sets = stream::iter(comparisons)
-        .buffer_unordered(PARALLEL)
-        .collect::<BTreeMap<String, ManifestState>>();
     let version = async {
         let answer = api.get("/version").await?;
         Ok::<_, anyhow::Error>(
@@ -51,7 +38,7 @@ pub async fn observe(
     Ok(ClusterFacts {
         nodes,
         version,
-        manifests: sets.await,
+        manifests: compare_all(root, manifests).await,
         unmet: condition::unmet_for_sure(root, conditions).await,
     })
 }

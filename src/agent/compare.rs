@@ -9,18 +9,48 @@ use super::root::Root;
 use crate::facts::ManifestState;
 use crate::layout::FIELD_MANAGER;
 use anyhow::{Result, bail};
+use futures_util::{StreamExt, stream};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// A dry run of a set takes a second or two.
+/// A dry run of all sets takes a second or two.
 const LIMIT: Duration = Duration::from_secs(60);
 /// What differs between two reads of the same object, or is nobody's to
 /// apply.
 const LEFT_OUT: [&str; 3] = ["managedFields", "resourceVersion", "generation"];
 
+/// kubectl is a large program and hosts have few cores.
+const PARALLEL: usize = 2;
+
+/// Compares manifest sets, by name, with the cluster: all at once, and one by
+/// one only where not all are in sync.
+pub async fn compare_all(
+    root: &Root,
+    sets: &BTreeMap<String, String>,
+) -> BTreeMap<String, ManifestState> {
+    if sets.is_empty() {
+        return BTreeMap::new();
+    }
+    let texts: Vec<&str> = sets.values().map(String::as_str).collect();
+    if compare(root, &texts.join("\n---\n")).await == ManifestState::InSync {
+        let names = sets.keys().cloned();
+        return names.map(|name| (name, ManifestState::InSync)).collect();
+    }
+    // Futures first: a closure inside the stream would be too narrow in its
+    // lifetimes for a spawned task.
+    let comparisons: Vec<_> = sets
+        .iter()
+        .map(|(name, yaml)| async move { (name.clone(), compare(root, yaml).await) })
+        .collect();
+    stream::iter(comparisons)
+        .buffer_unordered(PARALLEL)
+        .collect()
+        .await
+}
+
 /// Compares a manifest set with the cluster.
-pub async fn compare(root: &Root, yaml: &str) -> ManifestState {
+async fn compare(root: &Root, yaml: &str) -> ManifestState {
     match compare_both(root, yaml).await {
         Ok(objects) if objects.is_empty() => ManifestState::InSync,
         Ok(objects) => ManifestState::Differs { objects },
@@ -165,6 +195,40 @@ mod tests {
         assert_eq!(state, ManifestState::InSync);
         let state = compare(&host(&one, "").root, "yaml").await;
         assert!(matches!(state, ManifestState::Differs { .. }));
+    }
+
+    #[tokio::test]
+    async fn sets_are_compared_one_by_one_only_where_they_differ() {
+        let sets = ["a", "b"].map(|name| (name.to_owned(), format!("set: {name}")));
+        let sets = BTreeMap::from(sets);
+        for (present, states, calls) in [
+            ("{}", [ManifestState::InSync, ManifestState::InSync], 2),
+            (
+                "",
+                [
+                    ManifestState::InSync,
+                    ManifestState::Differs {
+                        objects: vec!["v1 Set t/b".to_owned()],
+                    },
+                ],
+                6,
+            ),
+        ] {
+            let host = TestHost::new();
+            let object = object("Set", "b", 1, "7").to_string();
+            host.write("/present", if present == "{}" { &object } else { "" });
+            host.write("/object", &object);
+            // It knows the object of set b alone.
+            host.binary(
+                "kubectl",
+                r#"root=$(dirname "$0")/../../..; text=$(cat); echo call >> "$root/calls"
+                case "$text" in *b*) ;; *) exit 0 ;; esac
+                case "$1" in apply) cat "$root/object" ;; get) cat "$root/present" ;; esac"#,
+            );
+            let found = compare_all(&host.root, &sets).await;
+            assert_eq!(found.into_values().collect::<Vec<_>>(), states);
+            assert_eq!(host.read("/calls").lines().count(), calls);
+        }
     }
 
     #[tokio::test]

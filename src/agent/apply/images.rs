@@ -29,13 +29,13 @@ pub(super) async fn pull(
     notices: &NoticeSender,
 ) -> Result<()> {
     let total = wanted.len() as u64;
+    let present = images(root).await.unwrap_or_default();
     for (index, (reference, digest)) in wanted.iter().enumerate() {
         notices.send_lossy(Notice::Progress {
             item: reference.clone(),
             done: index as u64,
             total,
         });
-        let present = images(root).await.unwrap_or_default();
         if !is_right(present.get(reference), digest) {
             pull_one(root, reference, digest, &present)
                 .await
@@ -70,22 +70,17 @@ async fn pull_one(
     let is_tagged = present
         .get(reference)
         .is_some_and(|facts| facts.digest == *digest);
-    if !is_tagged {
-        tag(root, &by_digest, reference).await?;
-    }
     let pin = image_pin(digest);
-    tag(root, &by_digest, &pin).await?;
-    ctr(root)?
-        .arguments(["images", "label", &pin, PIN])
-        .succeed()
-        .await?;
-    Ok(())
-}
-
-async fn tag(root: &Root, from: &str, to: &str) -> Result<()> {
+    let names = [pin.as_str(), reference];
+    let names = if is_tagged { &names[..1] } else { &names };
     ctr(root)?
         .arguments(["images", "tag", "--local", "--force"])
-        .arguments(["--skip-reference-check", from, to])
+        .arguments(["--skip-reference-check", &by_digest])
+        .arguments(names.iter().copied())
+        .succeed()
+        .await?;
+    ctr(root)?
+        .arguments(["images", "label", &pin, PIN])
         .succeed()
         .await?;
     Ok(())
