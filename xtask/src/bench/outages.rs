@@ -34,7 +34,8 @@ pub(super) fn figures(product: &Product, lab: &Lab) -> Result<Vec<Figure>> {
             );
             figures.push(figure(name, (seconds, "s"), None, ""));
         }
-        zones::all_well(product)?;
+        let name = format!("zone {} healed: nothing is wrong any more", zone.name);
+        figures.push(figure(name, (zones::all_well(product)?, "s"), None, ""));
     }
     for (connections, what, target) in [
         (Connections::New, "new connections", "5 s"),

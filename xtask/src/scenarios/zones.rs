@@ -167,7 +167,7 @@ pub fn registry_stopped(context: &Context) -> Result<()> {
     let pulled = pods::pull_anew(&context.product, "w2");
     lab.ssh_output(own, "systemctl start registry")?;
     pulled?;
-    all_well(&context.product)
+    all_well(&context.product).map(drop)
 }
 
 /// A worker gets the registry of its zone's master too: the bundle does not
@@ -185,7 +185,7 @@ pub fn second_registry(context: &Context) -> Result<()> {
     run_quietly(&mut context.product.verb("install", &["--yes"]))?;
     let left = context.lab()?.ssh("w1", "systemctl is-active registry")?;
     ensure!(!left.status.success(), "w1's registry still runs");
-    all_well(&context.product)
+    all_well(&context.product).map(drop)
 }
 
 fn filled_from_the_first(context: &Context, product: &Product) -> Result<()> {
@@ -286,7 +286,9 @@ fn services_answer(context: &Context, lab: &Lab) -> Result<()> {
 }
 
 /// Everything Ready, in step, and as desired.
-pub fn all_well(product: &Product) -> Result<()> {
+///
+/// Returns the seconds until nothing was wrong any more.
+pub fn all_well(product: &Product) -> Result<f64> {
     let begun = Instant::now();
     let after = || begun.elapsed().as_secs_f64();
     wait_until("all nodes Ready", READY_LIMIT, || {
@@ -306,7 +308,7 @@ pub fn all_well(product: &Product) -> Result<()> {
         "        all nodes Ready after {ready:.1} s, status fine after {fine:.1} s, a plan without steps after {:.1} s",
         after()
     ));
-    Ok(())
+    Ok(fine)
 }
 
 /// Follows nodes from a worker, through its proxy, and keeps who was NotReady.
