@@ -14,8 +14,10 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// A dry run of all sets takes a second or two.
+/// A dry run takes a second or two.
 const LIMIT: Duration = Duration::from_secs(60);
+/// Of all sets together: what takes longer is asked set by set.
+const JOINT_LIMIT: Duration = Duration::from_secs(20);
 /// What differs between two reads of the same object, or is nobody's to
 /// apply.
 const LEFT_OUT: [&str; 3] = ["managedFields", "resourceVersion", "generation"];
@@ -33,7 +35,8 @@ pub async fn compare_all(
         return BTreeMap::new();
     }
     let texts: Vec<&str> = sets.values().map(String::as_str).collect();
-    if compare(root, &texts.join("\n---\n")).await == ManifestState::InSync {
+    let joint = compare(root, &texts.join("\n---\n"), JOINT_LIMIT).await;
+    if joint == ManifestState::InSync {
         let names = sets.keys().cloned();
         return names.map(|name| (name, ManifestState::InSync)).collect();
     }
@@ -41,7 +44,7 @@ pub async fn compare_all(
     // lifetimes for a spawned task.
     let comparisons: Vec<_> = sets
         .iter()
-        .map(|(name, yaml)| async move { (name.clone(), compare(root, yaml).await) })
+        .map(|(name, yaml)| async move { (name.clone(), compare(root, yaml, LIMIT).await) })
         .collect();
     stream::iter(comparisons)
         .buffer_unordered(PARALLEL)
@@ -50,8 +53,8 @@ pub async fn compare_all(
 }
 
 /// Compares a manifest set with the cluster.
-async fn compare(root: &Root, yaml: &str) -> ManifestState {
-    match compare_both(root, yaml).await {
+async fn compare(root: &Root, yaml: &str, limit: Duration) -> ManifestState {
+    match compare_both(root, yaml, limit).await {
         Ok(objects) if objects.is_empty() => ManifestState::InSync,
         Ok(objects) => ManifestState::Differs { objects },
         Err(error) => ManifestState::Unknown {
@@ -60,9 +63,9 @@ async fn compare(root: &Root, yaml: &str) -> ManifestState {
     }
 }
 
-async fn compare_both(root: &Root, yaml: &str) -> Result<Vec<String>> {
+async fn compare_both(root: &Root, yaml: &str, limit: Duration) -> Result<Vec<String>> {
     let program = |arguments: &[&str]| {
-        let program = kubectl::program(root, LIMIT)?;
+        let program = kubectl::program(root, limit)?;
         Ok::<Program, anyhow::Error>(
             program
                 .arguments(arguments.iter().copied())
@@ -187,13 +190,13 @@ mod tests {
             object("Same", "a", 1, "70"),
             object("Changed", "b", 1, "80"),
         ]);
-        let state = compare(&host(&wanted, &present).root, "yaml").await;
+        let state = compare(&host(&wanted, &present).root, "yaml", LIMIT).await;
         let objects = vec!["v1 Changed t/b".to_owned(), "v1 New t/c".to_owned()];
         assert_eq!(state, ManifestState::Differs { objects });
         let one = object("Same", "a", 1, "7").to_string();
-        let state = compare(&host(&one, &one).root, "yaml").await;
+        let state = compare(&host(&one, &one).root, "yaml", LIMIT).await;
         assert_eq!(state, ManifestState::InSync);
-        let state = compare(&host(&one, "").root, "yaml").await;
+        let state = compare(&host(&one, "").root, "yaml", LIMIT).await;
         assert!(matches!(state, ManifestState::Differs { .. }));
     }
 
@@ -241,6 +244,6 @@ mod tests {
         let expected = ManifestState::Unknown {
             reason: "namespaces \"t\" not found".to_owned(),
         };
-        assert_eq!(compare(&host.root, "yaml").await, expected);
+        assert_eq!(compare(&host.root, "yaml", LIMIT).await, expected);
     }
 }

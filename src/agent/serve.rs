@@ -263,6 +263,7 @@ fn is_brought_to_its_end(request: &Request) -> bool {
             Action::Wait { .. }
                 | Action::AddEtcdLearner { .. }
                 | Action::PromoteEtcdLearner { .. }
+                | Action::CopyArtifacts { .. }
                 | Action::InstallBinaries { .. }
                 | Action::PullImages { .. }
         ),

@@ -15,12 +15,8 @@ const MODULES: [&str; 4] = ["br_netfilter", "nf_conntrack", "overlay", "vxlan"];
 /// Forwarding for pods; bridged traffic through nftables, for Services whose
 /// endpoint is on the caller's own bridge; loose return paths (2, which wins
 /// over an interface's 1), since strict ones drop replies that come back over
-/// the overlay; room for the watches of many pods; and connections that end
-/// 25 s after their other side went silent, instead of a quarter of an hour.
-/// etcd's members keep theirs as long as the kernel does, which waits longer
-/// and longer between its tries: after a minute in which a zone was cut off,
-/// its member would be out of step for 40 s more.
-const SYSCTLS: [(&str, &str); 8] = [
+/// the overlay; and room for the watches of many pods.
+const NODE_SYSCTLS: [(&str, &str); 7] = [
     ("fs.inotify.max_user_instances", "8192"),
     ("fs.inotify.max_user_watches", "524288"),
     ("net.bridge.bridge-nf-call-ip6tables", "1"),
@@ -28,8 +24,13 @@ const SYSCTLS: [(&str, &str); 8] = [
     ("net.ipv4.conf.all.rp_filter", "2"),
     ("net.ipv4.conf.default.rp_filter", "2"),
     ("net.ipv4.ip_forward", "1"),
-    ("net.ipv4.tcp_retries2", "6"),
 ];
+
+/// Connections end 25 s after their other side went silent, instead of a
+/// quarter of an hour. etcd's members keep theirs as long as the kernel does,
+/// which waits longer and longer between its tries: after a minute in which a
+/// zone was cut off, its member would be out of step for 40 s more.
+const RETRIES: (&str, &str) = ("net.ipv4.tcp_retries2", "6");
 
 /// A host whose disk is filled by its journal takes etcd down with it.
 const JOURNALD: &str = "# Written by cofferdam.\n[Journal]\nSystemMaxUse=1G\nSystemKeepFree=1G\nRateLimitIntervalSec=30s\nRateLimitBurst=10000\n";
@@ -76,9 +77,12 @@ pub fn prepare(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
         crate::inventory::Swap::Off => Swap::Off,
         crate::inventory::Swap::Keep => Swap::Keep,
     };
+    let mut wanted = vec![RETRIES];
     if builder.host.is_node() {
+        wanted.splice(..0, NODE_SYSCTLS);
         node_settings(builder)?;
     }
+    sysctls(builder, &wanted);
     Ok(())
 }
 
@@ -98,16 +102,21 @@ fn site_mark(builder: &mut HostBuilder<'_>) {
     );
 }
 
+fn sysctls(builder: &mut HostBuilder<'_>, wanted: &[(&str, &str)]) {
+    let lines = wanted
+        .iter()
+        .map(|(name, value)| format!("{name} = {value}\n"));
+    let lines: String = lines.collect();
+    builder.plain(SYSCTL_FILE, format!("{HEADER}{lines}"));
+    let owned = wanted
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    builder.built.sysctls = owned.collect();
+}
+
 fn node_settings(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
     builder.built.modules = MODULES.map(str::to_owned).into();
     builder.plain(MODULES_FILE, format!("{HEADER}{}\n", MODULES.join("\n")));
-    builder.built.sysctls = SYSCTLS
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .into();
-    let lines: String = SYSCTLS
-        .map(|(name, value)| format!("{name} = {value}\n"))
-        .concat();
-    builder.plain(SYSCTL_FILE, format!("{HEADER}{lines}"));
     if builder.decisions.protocol_names {
         builder.plain(layout::PROTOCOLS_FILE, format!("{HEADER}{PROTOCOLS}"));
     }

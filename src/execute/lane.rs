@@ -131,9 +131,13 @@ async fn run_step(stage: &Stage<'_>, step: &Step) -> Result<(), StepError> {
     match &step.action {
         Action::PutBlobs { blobs } => put_blobs(stage, step, blobs).await,
         Action::Seed { artifacts } => seed(stage, step, artifacts).await,
-        // Nothing is in hand while a host only waits; and etcd changes its
-        // members in one go, whoever waits for the answer.
-        Action::Wait { .. } | Action::AddEtcdLearner { .. } | Action::PromoteEtcdLearner { .. } => {
+        // Nothing is in hand while a host only waits, and a copy that is cut
+        // off goes on with the next run; and etcd changes its members in one
+        // go, whoever waits for the answer.
+        Action::Wait { .. }
+        | Action::CopyArtifacts { .. }
+        | Action::AddEtcdLearner { .. }
+        | Action::PromoteEtcdLearner { .. } => {
             tokio::select! {
                 result = apply(stage, step) => result,
                 () = stage.halt.cancelled() => Err(abandoned(step)),

@@ -12,6 +12,9 @@ const SYSTEM_TOOL: Duration = Duration::from_secs(60);
 const SWAP_OFF: Duration = Duration::from_secs(900);
 /// Hundreds of megabytes over a link of some Mbit/s between zones.
 const TRANSFER: Duration = Duration::from_secs(3600);
+/// Registries that are silent one after the other, while nothing moves. What
+/// moves counts anew.
+const REGISTRIES: Duration = Duration::from_secs(600);
 /// One unit: the agent gives it up to ten minutes to stop and 90 s to run
 /// again.
 const UNIT: Duration = Duration::from_secs(720);
@@ -38,9 +41,13 @@ pub(super) fn limit(action: &Action) -> Duration {
         Action::SwapOff => SWAP_OFF,
         Action::PutBlobs { .. }
         | Action::Seed { .. }
-        | Action::CopyArtifacts { .. }
         | Action::InstallBinaries { .. }
         | Action::PullImages { .. } => TRANSFER,
+        Action::CopyArtifacts { artifacts, .. } => {
+            let blobs = artifacts.iter().flat_map(|artifact| &artifact.blobs);
+            let largest = blobs.map(|blob| blob.size).max();
+            REGISTRIES + blob_limit(largest.unwrap_or_default())
+        }
         Action::StartUnits { units, .. } => UNIT * count(units.len()),
         Action::StopUnits { units } => UNIT * count(units.len()),
         Action::Wait { limit_seconds, .. }

@@ -240,8 +240,9 @@ pub(super) fn review(comparison: &Comparison) -> Vec<Refusal> {
     refusals
 }
 
-/// Who will serve once the plan has started what is down. What is wrong with
-/// etcd though all its members run, the plan does not mend.
+/// Who will serve once the plan has started what is down. What else is wrong
+/// with etcd may be what the plan mends (a certificate, a damaged binary), and
+/// is asked for right before the step.
 pub(super) fn predicted(comparison: &Comparison, stage: Stage) -> Serving {
     let members = membership::members(comparison.world.hosts.values());
     let hosts = comparison.desired.hosts.iter().filter_map(|(name, host)| {
@@ -252,20 +253,10 @@ pub(super) fn predicted(comparison: &Comparison, stage: Stage) -> Serving {
         };
         is_part(host, facts, members, stage).then(|| (name.clone(), server))
     });
-    let hosts: BTreeMap<String, Server> = hosts.collect();
-    let facts_of = |name: &String| comparison.world.hosts.get(name);
-    let runs = |name: &String| {
-        let host = comparison.desired.hosts.get(name);
-        host.zip(facts_of(name))
-            .is_some_and(|(host, facts)| first_unit_down(host, facts, stage).is_none())
-    };
-    let etcd_error = match stage == Stage::Etcd && hosts.keys().all(runs) {
-        true => hosts
-            .keys()
-            .find_map(|name| etcd_error(name, facts_of(name)?)),
-        false => None,
-    };
-    Serving { hosts, etcd_error }
+    Serving {
+        hosts: hosts.collect(),
+        etcd_error: None,
+    }
 }
 
 fn first_unit_down(host: &DesiredHost, facts: &HostFacts, stage: Stage) -> Option<String> {

@@ -2,7 +2,7 @@
 
 use super::download::{self, Counter};
 use super::pending;
-use super::registries::{Registries, not_to_be_had};
+use super::registries::{QUIET_LIMIT, Registries, not_to_be_had};
 use crate::agent::atomic;
 use crate::agent::channel::NoticeSender;
 use crate::agent::observe::is_stored;
@@ -97,7 +97,10 @@ impl Installer<'_> {
             let client = registries.client();
             match download::fetch(client, &url, binary, &place, counter).await {
                 Ok(()) => return Ok(()),
-                Err(error) => tries.failed(registry, &error).await,
+                Err(error) => {
+                    registries.avoid(registry).await;
+                    tries.failed(registry, &error);
+                }
             }
         }
         tried.extend(tries.tried());
@@ -107,7 +110,7 @@ impl Installer<'_> {
     /// Made when it is needed first: before any registry serves there is no
     /// certificate for them either.
     async fn reader(&self) -> Result<&Registries<'_>> {
-        let make = async || Registries::new(self.root, self.registries, self.notices);
+        let make = async || Registries::new(self.root, self.registries, self.notices, QUIET_LIMIT);
         self.reader.get_or_try_init(make).await
     }
 

@@ -90,9 +90,10 @@ impl<'a> Joining<'a> {
             tokio::time::sleep(self.interval).await;
             // One that can't be seen is not seen dying.
             let shown = show_units(self.root, &[ETCD]).await.unwrap_or_default();
-            let shown = shown.get(ETCD);
-            if shown.is_some_and(|shown| shown.get("SubState") == "auto-restart") {
-                deaths += 1;
+            match shown.get(ETCD).map(|shown| shown.get("SubState")) {
+                Some("auto-restart") => deaths += 1,
+                Some("running") => deaths = 0,
+                _ => {}
             }
         }
         let message = format!("{PROMOTING}: its own etcd dies again and again");

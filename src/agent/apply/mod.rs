@@ -13,6 +13,7 @@ mod manifests;
 mod pending;
 mod registries;
 mod registry;
+mod source;
 mod units;
 mod users;
 

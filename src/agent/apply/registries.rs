@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 
 /// A registry that says nothing for so long is given up for the next one.
-const QUIET_LIMIT: Duration = Duration::from_secs(20);
+pub(super) const QUIET_LIMIT: Duration = Duration::from_secs(20);
 /// Every registry is tried so often before the step fails.
 const ROUNDS: u32 = 3;
 const ROUND_PAUSE: Duration = Duration::from_secs(2);
@@ -22,9 +22,9 @@ pub(super) struct Registries<'a> {
     addresses: &'a [String],
     client: Client,
     notices: &'a NoticeSender,
-    /// Those that failed once: they are asked last from then on, so that one
-    /// that is down costs its time only once.
-    failed: Mutex<BTreeSet<String>>,
+    /// They are asked last from now on, so that one that is down costs its time
+    /// only once.
+    avoided: Mutex<BTreeSet<String>>,
 }
 
 /// The registries to try for one thing, one after the other, in several
@@ -39,7 +39,8 @@ pub(super) struct Tries<'a> {
 }
 
 impl<'a> Registries<'a> {
-    /// With the host's own certificate.
+    /// With the host's own certificate. `quiet` is how long the client lets a
+    /// registry say nothing.
     ///
     /// # Errors
     /// If that is not there.
@@ -47,6 +48,7 @@ impl<'a> Registries<'a> {
         root: &Root,
         addresses: &'a [String],
         notices: &'a NoticeSender,
+        quiet: Duration,
     ) -> Result<Self> {
         let identity = (
             layout::REGISTRY_CLIENT_CERTIFICATE,
@@ -56,9 +58,9 @@ impl<'a> Registries<'a> {
             .context("reading the certificate for registries")?;
         Ok(Self {
             addresses,
-            client: http::client(&files, QUIET_LIMIT)?,
+            client: http::client(&files, quiet)?,
             notices,
-            failed: Mutex::default(),
+            avoided: Mutex::default(),
         })
     }
 
@@ -77,11 +79,16 @@ impl<'a> Registries<'a> {
         }
     }
 
-    /// Nearest first, but those that failed last.
+    /// Asks a registry last from now on.
+    pub(super) async fn avoid(&self, address: &str) {
+        self.avoided.lock().await.insert(address.to_owned());
+    }
+
+    /// Nearest first, but those to be avoided last.
     async fn in_order(&self) -> VecDeque<&'a String> {
-        let failed = self.failed.lock().await;
+        let avoided = self.avoided.lock().await;
         let mut addresses: Vec<&String> = self.addresses.iter().collect();
-        addresses.sort_by_key(|address| failed.contains(*address));
+        addresses.sort_by_key(|address| avoided.contains(*address));
         addresses.into()
     }
 }
@@ -100,9 +107,7 @@ impl<'a> Tries<'a> {
     }
 
     /// Notes why a registry did not give it.
-    pub(super) async fn failed(&mut self, address: &str, error: &Error) {
-        let mut failed = self.registries.failed.lock().await;
-        failed.insert(address.to_owned());
+    pub(super) fn failed(&mut self, address: &str, error: &Error) {
         if self.round == ROUNDS {
             self.tried.push(format!("{address}: {error:#}"));
         } else {

@@ -1,20 +1,28 @@
 //! Fills this host's registry from another one.
 
-use super::registries::{Registries, not_to_be_had};
+use super::registries::{QUIET_LIMIT, Registries, not_to_be_had};
+use super::source::{Counted, Source};
 use crate::agent::channel::NoticeSender;
 use crate::agent::http;
 use crate::agent::root::Root;
-use crate::agent::seed::{Content, ManifestTarget, Seed};
+use crate::agent::seed::{ManifestTarget, Seed};
+use crate::agent::staging::Stored;
 use crate::desired::BlobReference;
-use crate::host::Notice;
+use crate::host::Failure;
+use crate::layout;
 use crate::plan::SeedArtifact;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use reqwest::header::ACCEPT;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// One is on its way while the other is synced at its end.
 const BLOBS_AT_ONCE: usize = 2;
+/// The client counts also while nobody reads, since the disk is slow; who says
+/// nothing is told apart by [`Source`].
+const CLIENT_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
 /// Copies what this host's registry lacks: first all layers, then the
 /// manifests that name them, in their order. What is there already stays.
@@ -24,18 +32,17 @@ pub(super) async fn copy(
     registries: &[String],
     notices: &NoticeSender,
 ) -> Result<()> {
+    let total = blobs(artifacts).map(|(_, blob)| blob.size).sum();
     let copier = Copier {
-        registries: Registries::new(root, registries, notices)?,
+        registries: Registries::new(root, registries, notices, CLIENT_LIMIT)?,
         seed: Seed::default(),
-        notices,
-        done: AtomicU64::new(0),
-        total: blobs(artifacts).map(|(_, blob)| blob.size).sum(),
+        counted: Arc::new(Counted::new(notices.clone(), total)),
     };
     copier.seed.start(root).await?;
     let filled = copier.fill(artifacts).await;
     let stopped = copier.seed.stop().await;
     // What went wrong first is what people need to know.
-    filled.context("filling the registry from another one")?;
+    filled?;
     stopped
 }
 
@@ -47,10 +54,18 @@ fn blobs(artifacts: &[SeedArtifact]) -> impl Iterator<Item = (&SeedArtifact, &Bl
 struct Copier<'a> {
     registries: Registries<'a>,
     seed: Seed,
-    notices: &'a NoticeSender,
-    /// Bytes of blobs.
-    done: AtomicU64,
-    total: u64,
+    counted: Arc<Counted>,
+}
+
+/// Nothing is to be expected from that registry for a while.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct NoConnection(String);
+
+/// Whose fault it is.
+enum Fault {
+    Source(Error),
+    Own(Error),
 }
 
 impl Copier<'_> {
@@ -58,7 +73,7 @@ impl Copier<'_> {
         // Futures first: a closure inside the stream would be too narrow in
         // its lifetimes for a spawned task.
         let work: Vec<_> = blobs(artifacts)
-            .map(|(artifact, blob)| self.blob(&artifact.repository, blob))
+            .map(|(artifact, blob)| self.copy(&artifact.repository, blob, None))
             .collect();
         stream::iter(work)
             .buffer_unordered(BLOBS_AT_ONCE)
@@ -72,73 +87,105 @@ impl Copier<'_> {
                     media_type: manifest.media_type.clone(),
                     tag: (index == last).then(|| artifact.tag.clone()),
                 };
-                self.manifest(&target, manifest).await?;
+                self.copy(&artifact.repository, manifest, Some(&target))
+                    .await?;
             }
         }
         Ok(())
     }
 
-    async fn blob(&self, repository: &str, blob: &BlobReference) -> Result<()> {
-        let mut tries = self.registries.tries(blob.digest.to_string());
+    /// A layer or, with a target, a manifest, from the first registry that
+    /// gives it.
+    async fn copy(
+        &self,
+        repository: &str,
+        blob: &BlobReference,
+        manifest: Option<&ManifestTarget>,
+    ) -> Result<()> {
+        let digest = &blob.digest;
+        let mut tries = self.registries.tries(digest.to_string());
         while let Some(registry) = tries.next().await {
-            let url = format!("https://{registry}/v2/{repository}/blobs/{}", blob.digest);
-            let copied = async {
-                let content = self.get(&url, None).await?;
+            let kind = if manifest.is_some() {
+                "manifests"
+            } else {
+                "blobs"
+            };
+            let url = format!("https://{registry}/v2/{repository}/{kind}/{digest}");
+            match self.copy_from(&url, repository, blob, manifest).await {
+                Ok(_) => return Ok(()),
+                Err(Fault::Source(error)) => {
+                    if error.is::<NoConnection>() {
+                        self.registries.avoid(registry).await;
+                    }
+                    tries.failed(registry, &error);
+                }
+                Err(Fault::Own(error)) => {
+                    return Err(Failure {
+                        message: format!("filling the registry: {error:#}"),
+                        lines: Vec::new(),
+                        hint: Some(format!(
+                            "look at this host's disk: `df -h {}`",
+                            layout::REGISTRY
+                        )),
+                    }
+                    .into());
+                }
+            }
+        }
+        Err(not_to_be_had(&tries.tried()))
+            .with_context(|| format!("filling the registry: {repository}@{digest}"))
+    }
+
+    async fn copy_from(
+        &self,
+        url: &str,
+        repository: &str,
+        blob: &BlobReference,
+        manifest: Option<&ManifestTarget>,
+    ) -> Result<Stored, Fault> {
+        let response = self.get(url, manifest).await.map_err(Fault::Source)?;
+        let counted = manifest.is_none().then(|| self.counted.clone());
+        let source = Source::new(response, blob.digest, blob.size, counted);
+        let broken = source.broken();
+        let content = source.content();
+        let put = match manifest {
+            None => {
                 let put = self
                     .seed
                     .put_blob(repository, &blob.digest, blob.size, content);
                 put.await
-            };
-            match copied.await {
-                Ok(_) => {
-                    let done = self.done.fetch_add(blob.size, Ordering::Relaxed) + blob.size;
-                    self.notices.send_lossy(Notice::Progress {
-                        item: "blobs".to_owned(),
-                        done,
-                        total: self.total,
-                    });
-                    return Ok(());
-                }
-                Err(error) => tries.failed(registry, &error).await,
             }
-        }
-        Err(not_to_be_had(&tries.tried())).with_context(|| format!("copying {}", blob.digest))
-    }
-
-    async fn manifest(&self, target: &ManifestTarget, manifest: &BlobReference) -> Result<()> {
-        let (repository, digest) = (&target.repository, &manifest.digest);
-        let mut tries = self.registries.tries(digest.to_string());
-        while let Some(registry) = tries.next().await {
-            let url = format!("https://{registry}/v2/{repository}/manifests/{digest}");
-            let copied = async {
-                let content = self.get(&url, Some(&target.media_type)).await?;
+            Some(target) => {
                 let put = self
                     .seed
-                    .put_manifest(target, digest, manifest.size, content);
+                    .put_manifest(target, &blob.digest, blob.size, content);
                 put.await
-            };
-            match copied.await {
-                Ok(_) => return Ok(()),
-                Err(error) => tries.failed(registry, &error).await,
             }
-        }
-        Err(not_to_be_had(&tries.tried())).with_context(|| format!("copying manifest {digest}"))
+        };
+        put.map_err(|error| match broken.get() {
+            Some(reason) => Fault::Source(anyhow!("{reason}")),
+            None => Fault::Own(error),
+        })
     }
 
-    async fn get(&self, url: &str, media_type: Option<&str>) -> Result<Content> {
+    async fn get(&self, url: &str, manifest: Option<&ManifestTarget>) -> Result<reqwest::Response> {
         let mut request = self.registries.client().get(url);
-        if let Some(media_type) = media_type {
-            request = request.header(ACCEPT, media_type);
+        if let Some(target) = manifest {
+            request = request.header(ACCEPT, &target.media_type);
         }
-        let response = request
-            .send()
-            .await
-            .map_err(|error| anyhow!("{}", http::reason(&error)))?;
+        let Ok(answered) = timeout(QUIET_LIMIT, request.send()).await else {
+            bail!("no answer within {} s", QUIET_LIMIT.as_secs());
+        };
+        let response = answered.map_err(|error| {
+            let reason = http::reason(&error);
+            match error.is_connect() {
+                true => Error::new(NoConnection(reason)),
+                false => anyhow!("{reason}"),
+            }
+        })?;
         if !response.status().is_success() {
             bail!("status {}", response.status().as_u16());
         }
-        let pieces = response.bytes_stream();
-        let pieces = pieces.map_err(|error| std::io::Error::other(http::reason(&error)));
-        Ok(pieces.boxed())
+        Ok(response)
     }
 }

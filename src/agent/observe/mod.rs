@@ -38,7 +38,7 @@ use crate::owned::owned_units;
 use anyhow::{Context, Result};
 use files::Manifests;
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Fills every field of [`HostFacts`]. Slow things are done side by side, and
 /// how much of stored content was read is told meanwhile.
@@ -86,15 +86,19 @@ pub async fn observe(
     Ok(facts)
 }
 
+const ELECTION: Duration = Duration::from_secs(3);
+
 /// As with conditions: a plan is not to be made from a moment's load.
 async fn etcd(root: &Root, request: &ObserveRequest) -> Option<EtcdFacts> {
     let endpoints = &request.etcd_endpoints;
     let facts = etcd::observe(root, endpoints).await?;
     let is_sure = facts.error.is_none() && facts.unhealthy.is_none();
-    match request.content && !is_sure {
-        true => etcd::observe(root, endpoints).await,
-        false => Some(facts),
+    if is_sure || !request.content {
+        return Some(facts);
     }
+    // An election takes a second or more.
+    tokio::time::sleep(ELECTION).await;
+    etcd::observe(root, endpoints).await
 }
 
 async fn unmet(root: &Root, request: &ObserveRequest) -> Vec<UnmetCondition> {

@@ -94,10 +94,18 @@ impl Pusher {
             .body(body)
             .send()
             .await
-            .map_err(|error| anyhow!("{}: {}", pushing(), http::reason(&error)))?;
-        accepted(end, StatusCode::CREATED)
-            .await
-            .with_context(pushing)?;
+            .map_err(|error| anyhow!("{}: {}", pushing(), http::reason(&error)));
+        let ended = match end {
+            Ok(end) => accepted(end, StatusCode::CREATED)
+                .await
+                .with_context(pushing),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = ended {
+            // What came of it would stay on the disk until the next run.
+            let _ = self.client.delete(&location).send().await;
+            return Err(error);
+        }
         Ok(stored)
     }
 
