@@ -98,9 +98,9 @@ fn masters_off(context: &Context, count: usize) -> Result<()> {
     Ok(())
 }
 
-/// One zone is cut off for long enough that its node is marked.
+/// One zone is cut off for longer than its connections live.
 pub fn zone_cut(context: &Context) -> Result<()> {
-    zones_cut(context, &["b"], Duration::from_secs(60))
+    zones_cut(context, &["b"], Duration::from_secs(35))
 }
 
 /// Each zone in turn is cut off for two minutes.
