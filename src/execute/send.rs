@@ -71,12 +71,11 @@ async fn fill(stage: &Stage<'_>, step: &Step, artifacts: &[SeedArtifact]) -> Res
         })
         .await?;
     for artifact in artifacts {
-        let last = artifact.manifests.len().saturating_sub(1);
-        for (index, manifest) in artifact.manifests.iter().enumerate() {
+        for (manifest, tag) in artifact.tagged_manifests() {
             let target = BlobTarget::Manifest {
                 repository: artifact.repository.clone(),
                 media_type: manifest.media_type.clone(),
-                tag: (index == last).then(|| artifact.tag.clone()),
+                tag,
             };
             put_blob(stage, step, manifest, target, &progress).await?;
         }

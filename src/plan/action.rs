@@ -172,6 +172,15 @@ pub struct SeedArtifact {
     pub manifests: Vec<BlobReference>,
 }
 
+impl SeedArtifact {
+    /// Manifests in push order, each with the tag that it gets.
+    pub fn tagged_manifests(&self) -> impl Iterator<Item = (&BlobReference, Option<String>)> {
+        let last = self.manifests.len().saturating_sub(1);
+        let each = self.manifests.iter().enumerate();
+        each.map(move |(index, manifest)| (manifest, (index == last).then(|| self.tag.clone())))
+    }
+}
+
 /// How one unit is changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnitChange {

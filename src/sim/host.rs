@@ -162,12 +162,11 @@ impl SimulatedHost {
                 let bytes = Bytes::From(registries, repository);
                 self.put_blob(blob.digest, blob.size, target, bytes).await?;
             }
-            for (index, manifest) in artifact.manifests.iter().enumerate() {
-                let is_last = index + 1 == artifact.manifests.len();
+            for (manifest, tag) in artifact.tagged_manifests() {
                 let target = BlobTarget::Manifest {
                     repository: repository.clone(),
                     media_type: manifest.media_type.clone(),
-                    tag: is_last.then(|| artifact.tag.clone()),
+                    tag,
                 };
                 let bytes = Bytes::From(registries, repository);
                 self.put_blob(manifest.digest, manifest.size, target, bytes)

@@ -80,12 +80,11 @@ impl Copier<'_> {
             .try_collect::<()>()
             .await?;
         for artifact in artifacts {
-            let last = artifact.manifests.len().saturating_sub(1);
-            for (index, manifest) in artifact.manifests.iter().enumerate() {
+            for (manifest, tag) in artifact.tagged_manifests() {
                 let target = ManifestTarget {
                     repository: artifact.repository.clone(),
                     media_type: manifest.media_type.clone(),
-                    tag: (index == last).then(|| artifact.tag.clone()),
+                    tag,
                 };
                 self.copy(&artifact.repository, manifest, Some(&target))
                     .await?;
