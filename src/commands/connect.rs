@@ -113,7 +113,8 @@ pub(super) struct ConnectRequest<'a> {
     pub(super) purpose: Purpose,
 }
 
-/// Refuses to leave out hosts that there aren't, and all masters.
+/// Refuses to leave out hosts that there aren't, all masters, and so many members
+/// of etcd that the rest is no majority.
 pub(super) fn check_left_out(inventory: &Inventory, without: &[String]) -> Result<(), Fault> {
     for name in without {
         if inventory.host(name).is_none() {
@@ -128,6 +129,17 @@ pub(super) fn check_left_out(inventory: &Inventory, without: &[String]) -> Resul
     if masters.iter().all(|master| without.contains(&master.name)) {
         let message = "--without leaves out every control-plane host";
         let hint = "the cluster is changed through a master; bring one back first";
+        return Err(Fault::new(Exit::Input, message).hint(hint));
+    }
+    let members = inventory.etcd_members();
+    let staying = members.iter().filter(|host| !without.contains(&host.name));
+    let (staying, all) = (staying.count(), members.len());
+    if staying <= all / 2 {
+        let message = format!("--without leaves {staying} of {all} members of etcd, no majority");
+        let hint = format!(
+            "without a majority nothing in the cluster can be changed; bring so many back that {} are up",
+            all / 2 + 1
+        );
         return Err(Fault::new(Exit::Input, message).hint(hint));
     }
     Ok(())

@@ -100,7 +100,7 @@ pub enum ConnectError {
         source: std::io::Error,
     },
     /// It took too long.
-    #[error("connecting to {peer}: no end of {stage} after {} s", limit.as_secs_f32())]
+    #[error("connecting to {peer}: {stage} took longer than {} s", limit.as_secs_f32())]
     Timeout {
         /// Where to.
         peer: Peer,
@@ -247,7 +247,7 @@ mod tests {
         );
         insta::assert_snapshot!(
             ConnectError::Timeout { peer: peer(), stage: Stage::Handshake, limit: Duration::from_secs(20) },
-            @"connecting to m1 (10.77.1.11:22): no end of shaking hands over SSH after 20 s"
+            @"connecting to m1 (10.77.1.11:22): shaking hands over SSH took longer than 20 s"
         );
     }
 }

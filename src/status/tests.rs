@@ -86,7 +86,7 @@ fn facts<'a>(seen: &'a mut Seen, host: &str) -> &'a mut HostFacts {
 
 fn lose(seen: &mut Seen, host: &str) {
     let unreached = Unreached {
-        reason: format!("connecting to {host}: no end of opening a TCP connection after 10 s"),
+        reason: format!("connecting to {host}: opening a TCP connection took longer than 10 s"),
         hint: Some(format!("check that {host} is up")),
     };
     seen.hosts.insert(host.to_owned(), Err(unreached));
@@ -134,7 +134,7 @@ fn a_zone_that_is_cut_off_degrades_it() {
     b     m2 (not reached)  DOWN    ?           ?         NotReady v1.36.0
     c     m3                member  ready       serves    Ready v1.36.0
 
-    connecting to m2: no end of opening a TCP connection after 10 s
+    connecting to m2: opening a TCP connection took longer than 10 s
       check that m2 is up
     m2: the node is not ready: Kubelet stopped posting node status.
       `journalctl -u kubelet` on m2
@@ -175,9 +175,9 @@ fn without_a_majority_it_is_broken() {
     m1: kube-apiserver.service is activating (auto-restart)
       `journalctl -u kube-apiserver.service` on m1
     m1: the API server at 10.77.1.11:6443 is not ready: it refuses connections
-    connecting to m2: no end of opening a TCP connection after 10 s
+    connecting to m2: opening a TCP connection took longer than 10 s
       check that m2 is up
-    connecting to m3: no end of opening a TCP connection after 10 s
+    connecting to m3: opening a TCP connection took longer than 10 s
       check that m3 is up
     ");
 }

@@ -44,6 +44,28 @@ fn leaving_out_hosts_that_there_are_not_or_all_masters_is_refused() {
     }
 }
 
+/// Refused before anybody waits for an API server that can't become ready.
+#[test]
+fn leaving_out_so_many_members_that_the_rest_is_no_majority_is_refused() {
+    let world = World::new();
+    let good = world.read("inventory.toml");
+    let host = &good[good.find("[[hosts]]").unwrap()..];
+    let more = ["2", "3"].map(|number| {
+        host.replace("\"m1\"", &format!("\"m{number}\""))
+            .replace("192.0.2.11", &format!("192.0.2.1{number}"))
+            .replace("port = 1", &format!("port = {number}"))
+    });
+    let three = good.replace("[cluster]", "[cluster]\nsurvive = \"host\"") + &more.concat();
+    world.write("inventory.toml", &three);
+    for verb in &verbs(&world)[..2] {
+        world
+            .run(&format!("{verb} --without m2 --without m3"))
+            .expect(2, &["leaves 1 of 3 members of etcd", "so many back that 2"]);
+        let one = world.run(&format!("{verb} --without m2"));
+        assert!(!one.stderr.contains("members of etcd"), "{}", one.text());
+    }
+}
+
 #[test]
 fn status_tells_what_it_could_not_reach_and_calls_it_broken() {
     let world = World::new();

@@ -75,7 +75,7 @@ fn lab_options(product: &Product, args: &Args) -> lab::Options {
         wanted: lab::Wanted {
             masters: args.masters,
             workers: args.workers,
-            zones: Vec::new(),
+            ..lab::Wanted::default()
         },
         default_route: lab::DefaultRoute::Absent,
         bandwidth: None,

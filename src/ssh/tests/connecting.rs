@@ -152,11 +152,11 @@ async fn servers_that_are_no_ssh_servers() {
     let cases: [(Change, &str); 4] = [
         (
             |options| options.mute_after = Some(""),
-            "no end of shaking hands over SSH after 1 s",
+            "shaking hands over SSH took longer than 1 s",
         ),
         (
             |options| options.mute_after = Some("SSH-2.0-Mute_1.0\r\n"),
-            "no end of shaking hands over SSH after 1 s",
+            "shaking hands over SSH took longer than 1 s",
         ),
         (
             |options| options.other_protocol = Some("HTTP/1.1 400 Bad Request\r\n\r\n"),

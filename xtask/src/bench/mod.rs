@@ -76,7 +76,7 @@ pub fn run(args: &Args) -> Result<()> {
     let wanted = Wanted {
         masters: args.masters,
         workers: args.workers,
-        zones: Vec::new(),
+        ..Wanted::default()
     };
     let mut all = Table::default();
     if is_asked(Part::Bundle) {

@@ -415,7 +415,7 @@ mod tests {
         let layout = Layout::spread(&Wanted {
             masters: 1,
             workers: 0,
-            zones: vec![],
+            ..Wanted::default()
         })
         .unwrap();
         let arguments = ssh_arguments("/lab".into(), &layout.hosts[0]).join(" ");
@@ -433,7 +433,7 @@ mod tests {
         let layout = Layout::spread(&Wanted {
             masters: 1,
             workers: 2,
-            zones: vec![],
+            ..Wanted::default()
         })
         .unwrap();
         let hosts: Vec<&Host> = layout.hosts.iter().collect();

@@ -43,13 +43,17 @@ pub fn text(layout: &Layout) -> String {
     for zone in &layout.zones {
         text.push_str(&format!("[zones.{}]\n", zone.name));
     }
+    let has_witness = layout.hosts.iter().any(|host| host.kind == Kind::Witness);
     for host in &layout.hosts {
-        let role = match host.kind {
-            Kind::Master => "control-plane",
-            Kind::Worker => "worker",
+        // A member of etcd that is named so leaves it to no other by default.
+        let roles = match host.kind {
+            Kind::Master if has_witness => "\"control-plane\", \"etcd\"",
+            Kind::Master => "\"control-plane\"",
+            Kind::Worker => "\"worker\"",
+            Kind::Witness => "\"etcd\"",
         };
         text.push_str(&format!(
-            "\n[[hosts]]\nname = \"{}\"\naddress = \"{}\"\nzone = \"{}\"\nroles = [\"{role}\"]\n",
+            "\n[[hosts]]\nname = \"{}\"\naddress = \"{}\"\nzone = \"{}\"\nroles = [{roles}]\n",
             host.name, host.address, host.zone
         ));
     }
@@ -58,14 +62,14 @@ pub fn text(layout: &Layout) -> String {
     text
 }
 
-/// What masters that are not spread over zones outlive instead.
+/// What members of etcd that are not spread over zones outlive instead.
 fn survived(layout: &Layout) -> Option<&'static str> {
-    let masters = layout.hosts.iter();
-    let masters: Vec<&Host> = masters.filter(|host| host.kind == Kind::Master).collect();
-    let spare = masters.len().saturating_sub(1) / 2;
-    let in_zone = |zone: &str| masters.iter().filter(|host| host.zone == zone).count();
+    let members = layout.hosts.iter();
+    let members: Vec<&Host> = members.filter(|host| host.kind != Kind::Worker).collect();
+    let spare = members.len().saturating_sub(1) / 2;
+    let in_zone = |zone: &str| members.iter().filter(|host| host.zone == zone).count();
     let fullest = layout.zones.iter().map(|zone| in_zone(&zone.name)).max();
-    match (masters.len(), fullest) {
+    match (members.len(), fullest) {
         (0 | 1, _) => None,
         (2, _) => Some("nothing"),
         (_, Some(fullest)) if fullest > spare => Some("host"),
@@ -83,7 +87,7 @@ mod tests {
         let wanted = Wanted {
             masters: 1,
             workers: 2,
-            zones: vec![],
+            ..Wanted::default()
         };
         let text = text(&Layout::spread(&wanted).unwrap());
         let value: toml::Table = toml::from_str(&text).unwrap();
@@ -142,6 +146,7 @@ mod tests {
                 masters,
                 workers: 2,
                 zones: zones(names),
+                ..Wanted::default()
             };
             let layout = Layout::spread(&wanted).unwrap();
             assert_eq!(survived(&layout), expected, "{masters} in {names}");

@@ -27,6 +27,9 @@ const FIRST_MASTER: u8 = 11;
 const MAXIMUM_MASTERS: u8 = 10;
 const FIRST_WORKER: u8 = 21;
 const MAXIMUM_WORKERS: u8 = 200;
+/// Witnesses are .5 to .9.
+const FIRST_WITNESS: u8 = 5;
+const MAXIMUM_WITNESSES: u8 = 5;
 /// A bridge is called `zone-NAME`, and interface names have 15 characters.
 const MAXIMUM_ZONE_NAME: usize = 10;
 
@@ -60,20 +63,25 @@ pub struct Host {
 pub enum Kind {
     Master,
     Worker,
+    /// A member of etcd and nothing else.
+    Witness,
 }
 
 /// How many hosts are wanted, and in which zones.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
     pub masters: u8,
     pub workers: u8,
-    /// Empty: `a`, `b`, `c`, as many as masters or workers can fill.
+    /// Hosts with etcd alone, in the zones after the masters'.
+    pub witnesses: u8,
+    /// Empty: `a`, `b`, `c`, as many as can be filled.
     pub zones: Vec<String>,
 }
 
 impl Layout {
     /// Spreads the wanted hosts over the zones, one per zone in turn, masters
-    /// and workers each from the first zone on. The last byte of an address
+    /// and workers each from the first zone on, witnesses behind the masters. The
+    /// last byte of an address
     /// tells the host: m2 ends in 12, w2 in 22, whatever their zones are.
     pub fn spread(wanted: &Wanted) -> Result<Self> {
         if wanted.masters == 0 || wanted.masters > MAXIMUM_MASTERS {
@@ -81,6 +89,9 @@ impl Layout {
         }
         if wanted.workers > MAXIMUM_WORKERS {
             bail!("--workers must be at most {MAXIMUM_WORKERS}");
+        }
+        if wanted.witnesses > MAXIMUM_WITNESSES {
+            bail!("--witnesses must be at most {MAXIMUM_WITNESSES}");
         }
         let names = zone_names(wanted)?;
         let zones: Vec<Zone> = (1u8..)
@@ -106,7 +117,16 @@ impl Layout {
                 kind: Kind::Worker,
             }
         });
-        let hosts: Vec<Host> = masters.chain(workers).collect();
+        let witnesses = (0..wanted.witnesses).map(|index| {
+            let zone = place(wanted.masters + index);
+            Host {
+                name: format!("e{}", index + 1),
+                zone: zone.name.clone(),
+                address: zone.address(FIRST_WITNESS + index),
+                kind: Kind::Witness,
+            }
+        });
+        let hosts: Vec<Host> = masters.chain(workers).chain(witnesses).collect();
         if let Some(empty) = zones
             .iter()
             .find(|zone| hosts.iter().all(|host| host.zone != zone.name))
@@ -211,7 +231,8 @@ pub fn hardware_address(address: Ipv4Addr) -> String {
 
 fn zone_names(wanted: &Wanted) -> Result<Vec<String>> {
     if wanted.zones.is_empty() {
-        let count = usize::from(wanted.masters.max(wanted.workers).clamp(1, 3));
+        let members = wanted.masters + wanted.witnesses;
+        let count = usize::from(members.max(wanted.workers).clamp(1, 3));
         return Ok(["a", "b", "c"][..count]
             .iter()
             .map(ToString::to_string)
@@ -251,12 +272,32 @@ mod tests {
             masters,
             workers,
             zones: zones.iter().map(ToString::to_string).collect(),
+            ..Wanted::default()
         })?;
-        Ok(layout
-            .hosts
-            .iter()
-            .map(|host| format!("{} {} {}", host.name, host.zone, host.address))
-            .collect())
+        Ok(told(&layout))
+    }
+
+    fn told(layout: &Layout) -> Vec<String> {
+        let hosts = layout.hosts.iter();
+        let line = |host: &Host| format!("{} {} {}", host.name, host.zone, host.address);
+        hosts.map(line).collect()
+    }
+
+    #[test]
+    fn a_witness_stands_in_a_zone_of_its_own() {
+        let layout = Layout::spread(&Wanted {
+            masters: 2,
+            workers: 1,
+            witnesses: 1,
+            ..Wanted::default()
+        });
+        let expected = [
+            "m1 a 10.77.1.11",
+            "m2 b 10.77.2.12",
+            "w1 a 10.77.1.21",
+            "e1 c 10.77.3.5",
+        ];
+        assert_eq!(told(&layout.unwrap()), expected);
     }
 
     #[test]
@@ -320,6 +361,7 @@ mod tests {
             masters: MAXIMUM_MASTERS,
             workers: MAXIMUM_WORKERS,
             zones: vec!["only".into()],
+            witnesses: MAXIMUM_WITNESSES,
         })
         .unwrap();
         let mut addresses: Vec<_> = layout.hosts.iter().map(|host| host.address).collect();
@@ -333,7 +375,7 @@ mod tests {
         let layout = Layout::spread(&Wanted {
             masters: 1,
             workers: 1,
-            zones: vec![],
+            ..Wanted::default()
         })
         .unwrap();
         assert_eq!(layout.select("w1").unwrap().len(), 1);

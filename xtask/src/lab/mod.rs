@@ -45,6 +45,9 @@ enum Command {
         /// Workers, one per zone in turn.
         #[arg(long, default_value_t = 2)]
         workers: u8,
+        /// Hosts with etcd alone, in the zones after the masters'.
+        #[arg(long, default_value_t = 0)]
+        witnesses: u8,
         /// Names of the zones [default: a, b, c, as many as can be filled].
         #[arg(long, value_delimiter = ',')]
         zones: Vec<String>,
@@ -119,6 +122,7 @@ pub fn run(args: &Args) -> Result<()> {
         Command::Up {
             masters,
             workers,
+            witnesses,
             zones,
             default_route,
             bandwidth,
@@ -128,6 +132,7 @@ pub fn run(args: &Args) -> Result<()> {
                 wanted: Wanted {
                     masters: *masters,
                     workers: *workers,
+                    witnesses: *witnesses,
                     zones: zones.clone(),
                 },
                 default_route: if *default_route {

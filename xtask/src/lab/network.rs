@@ -265,7 +265,7 @@ mod tests {
         Layout::spread(&Wanted {
             masters: 1,
             workers: 2,
-            zones: vec![],
+            ..Wanted::default()
         })
         .unwrap()
     }

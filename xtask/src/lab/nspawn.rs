@@ -104,7 +104,7 @@ mod tests {
         let layout = Layout::spread(&Wanted {
             masters: 1,
             workers: 0,
-            zones: vec![],
+            ..Wanted::default()
         })
         .unwrap();
         let directories = Directories {

@@ -176,7 +176,7 @@ mod tests {
         let layout = Layout::spread(&Wanted {
             masters: 3,
             workers: 2,
-            zones: vec![],
+            ..Wanted::default()
         })
         .unwrap();
         let state = State {

@@ -89,6 +89,7 @@ pub fn render(status: &Status) -> String {
         let kind = match host.kind {
             Kind::Master => "master",
             Kind::Worker => "worker",
+            Kind::Witness => "witness",
         };
         text.push_str(&format!(
             "{:<6} {:<11} {:<13} {kind:<7} {:<5} {}\n",

@@ -7,6 +7,7 @@ mod growth;
 mod interrupt;
 pub mod pods;
 mod refusals;
+mod rooms;
 mod rows;
 mod state;
 pub mod zones;
@@ -231,6 +232,30 @@ const GROWING: &[Scenario] = &[
     },
 ];
 
+/// Two rooms and a witness elsewhere.
+const ROOMS: &[Scenario] = &[
+    Scenario {
+        name: "install: two rooms and a witness",
+        run: rooms::install,
+    },
+    Scenario {
+        name: "two rooms: one cut off and healed",
+        run: rooms::one_cut,
+    },
+];
+
+/// The same at length.
+const EACH_ROOM: &[Scenario] = &[
+    Scenario {
+        name: "install: two rooms and a witness",
+        run: rooms::install,
+    },
+    Scenario {
+        name: "two rooms: each cut off and healed, and the witness",
+        run: rooms::each_cut,
+    },
+];
+
 /// Long runs, outside of what runs by default.
 const LOSSES: &[Scenario] = &[
     Scenario {
@@ -273,10 +298,17 @@ enum SiteOf {
 const ONE_MASTER: Hosts = Hosts {
     masters: 1,
     workers: 2,
+    witnesses: 0,
 };
 const THREE_MASTERS: Hosts = Hosts {
     masters: 3,
     workers: 2,
+    witnesses: 0,
+};
+const TWO_ROOMS: Hosts = Hosts {
+    masters: 2,
+    workers: 2,
+    witnesses: 1,
 };
 
 const LAB: &[Group] = &[
@@ -300,13 +332,25 @@ const LAB: &[Group] = &[
         scenarios: GROWING,
         site: SiteOf::Itself,
     },
+    Group {
+        hosts: TWO_ROOMS,
+        scenarios: ROOMS,
+        site: SiteOf::Itself,
+    },
 ];
 
-const CHAOS: &[Group] = &[Group {
-    hosts: THREE_MASTERS,
-    scenarios: LOSSES,
-    site: SiteOf::Itself,
-}];
+const CHAOS: &[Group] = &[
+    Group {
+        hosts: THREE_MASTERS,
+        scenarios: LOSSES,
+        site: SiteOf::Itself,
+    },
+    Group {
+        hosts: TWO_ROOMS,
+        scenarios: EACH_ROOM,
+        site: SiteOf::Itself,
+    },
+];
 
 /// Runs the lab tier; `only` picks scenarios by part of their name (those that
 /// others build on run too).
@@ -337,6 +381,7 @@ fn groups(groups: &[Group], only: Option<&str>) -> Result<Tally> {
 struct Hosts {
     masters: u8,
     workers: u8,
+    witnesses: u8,
 }
 
 fn group(
@@ -391,6 +436,7 @@ fn fresh_hosts(context: &Context, hosts: Hosts) -> Result<()> {
         wanted: lab::Wanted {
             masters: hosts.masters,
             workers: hosts.workers,
+            witnesses: hosts.witnesses,
             zones: Vec::new(),
         },
         // A way out that leads nowhere, so that whoever tries it is counted.

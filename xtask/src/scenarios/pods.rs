@@ -264,6 +264,7 @@ pub fn nodes_ready(product: &Product) -> Result<()> {
         let role = match host.kind {
             Kind::Master => "control-plane",
             Kind::Worker => "worker",
+            Kind::Witness => continue,
         };
         let node = nodes.iter().find(|node| node["metadata"]["name"] == name);
         let node = node.with_context(|| format!("no node {name}"))?;

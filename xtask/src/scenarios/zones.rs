@@ -61,7 +61,7 @@ fn masters_off(context: &Context, count: usize) -> Result<()> {
     pods::deploy_on(&context.product, &["w1", "w2"])?;
     for master in masters(&lab).take(count) {
         // A boot takes what was brought before.
-        bring_kubectl(&lab, &names(&lab))?;
+        bring_kubectl(&lab, &node_names(&lab))?;
         let others: Vec<&Host> = lab.hosts().iter().filter(|host| *host != master).collect();
         let watch = Watch::start(&lab, others.iter().copied().find(|host| is_worker(host)))?;
         let credentials = Arc::new(Credentials::read(&lab)?);
@@ -110,9 +110,9 @@ pub fn each_zone_cut(context: &Context) -> Result<()> {
 
 /// Writes go on in the other zones, pods there keep their Services, and once
 /// the zone is healed there is nothing to do.
-fn zones_cut(context: &Context, zones: &[&str], duration: Duration) -> Result<()> {
+pub fn zones_cut(context: &Context, zones: &[&str], duration: Duration) -> Result<()> {
     let lab = context.lab()?;
-    bring_kubectl(&lab, &names(&lab))?;
+    bring_kubectl(&lab, &node_names(&lab))?;
     pods::deploy_on(&context.product, &["w1", "w2"])?;
     for zone in zones {
         lab.cut(zone)?;
@@ -128,7 +128,7 @@ fn without_zone(context: &Context, lab: &Lab, zone: &str, duration: Duration) ->
     let rest: Vec<&Host> = lab
         .hosts()
         .iter()
-        .filter(|host| host.zone != zone)
+        .filter(|host| host.zone != zone && is_node(host))
         .collect();
     let deadline = Instant::now() + duration;
     let mut round = 0;
@@ -213,8 +213,14 @@ fn masters(lab: &Lab) -> impl Iterator<Item = &Host> {
     lab.hosts().iter().filter(|host| host.kind == Kind::Master)
 }
 
-fn names(lab: &Lab) -> Vec<&str> {
-    lab.hosts().iter().map(|host| host.name.as_str()).collect()
+fn node_names(lab: &Lab) -> Vec<&str> {
+    let nodes = lab.hosts().iter().filter(|host| is_node(host));
+    nodes.map(|host| host.name.as_str()).collect()
+}
+
+/// A witness is none: it has no proxy and no kubelet.
+fn is_node(host: &Host) -> bool {
+    host.kind != Kind::Witness
 }
 
 fn is_worker(host: &Host) -> bool {
