@@ -90,10 +90,24 @@ fn prepare(root: &Root, request: &RunRequest) -> Result<Program> {
             for (name, value) in etcdctl::environment() {
                 program = program.environment(name, value);
             }
+            if takes_all_endpoints(request) {
+                let all = request.etcd_endpoints.join(",");
+                program = program.environment("ETCDCTL_ENDPOINTS", all);
+            }
         }
         _ => {}
     }
     Ok(program)
+}
+
+/// Whether `etcdctl` is told of all members: it refuses a variable beside its
+/// flag, and takes a snapshot from one member alone, which is the host's own.
+fn takes_all_endpoints(request: &RunRequest) -> bool {
+    let names_others = |argument: &String| argument.starts_with("--endpoints");
+    let is_snapshot = request.arguments.iter().any(|word| word == "snapshot");
+    !request.etcd_endpoints.is_empty()
+        && !is_snapshot
+        && !request.arguments.iter().any(names_others)
 }
 
 async fn feed(mut stdin: ChildStdin, mut body: BodyReceiver) -> Result<()> {
@@ -135,6 +149,31 @@ mod tests {
             program: program.to_owned(),
             arguments: arguments.iter().map(|each| (*each).to_owned()).collect(),
             input: true,
+            etcd_endpoints: ["https://m1:2379", "https://m2:2379"]
+                .map(Into::into)
+                .into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn etcdctl_asks_all_members_unless_told_otherwise() {
+        let host = TestHost::new();
+        host.binary("etcdctl", "printf '%s' \"$ETCDCTL_ENDPOINTS\"");
+        for (arguments, expected) in [
+            (&["member", "list"][..], "https://m1:2379,https://m2:2379"),
+            (&["--endpoints=https://m2:2379", "endpoint", "health"], ""),
+            (&["snapshot", "save", "/tmp/x"], ""),
+        ] {
+            let (body, receiver) = body_channel();
+            body.finish().unwrap();
+            let (sender, mut notices) = notice_channel();
+            let request = request("etcdctl", arguments);
+            assert_eq!(run(&host.root, request, receiver, sender).await.unwrap(), 0);
+            let mut said = Vec::new();
+            while let Some(Notice::Output { bytes, .. }) = notices.recv().await {
+                said.extend(bytes);
+            }
+            assert_eq!(String::from_utf8(said).unwrap(), expected, "{arguments:?}");
         }
     }
 

@@ -14,6 +14,8 @@ use crate::site::{Decisions, Site};
 use crate::ssh::{HostKeys, Identity, Target};
 use crate::status::Unreached;
 use camino::Utf8Path;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::net::IpAddr;
@@ -22,6 +24,9 @@ use std::time::Duration;
 
 /// What an answer may take over a slow link once a host has given up.
 const ANSWER_ALLOWANCE: Duration = Duration::from_secs(10);
+
+/// A host that is well has answered within this; then the next one is tried too.
+const HEAD_START: Duration = Duration::from_secs(1);
 
 /// Name of the pinned host keys in a site.
 pub(super) const HOST_KEYS: &str = "host_keys";
@@ -223,19 +228,17 @@ fn how_to_go_on<T>(
             Err(RemoteError::Connect(error))
                 if error.is_out_of_reach() && decisions.hosts.contains_key(name) =>
             {
-                lost.push(name);
+                lost.push(name.clone());
             }
             Err(_) => return None,
         }
     }
-    let masters = inventory.control_plane();
-    let has_master = masters.iter().any(|master| !lost.contains(&&master.name));
     let options: Vec<String> = lost
         .iter()
         .map(|name| format!("--without {name}"))
         .collect();
-    (has_master && !lost.is_empty())
-        .then(|| format!("or change the others now, with `{}`", options.join(" ")))
+    let is_possible = !lost.is_empty() && check_left_out(inventory, &lost).is_ok();
+    is_possible.then(|| format!("or change the others now, with `{}`", options.join(" ")))
 }
 
 /// All results, or every failure.
@@ -295,20 +298,48 @@ pub(super) fn unreached(fault: Fault) -> Unreached {
     }
 }
 
-/// Connects to the first host that answers; the others' reasons are kept.
-pub(super) async fn connect_first(
+/// Connects to the first of the hosts that serves. The next one is tried beside
+/// those before it when they take their time. Where none serves, it is the first
+/// that answers, which can tell why.
+pub(super) async fn connect_serving(
     inventory: &Inventory,
     site: &Site,
     names: &[&str],
+    serves: impl AsyncFn(&RemoteHost) -> bool,
 ) -> Result<RemoteHost, Fault> {
     let targets = targets(inventory)?;
     let keys = host_keys(site)?;
+    let attempt = async |target: &Target| {
+        let host = remote::connect(target, &keys).await?;
+        let serves = serves(&host).await;
+        Ok::<_, RemoteError>((host, serves))
+    };
+    let mut waiting = names.iter().filter_map(|name| targets.get(*name));
+    let mut running = FuturesUnordered::new();
+    let mut others: Vec<RemoteHost> = Vec::new();
     let mut faults: Vec<Fault> = Vec::new();
-    for target in names.iter().filter_map(|name| targets.get(*name)) {
-        match remote::connect(target, &keys).await {
-            Ok(host) => return Ok(host),
-            Err(error) => faults.push(error.into()),
+    loop {
+        let next = waiting.next();
+        let is_last = next.is_none();
+        running.extend(next.map(&attempt));
+        let head_start = async {
+            match is_last {
+                true => std::future::pending().await,
+                false => tokio::time::sleep(HEAD_START).await,
+            }
+        };
+        tokio::select! {
+            ended = running.next() => match ended {
+                Some(Ok((host, true))) => return Ok(host),
+                Some(Ok((host, false))) => others.push(host),
+                Some(Err(error)) => faults.push(error.into()),
+                None => break,
+            },
+            () = head_start => {}
         }
+    }
+    if let Some(first) = others.into_iter().next() {
+        return Ok(first);
     }
     Err(Fault::merge(faults).unwrap_or_else(|| Fault::new(Exit::Hosts, "no host to connect to")))
 }

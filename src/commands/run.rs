@@ -4,7 +4,10 @@
 use super::connect;
 use super::fault::{Exit, Fault};
 use crate::cli::RunArgs;
+use crate::host::remote::RemoteHost;
 use crate::host::{Body, Call, Host, Notice, OutputStream, Request, Response, RunRequest};
+use crate::inventory;
+use crate::status::{self, etcd_endpoints};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use std::io::{self, IsTerminal, Read, Write};
@@ -14,6 +17,10 @@ use tokio::sync::mpsc;
 
 /// Following logs may take as long as people look.
 const LIMIT: Duration = Duration::from_secs(24 * 3600);
+/// An API server that is ready says so at once.
+const READY_LIMIT: Duration = Duration::from_secs(10);
+/// The program that asks an API server.
+const KUBECTL: &str = "kubectl";
 /// Standard input is passed on in pieces of this size, in bytes.
 const PIECE: usize = 64 << 10;
 /// Pieces that may wait for the link.
@@ -21,17 +28,20 @@ const PIECES: usize = 4;
 
 pub(super) async fn run(program: &str, args: RunArgs) -> Result<ExitCode, Fault> {
     let (inventory, site) = connect::read(&args.inventory.inventory)?;
-    let masters: Vec<&str> = inventory
-        .control_plane()
-        .iter()
-        .map(|host| host.name.as_str())
-        .collect();
-    let host = connect::connect_first(&inventory, &site, &masters).await?;
+    let masters = inventory.control_plane();
+    let names: Vec<&str> = masters.iter().map(|host| host.name.as_str()).collect();
+    // etcdctl asks all members, wherever it runs; kubectl its host's API server.
+    let serves = async |host: &RemoteHost| {
+        let own = masters.iter().find(|master| master.name == host.name());
+        program != KUBECTL || names.len() == 1 || is_ready(host, own).await
+    };
+    let host = connect::connect_serving(&inventory, &site, &names, serves).await?;
     let takes_input = args.stdin || (reads_input(&args.arguments) && !io::stdin().is_terminal());
     let request = Request::Run(RunRequest {
         program: program.to_owned(),
         arguments: args.arguments,
         input: takes_input,
+        etcd_endpoints: etcd_endpoints(&inventory),
     });
     let body: Option<Box<dyn Body>> = takes_input.then(|| Box::new(Stdin::read()) as Box<dyn Body>);
     let call = Call {
@@ -46,6 +56,21 @@ pub(super) async fn run(program: &str, args: RunArgs) -> Result<ExitCode, Fault>
             let message = format!("{}: an unexpected answer to running {program}", host.name());
             Err(Fault::new(Exit::Failed, message))
         }
+    }
+}
+
+/// Whether the host's own API server is ready.
+async fn is_ready(host: &RemoteHost, master: Option<&&inventory::Host>) -> bool {
+    let Some(master) = master else { return false };
+    let call = Call {
+        request: Request::Observe(status::api_request(master)),
+        body: None,
+        notices: &|_| (),
+        limit: READY_LIMIT,
+    };
+    match host.call(call).await {
+        Ok(Response::Facts(facts)) => status::has_ready_api_server(master, &facts),
+        _ => false,
     }
 }
 

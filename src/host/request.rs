@@ -139,6 +139,10 @@ pub struct RunRequest {
     pub arguments: Vec<String>,
     /// Whether a body follows; else standard input is empty.
     pub input: bool,
+    /// Client URLs of the members that `etcdctl` asks unless its arguments name
+    /// others.
+    #[serde(default)]
+    pub etcd_endpoints: Vec<String>,
 }
 
 /// What a host answers in the end.

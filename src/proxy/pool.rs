@@ -224,6 +224,7 @@ impl Pool {
                 self.timings.reset_after,
             );
             self.follow(backend, consequence);
+            self.part_with_outdated(backend);
             backend.probed.send_replace(true);
         }
     }
@@ -244,13 +245,37 @@ impl Pool {
             }
             self.changes.send_modify(|number| *number += 1);
         }
-        if consequence.reset_connections && backend.connections() > 0 {
-            self.log.warning(&format!(
-                "resetting {} connections to {name} ({address}): its host has been silent for {:?}",
-                backend.connections(),
+        if consequence.reset_connections {
+            let reason = format!(
+                "its host has been silent for {:?}",
                 self.timings.reset_after
-            ));
-            backend.resets.send_modify(|number| *number += 1);
+            );
+            self.reset(backend, &reason);
         }
+    }
+
+    /// Resets connections to a server that stays unready while another is
+    /// ready: one that has lost its etcd answers for ever, and its watches say
+    /// nothing new.
+    fn part_with_outdated(&self, backend: &Backend) {
+        let limit = self.timings.outdated_after;
+        let is_outdated = backend.health().answers_unready_for(limit, Instant::now());
+        let mut all = self.backends.iter();
+        if is_outdated && all.any(|other| other.readiness() == Readiness::Ready) {
+            let reason = format!("it has not been ready for {limit:?}, and another is");
+            self.reset(backend, &reason);
+        }
+    }
+
+    fn reset(&self, backend: &Backend, reason: &str) {
+        let connections = backend.connections();
+        if connections == 0 {
+            return;
+        }
+        let BackendConfiguration { name, address, .. } = &backend.configuration;
+        self.log.warning(&format!(
+            "resetting {connections} connections to {name} ({address}): {reason}"
+        ));
+        backend.resets.send_modify(|number| *number += 1);
     }
 }

@@ -24,6 +24,9 @@ pub struct Timings {
     /// A server that answers but isn't ready for longer than this isn't just
     /// starting or ending, and nobody is held for its sake.
     pub longest_start: Duration,
+    /// A server that answers but isn't ready for longer than this, while another
+    /// is, isn't just ending: what its watches tell may be out of date.
+    pub outdated_after: Duration,
     /// Silence of a host after which its connections are reset.
     pub reset_after: Duration,
     /// At the start, for the first probe of every API server.
@@ -57,6 +60,9 @@ impl Default for Timings {
             ready_hold: Duration::from_secs(6),
             // Roles and caches are loaded within this also on a busy host.
             longest_start: Duration::from_secs(60),
+            // An API server that ends closes its port within seconds; one whose
+            // etcd is gone goes on for ever, and its watches say nothing.
+            outdated_after: Duration::from_secs(30),
             // Longer than a lost packet and its retransmissions, far shorter
             // than the half minute that clients need to notice by themselves.
             reset_after: Duration::from_secs(3),

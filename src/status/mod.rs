@@ -125,12 +125,25 @@ pub fn observe_request(inventory: &Inventory, host: &Host) -> ObserveRequest {
         request.conditions.push(registry_serving(host));
     }
     if host.has(Role::Etcd) {
-        let members = inventory.etcd_members().into_iter();
-        request.etcd_endpoints = members
-            .map(|member| format!("https://{}:{ETCD_CLIENT_PORT}", member.address))
-            .collect();
+        request.etcd_endpoints = etcd_endpoints(inventory);
     }
     request
+}
+
+/// What to ask a master for its API server alone.
+pub fn api_request(master: &Host) -> ObserveRequest {
+    ObserveRequest {
+        conditions: vec![api_ready(master)],
+        ..ObserveRequest::default()
+    }
+}
+
+/// Client URLs of all members of etcd.
+pub fn etcd_endpoints(inventory: &Inventory) -> Vec<String> {
+    let members = inventory.etcd_members().into_iter();
+    members
+        .map(|member| format!("https://{}:{ETCD_CLIENT_PORT}", member.address))
+        .collect()
 }
 
 fn api_ready(host: &Host) -> Condition {

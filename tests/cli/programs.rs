@@ -96,6 +96,30 @@ fn a_program_that_is_not_there_is_a_failure_with_a_name() {
         .expect(1, &["m1: ", "kubectl", "not installed on this host"]);
 }
 
+/// The first master says nothing, and nobody waits for it.
+#[test]
+fn a_master_that_is_silent_leaves_it_to_the_next() {
+    let (world, host) = world(&[("etcdctl", "echo $ETCDCTL_ENDPOINTS")]);
+    let silent = TestHost::start(ServerOptions::new(|_| async {
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        Ending::Silence
+    }));
+    let good = world.read("inventory.toml");
+    let second = &good[good.find("[[hosts]]").unwrap()..];
+    let second = second
+        .replace("\"m1\"", "\"m2\"")
+        .replace("192.0.2.11", "192.0.2.12");
+    let first = good
+        .replace(&host.port().to_string(), &silent.port().to_string())
+        .replace("[cluster]", "[cluster]\nsurvive = \"nothing\"");
+    world.write("inventory.toml", &format!("{first}\n{second}"));
+    world.run("hosts trust --yes --replace").expect(0, &[]);
+    assert_eq!(
+        world.run("etcdctl -- member list").text(),
+        "exit 0\nhttps://192.0.2.11:2379,https://192.0.2.12:2379\n"
+    );
+}
+
 /// Nothing is in hand yet, so the first signal already ends the run.
 #[test]
 fn signals_before_the_steps_end_the_run_with_130() {

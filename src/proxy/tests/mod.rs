@@ -35,6 +35,7 @@ const TIMINGS: Timings = Timings {
     dial_round_pause: Duration::from_millis(20),
     ready_hold: Duration::from_secs(1),
     longest_start: PATIENCE,
+    outdated_after: PATIENCE,
     reset_after: Duration::from_millis(900),
     first_probes: PATIENCE,
 };
@@ -171,6 +172,32 @@ async fn a_server_that_is_not_ready_keeps_its_connections_and_gets_no_new_ones()
     proxy.connect().await.unwrap();
     assert_eq!((m1.clients(), m2.clients()), (2, 1));
     echo(&mut established).await.unwrap();
+}
+
+#[tokio::test]
+async fn connections_to_a_server_that_stays_unready_are_reset_once_another_is_ready() {
+    let authority = TestAuthority::new();
+    let (m1, m2) = (FakeServer::start(&authority), FakeServer::start(&authority));
+    let mut timings = TIMINGS;
+    timings.outdated_after = Duration::from_millis(200);
+    let zones = [(m1.address, "a"), (m2.address, "b")];
+    let proxy = probed_with(timings, &authority, &zones).await;
+    let mut established = proxy.connect().await.unwrap();
+    // While the other one is no better, it is left alone.
+    m2.set_ready(false);
+    proxy.wait_for(1, Readiness::NotReady).await;
+    m1.set_ready(false);
+    proxy.wait_for(0, Readiness::NotReady).await;
+    sleep(timings.outdated_after * 3).await;
+    echo(&mut established).await.unwrap();
+    m2.set_ready(true);
+    let mut byte = [0; 1];
+    let end = timeout(PATIENCE, established.read(&mut byte))
+        .await
+        .unwrap();
+    assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+    proxy.connect().await.unwrap();
+    assert_eq!(m2.clients(), 1);
 }
 
 #[tokio::test]
