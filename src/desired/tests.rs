@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use time::OffsetDateTime;
 
 mod overrides;
+mod zones;
 
 const SMALL: &str = r#"
 [cluster]

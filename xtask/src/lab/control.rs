@@ -104,6 +104,21 @@ impl Lab {
         self.start(&hosts)
     }
 
+    /// Starts hosts that are off, each so many milliseconds from now, and waits
+    /// until all of them answer.
+    pub fn boot_after(&self, delays: &[(&str, u64)]) -> Result<()> {
+        let _lock = Lock::take()?;
+        let hosts = delays.iter().map(|(name, _)| self.layout().host(name));
+        let hosts: Vec<&Host> = hosts.collect::<Result<_>>()?;
+        each(&hosts, |host| {
+            let mut delays = delays.iter();
+            let own = delays.find(|(name, _)| *name == host.name);
+            let delay = own.map_or(0, |(_, delay)| *delay);
+            std::thread::sleep(Duration::from_millis(delay));
+            self.start(&[host])
+        })
+    }
+
     /// Starts hosts that are off and waits until all of them answer.
     pub(super) fn start(&self, hosts: &[&Host]) -> Result<()> {
         each(hosts, |host| {

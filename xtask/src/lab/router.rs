@@ -121,7 +121,8 @@ fn lab_table() -> String {
         type filter hook forward priority filter - 10; policy accept;
         ip saddr @cut drop
         ip daddr @cut drop
-        ct state new meta nfproto ipv4 meta l4proto {{ tcp, udp }} add @asked {{ {flow} }}
+        ct state new meta nfproto ipv4 meta l4proto udp add @asked {{ {flow} }}
+        ct state new meta nfproto ipv4 tcp flags & (syn | ack) == syn add @asked {{ {flow} }}
     }}
     chain after {{
         type filter hook forward priority filter + 10; policy accept;

@@ -1,5 +1,6 @@
 //! What a cluster stands, and what a second look finds.
 
+use super::random::Random;
 use super::{Context, pods};
 use crate::lab::{Host, Kind, Lab};
 use crate::product::{outcome, wait_until};
@@ -252,11 +253,28 @@ fn ask(service: &str) -> String {
     )
 }
 
-/// A power failure of the whole site.
+/// A power failure of the whole site; hosts boot in a random order, some long
+/// after others. `COFFERDAM_SEED` repeats it.
 pub fn all_off_and_on(context: &Context) -> Result<()> {
+    const LATEST_MILLISECONDS: u64 = 10_000;
     let lab = context.lab()?;
+    let mut random = Random::seeded()?;
+    let delays: Vec<(&str, u64)> = lab
+        .hosts()
+        .iter()
+        .map(|host| (host.name.as_str(), random.below(LATEST_MILLISECONDS)))
+        .collect();
     lab.kill("all")?;
-    lab.boot("all")?;
+    lab.boot_after(&delays)?;
+    let mut order = delays;
+    order.sort_by_key(|(_, delay)| *delay);
+    let order = order
+        .iter()
+        .map(|(name, delay)| format!("{name} {delay} ms"));
+    shell::say(&format!(
+        "        booted after: {}",
+        order.collect::<Vec<_>>().join(", ")
+    ));
     all_ready(context)?;
     pods::network(&context.product)?;
     wait_until("a plan without steps", READY_LIMIT, || {

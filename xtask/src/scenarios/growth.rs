@@ -4,7 +4,7 @@
 use super::zones::{KUBECTL, all_well, bring_kubectl};
 use super::{Context, pods};
 use crate::lab::Lab;
-use crate::product::{Product, wait_until};
+use crate::product::{Product, run_quietly, wait_until};
 use crate::{paths, shell};
 use anyhow::{Context as _, Result, ensure};
 use std::collections::BTreeSet;
@@ -84,6 +84,11 @@ fn join_without_m1(product: &Product) -> Result<()> {
         refused.status,
         refused.stderr
     );
+    // Whatever else there is works without it too.
+    run_quietly(&mut product.verb("plan", &["--without", "m1"]))?;
+    product.etcdctl(&["member", "list"])?;
+    let inventory = product.inventory.as_str();
+    run_quietly(&mut product.command(&["ports", "-i", inventory]))?;
     shell::run(&mut product.verb("install", &["--yes", "--without", "m1"]))?;
     let nodes = product.kubectl(&["get", "nodes", "--no-headers"])?;
     let is_ready = |line: &str| line.starts_with("w2 ") && line.contains(" Ready ");

@@ -1,12 +1,14 @@
 //! Installs that are cut short at chosen moments, and the same command again.
 
-use super::{Context, ONE_MASTER, THREE_MASTERS, bare_hosts, same_state, state, undisturbed};
+use super::lists::{ONE_MASTER, THREE_MASTERS};
+use super::random::Random;
+use super::{Context, bare_hosts, same_state, state, undisturbed};
 use crate::product::{Product, wait_until};
 use crate::shell;
 use anyhow::{Context as _, Result, bail, ensure};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// An install that is cut short has ended by itself within this: a lost host
 /// is noticed after thirty seconds.
@@ -84,29 +86,19 @@ fn finish(context: &Context) -> Result<()> {
 /// An install over three zones that is killed once, at the first moment of
 /// seed 1, and repeated.
 pub fn killed_once(context: &Context) -> Result<()> {
-    kill_at(context, Moments::of(1).next())?;
+    kill_at(context, random_moment(&mut Random::of(1)))?;
     context.product.install().context("the same command again")
 }
 
 /// `kill -9` of the CLI at ten random moments of an install over three zones,
 /// each on bare hosts. `COFFERDAM_SEED` repeats a run.
 pub fn ten_random_kills(context: &Context) -> Result<()> {
-    let by_clock = || {
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(1, |since| since.as_secs())
-    };
-    let seed = match std::env::var("COFFERDAM_SEED") {
-        Ok(seed) => seed.parse().context("COFFERDAM_SEED is no number")?,
-        Err(_) => by_clock(),
-    };
-    shell::say(&format!("        seed {seed}"));
-    let mut moments = Moments::of(seed);
+    let mut random = Random::seeded()?;
     for _ in 0..10 {
-        let moment = moments.next();
+        let moment = random_moment(&mut random);
         bare_hosts(context, THREE_MASTERS)?;
         kill_at(context, moment)?;
-        finish(context).with_context(|| format!("killed after {moment:?}, seed {seed}"))?;
+        finish(context).with_context(|| format!("killed after {moment:?}"))?;
     }
     Ok(())
 }
@@ -126,23 +118,10 @@ fn kill_at(context: &Context, moment: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Random moments within the time that an install takes (splitmix64).
-struct Moments(u64);
-
-impl Moments {
+/// A random moment within the time that an install takes.
+fn random_moment(random: &mut Random) -> Duration {
     const WITHIN_MILLISECONDS: u64 = 70_000;
-
-    fn of(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn next(&mut self) -> Duration {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        Duration::from_millis((mixed ^ (mixed >> 31)) % Self::WITHIN_MILLISECONDS)
-    }
+    Duration::from_millis(random.below(WITHIN_MILLISECONDS))
 }
 
 /// Starts an install, strikes at the moment, and sees it end. If the stage has

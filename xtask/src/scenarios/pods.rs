@@ -3,6 +3,7 @@
 use crate::lab::{Kind, Lab};
 use crate::product::{Product, wait_until};
 use anyhow::{Context, Result, bail, ensure};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Pods come up within this on two cores that everything shares.
@@ -252,6 +253,32 @@ pub fn kubectl_tools(product: &Product) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Replicas of each add-on stand in at least two zones.
+pub fn add_ons_spread(product: &Product) -> Result<()> {
+    let lab = Lab::open()?;
+    for set in ["kube-dns", "metrics-server"] {
+        let selector = format!("k8s-app={set}");
+        let fields = "jsonpath={range .items[*]}{.spec.nodeName}{\"\\n\"}{end}";
+        let nodes = product.kubectl(&[
+            "get",
+            "pods",
+            "-n",
+            "kube-system",
+            "-l",
+            &selector,
+            "-o",
+            fields,
+        ])?;
+        let zones: BTreeSet<&str> = nodes
+            .lines()
+            .filter_map(|node| lab.hosts().iter().find(|host| host.name == node))
+            .map(|host| host.zone.as_str())
+            .collect();
+        ensure!(zones.len() >= 2, "{set} stands on {nodes:?}");
+    }
+    Ok(())
 }
 
 /// Nodes are Ready and labelled with zone and role.

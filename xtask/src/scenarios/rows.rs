@@ -53,7 +53,9 @@ fn removed(context: &Context, is_wanted: impl Fn(&Row) -> bool) -> Result<()> {
             .with_context(|| format!("at first: {}", row.title))?;
         let since = now();
         lab.load_rules(&without(&rules, row)?)?;
-        let broken = probe.breaks(&lab, since);
+        let broken = probe
+            .breaks(&lab, since)
+            .and_then(|()| others_work(&lab, &rows, row));
         let since = now();
         lab.load_rules(&rules)?;
         broken.with_context(|| format!("without the row {}", row.title))?;
@@ -67,6 +69,18 @@ fn removed(context: &Context, is_wanted: impl Fn(&Row) -> bool) -> Result<()> {
             row.port,
             probe.what()
         ));
+    }
+    Ok(())
+}
+
+/// Without a row, what the other rows between its zones are for goes on.
+fn others_work(lab: &Lab, rows: &[Row], removed: &Row) -> Result<()> {
+    let same = |row: &&Row| row.from == removed.from && row.to == removed.to;
+    for other in rows.iter().filter(same) {
+        if other.rule != removed.rule {
+            let works = Probe::of(lab, other)?.works(lab);
+            works.with_context(|| format!("broken too: {} {}", other.title, other.port))?;
+        }
     }
     Ok(())
 }

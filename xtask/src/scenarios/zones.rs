@@ -2,24 +2,20 @@
 //! zone, and registries that stand in for each other.
 
 use super::Context;
-use super::failures::{registry_of, titles};
+use super::failures::{asked, registry_of, titles};
 use super::pods;
 use crate::lab::{Host, Kind, Lab};
-use crate::probe::{Connections, Credentials, Probes};
 use crate::product::{Product, outcome, run_quietly, wait_until};
 use crate::shell;
 use anyhow::{Context as _, Result, ensure};
 use fs_err as fs;
-use std::io::{BufRead as _, BufReader};
-use std::process::Child;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Nodes are Ready again within this after a boot, on two shared cores.
 const READY_LIMIT: Duration = Duration::from_secs(240);
 /// New connections find another API server within five seconds; a request
 /// takes its time on a machine that does everything at once.
-const API_LIMIT: Duration = Duration::from_secs(20);
+pub(super) const API_LIMIT: Duration = Duration::from_secs(20);
 
 /// Where a worker gets a kubectl for these tests, and a kubeconfig that goes
 /// through its own proxy.
@@ -44,63 +40,14 @@ pub fn status_is_fine(product: &Product) -> Result<()> {
     Ok(())
 }
 
-/// The first master loses its power, which is no special one.
-pub fn first_master_off(context: &Context) -> Result<()> {
-    masters_off(context, 1)
-}
-
-/// Each master in turn loses its power.
-pub fn each_master_off(context: &Context) -> Result<()> {
-    masters_off(context, usize::MAX)
-}
-
-/// The API answers through every other node's proxy, nobody else goes
-/// NotReady, Services go on, and the master comes back by itself.
-fn masters_off(context: &Context, count: usize) -> Result<()> {
-    let lab = context.lab()?;
-    pods::deploy_on(&context.product, &["w1", "w2"])?;
-    for master in masters(&lab).take(count) {
-        // A boot takes what was brought before.
-        bring_kubectl(&lab, &node_names(&lab))?;
-        let others: Vec<&Host> = lab.hosts().iter().filter(|host| *host != master).collect();
-        let watch = Watch::start(&lab, others.iter().copied().find(|host| is_worker(host)))?;
-        let credentials = Arc::new(Credentials::read(&lab)?);
-        let established = Probes::start(&credentials, &others, Connections::Kept)?;
-        let begun = Instant::now();
-        lab.kill(&master.name)?;
-        let answered = others.iter().try_for_each(|host| api_answers(&lab, host));
-        shell::say(&format!(
-            "        {} off: the proxies of all {} others were asked in turn within {:.1} s",
-            master.name,
-            others.len(),
-            begun.elapsed().as_secs_f64()
-        ));
-        let result = answered
-            .and_then(|()| told(context, 1, &master.name))
-            .and_then(|()| services_answer(context, &lab))
-            .and_then(|()| established.longest_silences(begun));
-        let unready = watch.not_ready();
-        lab.boot(&master.name)?;
-        let silences = result.with_context(|| format!("{} off", master.name))?;
-        let longest = silences.iter().map(|(_, seconds)| *seconds);
-        shell::say(&format!(
-            "        {} off: established connections had their next answer within {:.1} s",
-            master.name,
-            longest.fold(0.0, f64::max)
-        ));
-        let innocent: Vec<&String> = unready
-            .iter()
-            .filter(|name| **name != master.name)
-            .collect();
-        ensure!(innocent.is_empty(), "NotReady though up: {innocent:?}");
-        all_well(&context.product)?;
-    }
-    Ok(())
-}
-
 /// One zone is cut off for longer than its connections live.
 pub fn zone_cut(context: &Context) -> Result<()> {
     zones_cut(context, &["b"], Duration::from_secs(35))
+}
+
+/// The first zone is cut off for so long that its nodes are given up.
+pub fn first_zone_cut(context: &Context) -> Result<()> {
+    zones_cut(context, &["a"], Duration::from_secs(80))
 }
 
 /// Each zone in turn is cut off for two minutes.
@@ -115,8 +62,9 @@ pub fn zones_cut(context: &Context, zones: &[&str], duration: Duration) -> Resul
     bring_kubectl(&lab, &node_names(&lab))?;
     pods::deploy_on(&context.product, &["w1", "w2"])?;
     for zone in zones {
+        let services = services_without(context, &lab, zone)?;
         lab.cut(zone)?;
-        let result = without_zone(context, &lab, zone, duration);
+        let result = without_zone(context, &lab, zone, duration, &services);
         lab.heal(zone)?;
         result.with_context(|| format!("zone {zone} cut off"))?;
         all_well(&context.product)?;
@@ -124,7 +72,26 @@ pub fn zones_cut(context: &Context, zones: &[&str], duration: Duration) -> Resul
     Ok(())
 }
 
-fn without_zone(context: &Context, lab: &Lab, zone: &str, duration: Duration) -> Result<()> {
+/// ClusterIPs of Services whose pods all stand in other zones.
+fn services_without(context: &Context, lab: &Lab, zone: &str) -> Result<Vec<String>> {
+    let workers = lab.hosts().iter().filter(|host| is_worker(host));
+    let elsewhere = workers.filter(|host| host.zone != zone);
+    elsewhere
+        .map(|host| pods::cluster_ip(&context.product, &format!("web-{}", host.name)))
+        .collect()
+}
+
+/// A Service of pods everywhere leaves the zone's out once their node is
+/// NotReady, which it is after some 45 s.
+const LEFT_OUT_AFTER: Duration = Duration::from_secs(75);
+
+fn without_zone(
+    context: &Context,
+    lab: &Lab,
+    zone: &str,
+    duration: Duration,
+    services: &[String],
+) -> Result<()> {
     let rest: Vec<&Host> = lab
         .hosts()
         .iter()
@@ -136,8 +103,26 @@ fn without_zone(context: &Context, lab: &Lab, zone: &str, duration: Duration) ->
         for host in &rest {
             write_through(lab, host, round)?;
             round += 1;
+            for service in services {
+                all_answer(lab, host, service)?;
+            }
         }
         std::thread::sleep(Duration::from_secs(2));
+    }
+    if duration > LEFT_OUT_AFTER {
+        let common = pods::cluster_ip(&context.product, "web")?;
+        for host in &rest {
+            all_answer(lab, host, &common)?;
+        }
+        for worker in rest.iter().filter(|host| is_worker(host)) {
+            let pod = pods::pod_on(&context.product, "client", &worker.name)?;
+            let url = format!(
+                "http://web-{}.check.svc.cluster.local:8080/name",
+                worker.name
+            );
+            let answer = pods::fetch(&context.product, &pod, &url)?;
+            ensure!(answer.trim() == worker.name, "by name: {answer:?}");
+        }
     }
     let outcome = outcome(&mut context.product.command(&[
         "status",
@@ -151,7 +136,8 @@ fn without_zone(context: &Context, lab: &Lab, zone: &str, duration: Duration) ->
         outcome.stdout
     );
     shell::say(&format!(
-        "        {round} writes went on without zone {zone}"
+        "        {round} writes went on without zone {zone}, and {} Services answered each time",
+        services.len()
     ));
     Ok(())
 }
@@ -209,11 +195,11 @@ fn filled_from_the_first(context: &Context, product: &Product) -> Result<()> {
     Ok(())
 }
 
-fn masters(lab: &Lab) -> impl Iterator<Item = &Host> {
+pub(super) fn masters(lab: &Lab) -> impl Iterator<Item = &Host> {
     lab.hosts().iter().filter(|host| host.kind == Kind::Master)
 }
 
-fn node_names(lab: &Lab) -> Vec<&str> {
+pub(super) fn node_names(lab: &Lab) -> Vec<&str> {
     let nodes = lab.hosts().iter().filter(|host| is_node(host));
     nodes.map(|host| host.name.as_str()).collect()
 }
@@ -223,7 +209,7 @@ fn is_node(host: &Host) -> bool {
     host.kind != Kind::Witness
 }
 
-fn is_worker(host: &Host) -> bool {
+pub(super) fn is_worker(host: &Host) -> bool {
     host.kind == Kind::Worker
 }
 
@@ -251,15 +237,6 @@ pub(super) fn bring_kubectl(lab: &Lab, hosts: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The API answers through the host's own proxy, on a new connection.
-fn api_answers(lab: &Lab, host: &Host) -> Result<()> {
-    wait_until("the API", API_LIMIT, || {
-        lab.ssh_output(&host.name, &format!("{KUBECTL} get --raw /readyz"))
-    })
-    .with_context(|| format!("through the proxy of {}", host.name))
-    .map(drop)
-}
-
 fn write_through(lab: &Lab, host: &Host, round: u32) -> Result<()> {
     let write =
         format!("{KUBECTL} -n default annotate --overwrite namespace default round={round}");
@@ -268,26 +245,14 @@ fn write_through(lab: &Lab, host: &Host, round: u32) -> Result<()> {
         .map(drop)
 }
 
-/// The exit code of `cofferdam status`, and whom it names.
-fn told(context: &Context, status: i32, host: &str) -> Result<()> {
-    let inventory = context.product.inventory.as_str();
-    let outcome = outcome(&mut context.product.command(&["status", "-i", inventory]))?;
+/// A Service answers whoever asks, a few times.
+pub(super) fn all_answer(lab: &Lab, host: &Host, service: &str) -> Result<()> {
+    let answers = lab.ssh_output(&host.name, &asked(service, 5))?;
     ensure!(
-        outcome.status == status && outcome.stdout.contains(host),
-        "exit {}: {}",
-        outcome.status,
-        outcome.stdout
+        !answers.contains("failed"),
+        "Service {service} from {}:\n{answers}",
+        host.name
     );
-    Ok(())
-}
-
-/// A Service answers on both workers, whatever becomes of masters.
-fn services_answer(context: &Context, lab: &Lab) -> Result<()> {
-    let service = pods::cluster_ip(&context.product, "web")?;
-    for host in ["w1", "w2"] {
-        let answers = lab.ssh_output(host, &super::failures::asked(&service, 20))?;
-        ensure!(!answers.contains("failed"), "from {host}:\n{answers}");
-    }
     Ok(())
 }
 
@@ -315,39 +280,4 @@ pub fn all_well(product: &Product) -> Result<f64> {
         after()
     ));
     Ok(fine)
-}
-
-/// Follows nodes from a worker, through its proxy, and keeps who was NotReady.
-struct Watch {
-    child: Child,
-    lines: std::sync::mpsc::Receiver<String>,
-}
-
-impl Watch {
-    fn start(lab: &Lab, host: Option<&Host>) -> Result<Self> {
-        let host = host.context("no worker")?;
-        let follow = "while sleep 1; do ".to_owned() + KUBECTL + " get nodes --no-headers; done";
-        let (child, stdout) = lab.ssh_follow(&host.name, &follow)?;
-        let (sender, lines) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Self { child, lines })
-    }
-
-    /// Names of nodes that were seen NotReady.
-    fn not_ready(mut self) -> std::collections::BTreeSet<String> {
-        // It ends with the connection; that it can't be killed twice is fine.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let lines = self.lines.try_iter();
-        lines
-            .filter(|line| line.contains("NotReady"))
-            .filter_map(|line| line.split_whitespace().next().map(str::to_owned))
-            .collect()
-    }
 }

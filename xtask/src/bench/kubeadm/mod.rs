@@ -280,19 +280,17 @@ fn needed_by(base: &Utf8Path, program: &str) -> Result<Vec<String>> {
 /// Our manifest of it, for kubelets whose serving certificates nobody signed.
 fn metrics_server() -> Result<String> {
     let path = paths::repository()?.join("bundles/manifests/metrics-server.yaml");
-    let text = fs::read_to_string(path)?
-        .replace("{{ cluster.replicas }}", "2")
-        .replace(
-            "{{ images[\"registry.k8s.io/metrics-server/metrics-server\"] }}",
-            "registry.k8s.io/metrics-server/metrics-server:v0.9.0",
-        )
-        .replace(
-            "--kubelet-certificate-authority=/var/run/cluster-ca/ca.crt",
-            "--kubelet-insecure-tls",
-        );
-    ensure!(
-        !text.contains("{{"),
-        "a placeholder is left in the manifest of metrics-server"
-    );
-    Ok(text)
+    let image = "registry.k8s.io/metrics-server/metrics-server";
+    let values = serde_json::json!({
+        "cluster": {"replicas": 2, "zones": 3},
+        "images": {image: format!("{image}:v0.9.0")},
+    });
+    let mut renderer = minijinja::Environment::new();
+    renderer.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
+    let values = minijinja::value::Serde(&values);
+    let text = renderer.render_str(&fs::read_to_string(path)?, values)?;
+    Ok(text.replace(
+        "--kubelet-certificate-authority=/var/run/cluster-ca/ca.crt",
+        "--kubelet-insecure-tls",
+    ))
 }
