@@ -115,7 +115,11 @@ pub enum Event {
     RunDone {
         seconds: f64,
         steps: usize,
+        /// Over the jump host's link, in all.
         sent_bytes: u64,
+        /// The same by zone and host.
+        #[serde(default)]
+        sent_bytes_by_zone: BTreeMap<String, BTreeMap<String, u64>>,
         next: String,
     },
     /// The last event of a run, or the only thing said of a command that

@@ -14,6 +14,7 @@ use crate::inventory::Inventory;
 use crate::output::{Journal, Output, Style, seconds};
 use crate::plan::text;
 use crate::site::Site;
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -115,21 +116,13 @@ fn tell_totals(output: &Output, prospect: &Prospect, steps: usize) {
         human_bytes(sent(prospect)),
         human_bytes(prospect.bundle_bytes)
     ));
-    for zone in &prospect.inventory.zones {
-        let hosts = prospect.inventory.hosts.iter();
-        let sent: Vec<(&str, u64)> = hosts
-            .filter(|host| host.zone == zone.name)
-            .filter_map(|host| {
-                let name = host.name.as_str();
-                Some((name, prospect.hosts.get(name)?.transferred().sent))
-            })
-            .collect();
-        let all = human_bytes(sent.iter().map(|(_, bytes)| bytes).sum());
+    for (zone, sent) in sent_by_zone(prospect) {
+        let all = human_bytes(sent.values().sum());
         let each = sent
             .iter()
             .map(|(name, bytes)| format!("{name} {}", human_bytes(*bytes)));
         let each = each.collect::<Vec<_>>().join(", ");
-        output.say(&format!("{:<9} zone {}: {all} ({each})", "", zone.name));
+        output.say(&format!("{:<9} zone {zone}: {all} ({each})", ""));
     }
     output.say(&format!(
         "done      {steps} steps in {}: {} runs {}",
@@ -145,6 +138,7 @@ fn run_done(output: &Output, prospect: &Prospect, steps: usize) {
         seconds: output.elapsed(),
         steps,
         sent_bytes: sent(prospect),
+        sent_bytes_by_zone: sent_by_zone(prospect),
         next: next(prospect),
     });
 }
@@ -153,6 +147,18 @@ fn run_done(output: &Output, prospect: &Prospect, steps: usize) {
 fn sent(prospect: &Prospect) -> u64 {
     let hosts = prospect.hosts.values();
     hosts.map(|host| host.transferred().sent).sum()
+}
+
+/// The same by zone and host.
+fn sent_by_zone(prospect: &Prospect) -> BTreeMap<String, BTreeMap<String, u64>> {
+    let mut zones: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+    for host in &prospect.inventory.hosts {
+        let zone = zones.entry(host.zone.clone()).or_default();
+        if let Some(connected) = prospect.hosts.get(&host.name) {
+            zone.insert(host.name.clone(), connected.transferred().sent);
+        }
+    }
+    zones
 }
 
 fn next(prospect: &Prospect) -> String {

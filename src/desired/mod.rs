@@ -64,8 +64,10 @@ pub fn desired(
     })
 }
 
-/// The administrator's kubeconfig for the first master; none before its
-/// certificate is minted. It holds a private key.
+/// The administrator's kubeconfig; none before its certificate is minted. It
+/// holds a private key. The way to the API is the first of the names that the
+/// inventory has for it, else the first master, and beside it each master by a
+/// context of its own: none of them is special.
 pub fn admin_kubeconfig(inventory: &Inventory, site: &SiteView) -> Option<String> {
     let specs = materials::materials(inventory);
     let bundle = BundleView::default();
@@ -75,13 +77,20 @@ pub fn admin_kubeconfig(inventory: &Inventory, site: &SiteView) -> Option<String
         site,
         specs: &specs,
     };
-    let master = inventory.control_plane().into_iter().next()?;
-    let port = crate::ports::numbers::API_SERVER_PORT;
-    kubeconfig::kubeconfig(
-        inputs,
-        materials::ADMIN,
-        &format!("https://{}:{port}", master.address),
-    )
+    let cluster = &inventory.cluster.name;
+    let url = |host: &str| format!("https://{host}:{}", crate::ports::numbers::API_SERVER_PORT);
+    let masters = inventory.control_plane();
+    let named = inventory.cluster.api_names.first().map(ToString::to_string);
+    let first = named.or_else(|| Some(masters.first()?.address.to_string()))?;
+    let mut ways = vec![(cluster.clone(), url(&first))];
+    if masters.len() > 1 {
+        let each = masters.iter();
+        ways.extend(each.map(|master| {
+            let name = format!("{cluster}-{}", master.name);
+            (name, url(&master.address.to_string()))
+        }));
+    }
+    kubeconfig::with_ways(inputs, materials::ADMIN, &ways)
 }
 
 /// One host: a literal list of what its roles bring.

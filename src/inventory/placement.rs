@@ -22,7 +22,10 @@ pub(super) fn check(hosts: &[HostDraft], survive: Survive, report: &mut Report<'
     if placement.members.is_empty() || placement.masters.is_empty() {
         return;
     }
-    let is_one_master = placement.members.len() == 1 && placement.masters.len() == 1;
+    let is_one_master = match (&placement.members[..], &placement.masters[..]) {
+        ([member], [master]) => std::ptr::eq(*member, *master),
+        _ => false,
+    };
     let weakness = match survive {
         _ if is_one_master => None,
         Survive::Nothing => None,
@@ -70,10 +73,15 @@ impl<'a> Placement<'a> {
         match (self.members.as_slice(), self.masters.as_slice()) {
             ([only], _) => weakness(
                 only,
-                format!(
-                    "the only etcd member serves {} control-plane hosts: its loss stops the API",
-                    self.masters.len()
-                ),
+                match self.masters.len() {
+                    1 => "the only etcd member is not on the only control-plane host: the loss \
+                          of either stops the API"
+                        .to_owned(),
+                    masters => format!(
+                        "the only etcd member serves {masters} control-plane hosts: its loss \
+                         stops the API"
+                    ),
+                },
                 "leave the role `etcd` out, and each control-plane host is a member",
             ),
             ([.., last], _) if self.spare() == 0 => weakness(last, self.even(), "make it three"),

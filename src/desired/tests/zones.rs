@@ -140,3 +140,44 @@ fn documents(yaml: &str) -> Vec<Value> {
         .map(|document| serde::Deserialize::deserialize(document).unwrap())
         .collect()
 }
+
+/// Contexts of the administrator's kubeconfig with their servers, the current
+/// one first.
+fn ways(text: &str) -> Vec<String> {
+    let inventory = inventory::parse(text, Utf8Path::new("inventory.toml")).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let root = Utf8PathBuf::from_path_buf(directory.path().join("site")).unwrap();
+    let site = Site::open(&root, "test").unwrap();
+    let now = OffsetDateTime::from_unix_timestamp(1_790_000_000).unwrap();
+    site.mint(&materials::materials(&inventory), now).unwrap();
+    let kubeconfig = admin_kubeconfig(&inventory, &site.view().unwrap()).unwrap();
+    let value: Value = serde_yaml_ng::from_str(&kubeconfig).unwrap();
+    assert_eq!(value["current-context"], value["contexts"][0]["name"]);
+    let contexts = value["contexts"].as_array().unwrap().iter();
+    let server = |context: &Value| {
+        let mut clusters = value["clusters"].as_array().unwrap().iter();
+        let cluster = clusters.find(|each| each["name"] == context["context"]["cluster"]);
+        cluster.unwrap()["cluster"]["server"].clone()
+    };
+    contexts
+        .map(|context| format!("{} {}", context["name"], server(context)).replace('"', ""))
+        .collect()
+}
+
+#[test]
+fn the_kubeconfig_knows_every_master() {
+    let each = [
+        "admin@lab-m1 https://10.77.1.11:6443",
+        "admin@lab-m2 https://10.77.2.12:6443",
+        "admin@lab-m3 https://10.77.3.13:6443",
+    ];
+    let expected = |first| [&[first][..], &each].concat();
+    assert_eq!(ways(THREE), expected("admin@lab https://10.77.1.11:6443"));
+    let named = THREE.replace(
+        "name = \"lab\"",
+        "name = \"lab\"\napi_names = [\"kubernetes.example.com\"]",
+    );
+    let first = "admin@lab https://kubernetes.example.com:6443";
+    assert_eq!(ways(&named), expected(first));
+    assert_eq!(ways(ALONE), ["admin@alone https://10.77.1.11:6443"]);
+}

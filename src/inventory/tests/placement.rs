@@ -67,6 +67,14 @@ fn placements_that_do_not() {
     `hosts.m2.roles`: 2 etcd members survive the loss of none, just as 1 would; zone `b` holds 1: its loss stops the API
       = spread them over three zones (two, and a witness with the role `etcd` alone in a third, will do); or accept it by `survive = "nothing"` in [cluster]
     "#);
+    insta::assert_snapshot!(said("zone", &masters("aa")), @r#"
+    `hosts.m2.roles`: all 2 etcd members are in zone `a`: its loss stops the API
+      = spread them over three zones (two, and a witness with the role `etcd` alone in a third, will do); or accept it by `survive = "nothing"` in [cluster]
+    "#);
+    insta::assert_snapshot!(said("zone", &masters("aabb")), @r#"
+    `hosts.m4.roles`: 4 etcd members survive the loss of 1, just as 3 would; zone `b` holds 2: its loss stops the API
+      = spread them over three zones (two, and a witness with the role `etcd` alone in a third, will do); or accept it by `survive = "host"` in [cluster]
+    "#);
     insta::assert_snapshot!(said("zone", &masters("aabc")), @r#"
     `hosts.m2.roles`: 4 etcd members survive the loss of 1, just as 3 would; zone `a` holds 2: its loss stops the API
       = spread them over three zones (two, and a witness with the role `etcd` alone in a third, will do); or accept it by `survive = "host"` in [cluster]
@@ -85,6 +93,10 @@ fn placements_that_do_not() {
     insta::assert_snapshot!(said("zone", hosts), @r#"
     `hosts.m1.roles`: the only control-plane host is in zone `a`: its loss stops the API
       = give the role `control-plane` to a host of another zone too; or accept it by `survive = "nothing"` in [cluster]
+    "#);
+    insta::assert_snapshot!(said("zone", "m1 a control-plane\ne1 b etcd"), @r#"
+    `hosts.e1.roles`: the only etcd member is not on the only control-plane host: the loss of either stops the API
+      = leave the role `etcd` out, and each control-plane host is a member; or accept it by `survive = "nothing"` in [cluster]
     "#);
     let hosts = "m1 a control-plane,etcd\nm2 b control-plane\nm3 c control-plane";
     insta::assert_snapshot!(said("zone", hosts), @r#"

@@ -179,6 +179,11 @@ fn filled_from_the_first(context: &Context, product: &Product) -> Result<()> {
     let mut done = events.lines().filter(|line| line.contains("\"run-done\""));
     let done: serde_json::Value = serde_json::from_str(done.next().context("no end")?)?;
     let sent = done["sent_bytes"].as_u64().context("no bytes")?;
+    let zones = done["sent_bytes_by_zone"].as_object();
+    let zones = zones.context("no bytes by zone")?.values();
+    let hosts = zones.filter_map(|hosts| hosts.as_object());
+    let each = hosts.flat_map(|hosts| hosts.values().filter_map(serde_json::Value::as_u64));
+    ensure!(each.sum::<u64>() == sent, "bytes by zone: {done:#}");
     let bundle = fs::metadata(&product.bundle)?.len();
     ensure!(
         sent < bundle / 4,
