@@ -113,7 +113,10 @@ pub fn run(args: &Args) -> Result<()> {
     if is_asked(Part::Links) {
         all.add(links::figures(&product, wanted)?);
     }
-    let path = paths::repository()?.join("target/bench.json");
+    // Figures of clusters of other sizes are others, and stay.
+    let (masters, workers) = (args.masters, args.workers);
+    let name = format!("target/bench-{masters}-masters-{workers}-workers.json");
+    let path = paths::repository()?.join(name);
     fs::write(&path, serde_json::to_vec_pretty(&all.0)?)?;
     shell::say(&format!("written to {path}"));
     Ok(())

@@ -3,14 +3,16 @@
 
 use super::zones::{KUBECTL, all_well, bring_kubectl};
 use super::{Context, pods};
-use crate::lab::Lab;
+use crate::lab::{Host, Lab};
+use crate::probe::{Connections, Credentials, Probes};
 use crate::product::{Product, run_quietly, wait_until};
 use crate::{paths, shell};
 use anyhow::{Context as _, Result, ensure};
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::process::Child;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 const WRITES_LIMIT: Duration = Duration::from_secs(60);
 
@@ -32,10 +34,23 @@ pub fn one_becomes_three(context: &Context) -> Result<()> {
     let lab = context.lab()?;
     bring_kubectl(&lab, &["m1"])?;
     let writer = Writer::start(&lab, "m1")?;
+    // A connection that goes on through the proxy's hand-over, once it knows
+    // the new API servers.
+    let credentials = Arc::new(Credentials::read(&lab)?);
+    let first: Vec<&Host> = lab.hosts().iter().take(1).collect();
+    let established = Probes::start(&credentials, &first, Connections::Kept)?;
+    let begun = Instant::now();
     let three = with_hosts(context, "three", &["m1", "m2", "m3", "w1"])?;
     let grown = three.install();
     let writes = writer.end();
+    let silences = established.longest_silences(begun);
     grown?;
+    for (host, seconds) in silences? {
+        shell::say(&format!(
+            "        a connection through {}'s proxy waited {seconds:.1} s at most",
+            host.name
+        ));
+    }
     let writes = writes?;
     ensure!(!writes.acknowledged.is_empty(), "nothing was written");
     let there = three.kubectl(&["get", "configmap", "-n", "default", "-o", "name"])?;
