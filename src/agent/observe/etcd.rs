@@ -4,6 +4,7 @@ use crate::agent::etcdctl::{self, Member, hex};
 use crate::agent::root::Root;
 use crate::facts::{EtcdFacts, EtcdMember, EtcdMemberStatus};
 use anyhow::Result;
+use futures_util::future::join_all;
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ pub(super) async fn observe(root: &Root, endpoints: &[String]) -> Option<EtcdFac
     if endpoints.is_empty() || !etcdctl::is_available(root) {
         return None;
     }
-    let ask = |arguments: [&str; 2]| {
+    let ask = |endpoints: &[String], arguments: [&str; 2]| {
         let program = etcdctl::program(root, endpoints, QUESTION_LIMIT);
         let arguments = arguments.map(str::to_owned);
         async move {
@@ -23,21 +24,27 @@ pub(super) async fn observe(root: &Root, endpoints: &[String]) -> Option<EtcdFac
             program.finish().await
         }
     };
-    let (members, status, alarms) = tokio::join!(
-        ask(["member", "list"]),
-        ask(["endpoint", "status"]),
-        ask(["alarm", "list"]),
+    // etcdctl asks one endpoint after the other, and waits for each that is off.
+    let statuses = endpoints
+        .iter()
+        .map(|endpoint| ask(std::slice::from_ref(endpoint), ["endpoint", "status"]));
+    let (members, statuses, alarms) = tokio::join!(
+        ask(endpoints, ["member", "list"]),
+        join_all(statuses),
+        ask(endpoints, ["alarm", "list"]),
     );
     let text = |answer: Result<crate::agent::command::Finished>| {
         answer.map(|finished| (finished.stdout, finished.stderr))
     };
     // Who belongs to etcd is known also where members that are off kept the
     // other answers from coming in time.
-    let (status, alarms) = (text(status), text(alarms));
     let output = |answer: Result<(String, String)>| answer.unwrap_or_default().0;
+    let statuses = statuses.into_iter().map(|answer| output(text(answer)));
+    let statuses: Vec<String> = statuses.collect();
+    let alarms = output(text(alarms));
     Some(
         text(members)
-            .and_then(|members| summarize(&members, &output(status), &output(alarms)))
+            .and_then(|members| summarize(&members, &statuses, &alarms))
             .unwrap_or_else(|error| unknown(&error)),
     )
 }
@@ -93,11 +100,12 @@ struct Alarm {
 
 /// Joins the three answers. Healthy means that every voting member answers,
 /// has nothing to complain about, and names the same leader.
-fn summarize(members: &(String, String), status: &str, alarms: &str) -> Result<EtcdFacts> {
+fn summarize(members: &(String, String), statuses: &[String], alarms: &str) -> Result<EtcdFacts> {
     let members = etcdctl::parse_members(&members.0, &members.1)?;
-    // `endpoint status` leaves out members that don't answer, and is empty if
-    // none does.
-    let statuses: Vec<EndpointStatus> = serde_json::from_str(status).unwrap_or_default();
+    // `endpoint status` is empty for members that don't answer.
+    let read = |status: &String| serde_json::from_str::<Vec<EndpointStatus>>(status);
+    let statuses = statuses.iter().flat_map(read).flatten();
+    let statuses: Vec<EndpointStatus> = statuses.collect();
     let alarms: Vec<Alarm> = serde_json::from_str::<AlarmList>(alarms)
         .map(|list| list.alarms)
         .unwrap_or_default();
@@ -199,7 +207,37 @@ mod tests {
         {"Endpoint":"https://10.77.2.11:2379","Status":{"header":{"member_id":18},"version":"3.6.15","dbSize":8192,"leader":17,"raftIndex":90,"raftAppliedIndex":70}}]"#;
 
     fn summary(members: &str, status: &str, alarms: &str) -> Result<EtcdFacts> {
-        summarize(&(members.to_owned(), "refused".to_owned()), status, alarms)
+        let members = (members.to_owned(), "refused".to_owned());
+        summarize(&members, &[status.to_owned()], alarms)
+    }
+
+    /// As etcdctl does: one endpoint after the other, each that is off after
+    /// two seconds.
+    const ETCDCTL: &str = r#"
+case "$*" in
+  *member*) echo '{"members":[{"ID":1,"name":"m1"},{"ID":2,"name":"m2"},{"ID":3,"name":"m3"},{"ID":4,"name":"m4"},{"ID":5,"name":"m5"}]}' ;;
+  *alarm*) echo '{}' ;;
+  *)
+    answers=
+    for endpoint in $(echo "${1#--endpoints=}" | tr , ' '); do
+      case "$endpoint" in
+        4|5) sleep 2 ;;
+        *) answers="$answers${answers:+,}{\"Status\":{\"header\":{\"member_id\":$endpoint},\"leader\":1}}" ;;
+      esac
+    done
+    echo "[$answers]" ;;
+esac"#;
+
+    #[tokio::test]
+    async fn those_that_are_off_hold_up_no_answer_of_the_others() {
+        let host = crate::agent::test_host::TestHost::new();
+        host.binary("etcdctl", ETCDCTL);
+        host.write("/etc/etcd/pki/client.crt", "");
+        let endpoints = ["1", "2", "3", "4", "5"].map(str::to_owned);
+        let facts = observe(&host.root, &endpoints).await.unwrap();
+        let unhealthy = facts.unhealthy.as_deref();
+        assert_eq!(unhealthy, Some("m4 does not answer; m5 does not answer"));
+        assert_eq!(facts.leader.as_deref(), Some("m1"));
     }
 
     #[test]
