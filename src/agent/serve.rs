@@ -265,6 +265,7 @@ fn is_brought_to_its_end(request: &Request) -> bool {
                 | Action::PromoteEtcdLearner { .. }
                 | Action::CopyArtifacts { .. }
                 | Action::InstallBinaries { .. }
+                | Action::FetchBinaries { .. }
                 | Action::PullImages { .. }
         ),
         _ => false,

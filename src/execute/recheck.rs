@@ -9,11 +9,12 @@ use crate::facts::{HostFacts, ObserveRequest};
 use crate::host::{Call, Notice, Request, Response};
 use crate::plan::safety::{may_disrupt, serving, serving_units};
 use crate::plan::world::etcd_endpoints;
-use crate::plan::{Disruption, Step};
+use crate::plan::{Action, Disruption, Step};
 use futures_util::future::join_all;
 use std::collections::BTreeMap;
 
-/// Waits until the step is safe.
+/// Waits until the step is safe: what it interrupts of its own stage, and the
+/// API server where that is stopped with its host's member of etcd.
 ///
 /// # Errors
 /// With the last reason, if it does not become safe in time.
@@ -23,11 +24,19 @@ pub(super) async fn recheck(
     what: Disruption,
 ) -> Result<(), StepError> {
     let patience = stage.run.patience;
+    let mut interrupted = vec![(what, step.stage)];
+    if matches!(&step.action, Action::SwitchUnits { stop, .. } if !stop.is_empty()) {
+        interrupted.push((Disruption::ApiServer, Stages::ControlPlane));
+    }
     let mut attempt = 0;
     loop {
-        let facts = fresh_facts(stage, step.stage).await;
-        let serving = serving(stage.desired, &facts, step.stage);
-        let Err(refusal) = may_disrupt(&step.host, what, &serving) else {
+        let mut refusals = Vec::new();
+        for (what, which) in &interrupted {
+            let facts = fresh_facts(stage, *which).await;
+            let serving = serving(stage.desired, &facts, *which);
+            refusals.extend(may_disrupt(&step.host, *what, &serving).err());
+        }
+        let Some(refusal) = refusals.into_iter().next() else {
             return Ok(());
         };
         attempt += 1;
