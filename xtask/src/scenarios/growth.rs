@@ -53,17 +53,7 @@ pub fn one_becomes_three(context: &Context) -> Result<()> {
     }
     let writes = writes?;
     ensure!(!writes.acknowledged.is_empty(), "nothing was written");
-    let there = three.kubectl(&["get", "configmap", "-n", "default", "-o", "name"])?;
-    let there: BTreeSet<&str> = there
-        .lines()
-        .filter_map(|line| line.strip_prefix("configmap/"))
-        .collect();
-    let lost: Vec<&String> = writes
-        .acknowledged
-        .iter()
-        .filter(|name| !there.contains(name.as_str()))
-        .collect();
-    ensure!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+    writes.are_all_there(&three)?;
     shell::say(&format!(
         "        {} writes were acknowledged while etcd grew, none is lost; {} were refused",
         writes.acknowledged.len(),
@@ -135,19 +125,37 @@ fn with_hosts(context: &Context, name: &str, hosts: &[&str]) -> Result<Product> 
 }
 
 /// Writes ConfigMaps from a host, and keeps which were acknowledged.
-struct Writer {
+pub(super) struct Writer {
     child: Child,
     lines: std::thread::JoinHandle<Writes>,
 }
 
 #[derive(Default)]
-struct Writes {
-    acknowledged: Vec<String>,
-    refused: usize,
+pub(super) struct Writes {
+    pub(super) acknowledged: Vec<String>,
+    pub(super) refused: usize,
+}
+
+impl Writes {
+    /// None that was acknowledged is lost.
+    pub(super) fn are_all_there(&self, product: &Product) -> Result<()> {
+        let there = product.kubectl(&["get", "configmap", "-n", "default", "-o", "name"])?;
+        let there: BTreeSet<&str> = there
+            .lines()
+            .filter_map(|line| line.strip_prefix("configmap/"))
+            .collect();
+        let lost: Vec<&String> = self
+            .acknowledged
+            .iter()
+            .filter(|name| !there.contains(name.as_str()))
+            .collect();
+        ensure!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+        Ok(())
+    }
 }
 
 impl Writer {
-    fn start(lab: &Lab, host: &str) -> Result<Self> {
+    pub(super) fn start(lab: &Lab, host: &str) -> Result<Self> {
         let follow = format!(
             "number=0; while [ -e /run/kubectl ]; do number=$((number + 1)); \
              if {KUBECTL} create configmap -n default written-$number >/dev/null 2>&1; \
@@ -171,7 +179,7 @@ impl Writer {
         Ok(Self { child, lines })
     }
 
-    fn end(mut self) -> Result<Writes> {
+    pub(super) fn end(mut self) -> Result<Writes> {
         let _ = self.child.kill();
         let _ = self.child.wait();
         self.lines
