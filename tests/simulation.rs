@@ -7,4 +7,5 @@ mod simulation {
     pub mod faults;
     pub mod runs;
     pub mod worlds;
+    pub mod zones;
 }

@@ -348,7 +348,7 @@ async fn wait_for_units(host: &SimulatedHost, units: &[UnitChange]) -> Done {
 async fn wait_until(host: &SimulatedHost, condition: &Condition) -> Done {
     let mut last = String::new();
     for _ in 0..LOOKS {
-        host.check_connection()?;
+        host.check_connection().await?;
         let unmet = host
             .world
             .with(|world| world.why_unmet(&host.name, condition));

@@ -38,7 +38,7 @@ impl World {
         let voters = self.etcd_voters();
         let running = voters
             .iter()
-            .filter(|name| self.is_active(name, ETCD) && !self.cut.contains(*name));
+            .filter(|name| self.is_active(name, ETCD) && !self.is_cut(name));
         !voters.is_empty() && running.count() > voters.len() / 2
     }
 
@@ -47,9 +47,7 @@ impl World {
     pub(super) fn etcd_serves(&self, host: &str) -> bool {
         let desired = self.desired.hosts.get(host);
         let has_own = desired.is_some_and(|desired| desired.etcd.is_some());
-        self.etcd_has_quorum()
-            && !self.cut.contains(host)
-            && (!has_own || self.is_active(host, ETCD))
+        self.etcd_has_quorum() && !self.is_cut(host) && (!has_own || self.is_active(host, ETCD))
     }
 
     /// Why those members are not healthy as a whole, if they aren't. Learners
@@ -65,7 +63,7 @@ impl World {
             let healthy = owner.next().is_some_and(|(name, _)| {
                 voters.contains(name)
                     && self.is_active(name, ETCD)
-                    && !self.cut.contains(name)
+                    && !self.is_cut(name)
                     && self.etcd_has_quorum()
             });
             (!healthy).then(|| format!("{endpoint}: no health"))

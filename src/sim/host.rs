@@ -3,6 +3,7 @@
 use super::apply::apply;
 use super::registry::{is_present, is_to_be_removed, store};
 use super::world::{Durability, Gone, InHand, SharedWorld};
+use super::zones::Link;
 use crate::digest::Digest;
 use crate::host::{
     BlobTarget, Body, Call, Failure, Host, HostError, Request, Response, Transferred,
@@ -32,9 +33,9 @@ impl Host for SimulatedHost {
     fn call<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, Result<Response, HostError>> {
         Box::pin(async move {
             self.pause().await;
-            self.check_connection()?;
+            self.check_connection().await?;
             let response = self.answer(call).await?;
-            self.check_connection()?;
+            self.check_connection().await?;
             let is_lost = self
                 .world
                 .with(|world| world.answers_lost.remove(&self.name));
@@ -116,14 +117,15 @@ impl SimulatedHost {
         }
     }
 
-    pub(super) fn check_connection(&self) -> Result<(), HostError> {
-        let is_gone = self.world.with(|world| {
-            let hosts = [&world.lost, &world.off, &world.cut];
-            world.run_is_dead || hosts.iter().any(|gone| gone.contains(&self.name))
-        });
-        match is_gone {
-            true => Err(self.lost()),
-            false => Ok(()),
+    /// Waits while nothing is heard of the host.
+    pub(super) async fn check_connection(&self) -> Result<(), HostError> {
+        loop {
+            match self.world.with(|world| world.link(&self.name)) {
+                Link::Up => return Ok(()),
+                Link::Gone => return Err(self.lost()),
+                Link::Silent => self.pause().await,
+            }
+            tokio::task::yield_now().await;
         }
     }
 

@@ -28,6 +28,7 @@ pub struct Machine {
 /// What differs between machines from the start.
 #[derive(Clone, Debug)]
 pub struct MachineOptions {
+    pub zone: String,
     pub address: IpAddr,
     pub has_default_route: bool,
     pub has_swap: bool,

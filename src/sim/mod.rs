@@ -20,6 +20,7 @@ pub mod site;
 mod software;
 mod verb;
 pub mod world;
+mod zones;
 
 pub use bundle::{SimulatedBundle, bundle_view};
 pub use machine::{Disk, Machine, MachineOptions};

@@ -74,6 +74,7 @@ impl Simulation {
         let inventory = crate::inventory::parse(inventory, file)?;
         let machines = inventory.hosts.iter().map(|host| {
             let options = MachineOptions {
+                zone: host.zone.clone(),
                 address: IpAddr::V4(host.address),
                 has_default_route: false,
                 has_swap: true,
@@ -259,7 +260,7 @@ impl Simulation {
         const MOMENTS: u64 = 10;
         self.world.with(|world| {
             for _ in 0..MOMENTS {
-                world.now += 1;
+                world.advance();
                 world.settle();
             }
         });

@@ -2,6 +2,7 @@
 
 use super::cluster::Cluster;
 use super::machine::{Machine, START_TICKS, is_systems};
+use super::zones::{Cut, Heals, Link};
 use crate::desired::{Condition, Desired};
 use crate::digest::Digest;
 use crate::layout;
@@ -30,19 +31,24 @@ pub enum FaultKind {
     AnswerLost,
     /// The host loses power, what was not synced with it, and boots again.
     PowerCut,
-    /// The host's zone is cut off from all others until the run has ended.
-    ZoneLost,
+    /// The host's zone is cut off from all others: for so many moments of the
+    /// model, or until the run has ended. Moments, since a run that only waits
+    /// does no operations.
+    ZoneLost { heals_after: Option<u64> },
     /// Somebody presses Ctrl-C.
     Interrupted,
 }
 
 impl FaultKind {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::RunKilled,
         Self::AgentKilled,
         Self::AnswerLost,
         Self::PowerCut,
-        Self::ZoneLost,
+        Self::ZoneLost { heals_after: None },
+        Self::ZoneLost {
+            heals_after: Some(20),
+        },
         Self::Interrupted,
     ];
 }
@@ -79,8 +85,11 @@ pub(super) struct World {
     pub delays: Vec<(Condition, u32)>,
     /// Hosts whose connection is gone until the next run.
     pub lost: BTreeSet<String>,
-    /// Hosts of a zone that is cut off.
-    pub cut: BTreeSet<String>,
+    /// Zones that are cut off.
+    pub cut: BTreeMap<String, Cut>,
+    /// Hosts whose connection was silent for too long. Their agents bring a
+    /// disruptive step in hand to its end.
+    pub given_up: BTreeSet<String>,
     /// Hosts without power.
     pub off: BTreeSet<String>,
     /// Whether the run itself is gone.
@@ -131,7 +140,8 @@ impl World {
             stop: CancellationToken::new(),
             delays: Vec::new(),
             lost: BTreeSet::new(),
-            cut: BTreeSet::new(),
+            cut: BTreeMap::new(),
+            given_up: BTreeSet::new(),
             off: BTreeSet::new(),
             run_is_dead: false,
             answers_lost: BTreeSet::new(),
@@ -159,12 +169,11 @@ impl World {
         change: impl FnOnce(&mut Machine, u64),
     ) -> Result<(), Gone> {
         self.meet_fault(host);
-        let is_out_of_reach = self.run_is_dead || self.cut.contains(host);
-        let run_is_gone = is_out_of_reach && in_hand == InHand::GivenUp;
+        let run_is_gone = self.link(host) == Link::Gone && in_hand == InHand::GivenUp;
         if run_is_gone || self.lost.contains(host) || self.off.contains(host) {
             return Err(Gone);
         }
-        self.now += 1;
+        self.advance();
         let now = self.now;
         let had_quorum = self.etcd_has_quorum();
         let Some(machine) = self.machines.get_mut(host) else {
@@ -191,7 +200,7 @@ impl World {
 
     /// One moment later.
     pub(super) fn pass_time(&mut self) {
-        self.now += 1;
+        self.advance();
         if self.now <= self.unsettled_until {
             self.settle();
         }
@@ -214,11 +223,15 @@ impl World {
             FaultKind::AnswerLost => {
                 self.answers_lost.insert(host.to_owned());
             }
-            FaultKind::ZoneLost => {
-                let zone_of = |name: &str| Some(self.desired.hosts.get(name)?.zone.as_str());
-                let hosts = self.machines.keys();
-                let cut = hosts.filter(|name| zone_of(name) == zone_of(host));
-                self.cut = cut.cloned().collect();
+            FaultKind::ZoneLost { heals_after } => {
+                let heals = match heals_after {
+                    Some(moments) => Heals::At(self.now + moments),
+                    None => Heals::WithTheNextRun,
+                };
+                if let Some(machine) = self.machines.get(host) {
+                    let zone = machine.options.zone.clone();
+                    self.cut_zone(&zone, heals);
+                }
             }
             FaultKind::PowerCut => {
                 self.lost.insert(host.to_owned());
@@ -273,11 +286,9 @@ impl World {
 
     /// The next run finds all connections whole and its own life ahead.
     pub(super) fn reconnect(&mut self) {
+        self.heal(|_, heals| heals != Heals::WhenTold);
         self.lost.clear();
-        if !self.cut.is_empty() {
-            self.cut.clear();
-            self.unsettle();
-        }
+        self.given_up.clear();
         self.answers_lost.clear();
         self.run_is_dead = false;
         self.stop = CancellationToken::new();
