@@ -8,6 +8,7 @@ use super::world::World;
 use crate::desired::Condition;
 use crate::digest::Digest;
 use crate::layout;
+use crate::plan::world::is_asked_on_a_master;
 use crate::ports::numbers::{API_SERVER_PORT, KUBE_PROXY_HEALTH_PORT};
 use ipnet::{IpNet, Ipv4Net};
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,6 +50,20 @@ impl World {
         self.is_active(host, API_SERVER) && self.etcd_serves(host)
     }
 
+    /// Hosts whose API server reads and writes.
+    pub(super) fn ready_api_servers(&self) -> BTreeSet<String> {
+        let hosts = self.machines.keys();
+        hosts
+            .filter(|name| self.api_is_ready(name))
+            .cloned()
+            .collect()
+    }
+
+    /// Whether the host finds one of those, in whichever zone.
+    fn reaches_api(&self, host: &str, servers: &BTreeSet<String>) -> bool {
+        servers.iter().any(|server| self.reaches(host, server))
+    }
+
     pub(super) fn ready_nodes(&self) -> BTreeSet<String> {
         let nodes = self.cluster.nodes.keys();
         nodes
@@ -57,12 +72,15 @@ impl World {
             .collect()
     }
 
+    /// Whether the cluster has the node as ready, which its kubelet has to
+    /// tell an API server again and again.
     pub(super) fn node_is_ready(&self, name: &str) -> bool {
         let machine = self.machines.get(name);
         self.cluster.nodes.contains_key(name)
             && self.is_active(name, CONTAINERD)
             && self.is_active(name, KUBELET)
             && machine.is_some_and(|machine| machine.disk.cni.is_some())
+            && self.reaches_api(name, &self.ready_api_servers())
     }
 
     /// None if the condition holds, as the host sees it; else why not.
@@ -73,11 +91,19 @@ impl World {
         if let Some(path) = self.missing_to_ask(host, condition) {
             return Some(format!("{path} is not there"));
         }
-        let any_node = || !self.ready_nodes().is_empty();
+        if is_asked_on_a_master(condition) && !self.api_is_ready(host) {
+            return Some("the API server does not answer".to_owned());
+        }
+        let any_node = || {
+            let ready = self.ready_nodes();
+            ready.iter().any(|node| self.reaches(host, node))
+        };
         let holds = match condition {
             Condition::UnitActive { unit } => self.is_active(host, unit),
             Condition::RegistryServing { .. } => self.is_active(host, REGISTRY),
-            Condition::EtcdHealthy { endpoints } => self.why_etcd_unhealthy(endpoints).is_none(),
+            Condition::EtcdHealthy { endpoints } => {
+                self.why_etcd_unhealthy(host, endpoints).is_none()
+            }
             Condition::ApiReady { address } => {
                 debug_assert!(address.ends_with(&API_SERVER_PORT.to_string()));
                 self.api_is_ready(host)
@@ -98,7 +124,8 @@ impl World {
             // nobody replaces them.
             Condition::DeploymentAvailable { .. } => {
                 let mut nodes = self.cluster.nodes.keys();
-                let all_there = nodes.all(|node| !self.off.contains(node));
+                let all_there =
+                    nodes.all(|node| !self.off.contains(node) && self.reaches(host, node));
                 self.is_applied(condition) && any_node() && all_there
             }
             Condition::ApiServiceAvailable { .. } | Condition::DnsAnswers { .. } => {
@@ -217,20 +244,28 @@ impl World {
     }
 
     /// Everything else is ready a while after its start, an API server once
-    /// its etcd serves.
+    /// its etcd serves, and flanneld once it has its lease from an API server.
     fn activate_units(&mut self) {
         let now = self.now;
         let names: Vec<String> = self.machines.keys().cloned().collect();
-        let served: BTreeSet<String> = names
-            .into_iter()
-            .filter(|name| self.etcd_serves(name))
-            .collect();
+        let servers = self.ready_api_servers();
+        let (mut served, mut reached) = (BTreeSet::new(), BTreeSet::new());
+        for name in names {
+            if self.reaches_api(&name, &servers) {
+                reached.insert(name.clone());
+            }
+            if self.etcd_serves(&name) {
+                served.insert(name);
+            }
+        }
         for machine in self.machines.values_mut() {
             let has_etcd = served.contains(&machine.name);
+            let has_api = reached.contains(&machine.name);
             for (unit, process) in &mut machine.memory.processes {
                 let is_ready = match unit.as_str() {
                     ETCD => continue,
                     API_SERVER => has_etcd,
+                    FLANNELD => has_api,
                     _ => true,
                 };
                 if is_ready && now >= process.ready_at && !process.is_active {
@@ -249,22 +284,19 @@ impl World {
         }
     }
 
-    fn any_api_is_ready(&self) -> bool {
-        self.machines.keys().any(|name| self.api_is_ready(name))
-    }
-
-    /// A kubelet registers its node, and a controller-manager gives it
-    /// addresses.
+    /// A kubelet registers its node, and a controller-manager, which uses the
+    /// API server beside it, gives it addresses.
     fn register_nodes(&mut self) {
-        if !self.any_api_is_ready() {
+        let servers = self.ready_api_servers();
+        if servers.is_empty() {
             return;
         }
         let names: Vec<String> = self.desired.hosts.keys().cloned().collect();
-        let allots = names
+        let allots = servers
             .iter()
             .any(|name| self.is_active(name, CONTROLLER_MANAGER));
         for (index, name) in names.iter().enumerate() {
-            if self.is_active(name, KUBELET) {
+            if self.is_active(name, KUBELET) && self.reaches_api(name, &servers) {
                 self.cluster.nodes.entry(name.clone()).or_default();
             }
             if allots && let Some(node) = self.cluster.nodes.get_mut(name) {
@@ -276,6 +308,7 @@ impl World {
     /// containerd renders the CNI configuration once it is told the node's
     /// addresses, if there is none.
     fn render_pod_networks(&mut self) {
+        let servers = self.ready_api_servers();
         let nodes: Vec<(String, IpNet)> = self
             .cluster
             .nodes
@@ -283,8 +316,10 @@ impl World {
             .filter_map(|(name, pod_cidr)| Some((name.clone(), (*pod_cidr)?)))
             .collect();
         for (name, pod_cidr) in nodes {
-            let runs = self.is_active(&name, CONTAINERD) && self.is_active(&name, KUBELET);
-            let Some(machine) = self.machines.get_mut(&name).filter(|_| runs) else {
+            let is_told = self.is_active(&name, CONTAINERD)
+                && self.is_active(&name, KUBELET)
+                && self.reaches_api(&name, &servers);
+            let Some(machine) = self.machines.get_mut(&name).filter(|_| is_told) else {
                 continue;
             };
             if machine.disk.cni.is_none()

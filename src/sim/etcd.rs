@@ -33,13 +33,24 @@ impl World {
             .collect()
     }
 
-    /// Whether a majority of the voters has joined and runs.
+    /// Whether a majority of the voters has joined and runs, its members in
+    /// reach of each other.
     pub(super) fn etcd_has_quorum(&self) -> bool {
+        let mut voters = self.etcd_voters().into_iter();
+        voters.any(|name| self.reaches_quorum(&name))
+    }
+
+    /// Whether the host is on the side of such a majority.
+    fn reaches_quorum(&self, host: &str) -> bool {
+        self.reaches_majority(host, |name| self.is_active(name, ETCD))
+    }
+
+    fn reaches_majority(&self, host: &str, counts: impl Fn(&str) -> bool) -> bool {
         let voters = self.etcd_voters();
-        let running = voters
+        let counted = voters
             .iter()
-            .filter(|name| self.is_active(name, ETCD) && !self.is_cut(name));
-        !voters.is_empty() && running.count() > voters.len() / 2
+            .filter(|name| counts(name) && self.reaches(host, name));
+        counted.count() > voters.len() / 2
     }
 
     /// Whether the host's API server finds its member of etcd: the host's own
@@ -47,24 +58,24 @@ impl World {
     pub(super) fn etcd_serves(&self, host: &str) -> bool {
         let desired = self.desired.hosts.get(host);
         let has_own = desired.is_some_and(|desired| desired.etcd.is_some());
-        self.etcd_has_quorum() && !self.is_cut(host) && (!has_own || self.is_active(host, ETCD))
+        self.reaches_quorum(host) && (!has_own || self.is_active(host, ETCD))
     }
 
-    /// Why those members are not healthy as a whole, if they aren't. Learners
-    /// answer no such question.
-    pub(super) fn why_etcd_unhealthy(&self, endpoints: &[String]) -> Option<String> {
+    /// Why those members are not healthy as a whole for the host, if they
+    /// aren't. Learners answer no such question.
+    pub(super) fn why_etcd_unhealthy(&self, host: &str, endpoints: &[String]) -> Option<String> {
         let voters = self.etcd_voters();
         endpoints.iter().find_map(|endpoint| {
             let hosts = self.desired.hosts.iter();
-            let mut owner = hosts.filter(|(_, host)| {
-                let member = host.etcd.as_ref();
+            let mut owner = hosts.filter(|(_, desired)| {
+                let member = desired.etcd.as_ref();
                 member.is_some_and(|member| member.client_url == *endpoint)
             });
             let healthy = owner.next().is_some_and(|(name, _)| {
                 voters.contains(name)
+                    && self.reaches(host, name)
                     && self.is_active(name, ETCD)
-                    && !self.is_cut(name)
-                    && self.etcd_has_quorum()
+                    && self.reaches_quorum(name)
             });
             (!healthy).then(|| format!("{endpoint}: no health"))
         })
@@ -73,9 +84,11 @@ impl World {
     /// A member tells that it is ready once it has joined, for which a
     /// majority of the voters has to run; all of those join together.
     pub(super) fn join_etcd_members(&mut self) {
+        let joins = |world: &Self, name: &str| {
+            world.is_etcd_up(name) && world.reaches_majority(name, |other| world.is_etcd_up(other))
+        };
         let voters = self.etcd_voters();
-        let running = voters.iter().filter(|name| self.is_etcd_up(name));
-        if running.count() <= voters.len() / 2 {
+        if !voters.iter().any(|name| joins(self, name)) {
             return;
         }
         if self.cluster.members.is_empty() {
@@ -84,7 +97,7 @@ impl World {
         }
         let members: Vec<String> = self.cluster.members.keys().cloned().collect();
         for name in members {
-            if !self.is_etcd_up(&name) {
+            if !joins(self, &name) {
                 continue;
             }
             self.activate(&name, ETCD);
@@ -118,7 +131,7 @@ impl World {
         if self.cluster.members.contains_key(host) {
             return Ok(());
         }
-        if !self.etcd_has_quorum() {
+        if !self.reaches_quorum(host) {
             return Err("etcdserver: request timed out".to_owned());
         }
         // `--max-learners`, by default.
@@ -133,7 +146,7 @@ impl World {
         if self
             .etcd_voters()
             .iter()
-            .any(|voter| !self.is_active(voter, ETCD))
+            .any(|voter| !self.is_active(voter, ETCD) || !self.reaches(host, voter))
         {
             return Err("etcdserver: unhealthy cluster".to_owned());
         }
@@ -149,7 +162,7 @@ impl World {
         match self.cluster.members.get(host) {
             None => Err("etcdserver: member not found".to_owned()),
             Some(Vote::Voter) => Ok(()),
-            Some(Vote::Learner) if !self.etcd_has_quorum() => {
+            Some(Vote::Learner) if !self.reaches_quorum(host) => {
                 Err("etcdserver: request timed out".to_owned())
             }
             Some(Vote::Learner) if !self.is_active(host, ETCD) => Err(
@@ -165,8 +178,8 @@ impl World {
 
     /// What a member or master learns of etcd. Without a majority nothing can
     /// be learned.
-    pub(super) fn etcd_facts(&self) -> EtcdFacts {
-        if !self.etcd_has_quorum() {
+    pub(super) fn etcd_facts(&self, host: &str) -> EtcdFacts {
+        if !self.reaches_quorum(host) {
             return EtcdFacts {
                 error: Some("context deadline exceeded".to_owned()),
                 ..EtcdFacts::default()
@@ -174,7 +187,8 @@ impl World {
         }
         let members = self.cluster.members.iter().enumerate();
         let mut voters = self.etcd_voters().into_iter();
-        let silent = voters.find(|name| !self.is_active(name, ETCD));
+        let answers = |name: &str| self.is_active(name, ETCD) && self.reaches(host, name);
+        let silent = voters.find(|name| !answers(name));
         EtcdFacts {
             unhealthy: silent.map(|name| format!("{name} does not answer")),
             leader: self.etcd_voters().into_iter().next(),

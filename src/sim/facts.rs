@@ -126,7 +126,7 @@ impl World {
         if request.etcd_endpoints.is_empty() || !has_certificate {
             return None;
         }
-        Some(self.etcd_facts())
+        Some(self.etcd_facts(&machine.name))
     }
 }
 

@@ -22,7 +22,8 @@ impl World {
         }
         let link = format!("{repository}@{digest}");
         let serves = |machine: &Machine| {
-            machine.is_active(REGISTRY)
+            self.reaches(host, &machine.name)
+                && machine.is_active(REGISTRY)
                 && machine.disk.registry.blobs.contains_key(digest)
                 && !machine.disk.damaged_blobs.contains(digest)
                 && machine.disk.registry.links.contains(&link)

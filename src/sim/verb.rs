@@ -5,6 +5,7 @@ use super::host::SimulatedHost;
 use super::machine::{Disk, Machine, MachineOptions};
 use super::site::{SimulatedMint, SimulatedSite};
 use super::world::{EndState, Fault, SharedWorld, World as Model};
+use super::zones::Heals;
 use crate::desired::{BundleView, Condition, Desired, DigestKey, desired};
 use crate::event::{Event, EventSink};
 use crate::execute::{Finished, Patience, Run, Stopped, execute};
@@ -300,6 +301,30 @@ impl Simulation {
     pub fn switch_on(&self, host: &str) {
         self.world.with(|world| world.switch_on(host));
         self.let_time_pass();
+    }
+
+    /// Cuts a zone off from all others and from the jump host, until it is
+    /// healed.
+    pub fn cut_zone(&self, zone: &str) {
+        self.world
+            .with(|world| world.cut_zone(zone, Heals::WhenTold));
+        self.let_time_pass();
+    }
+
+    /// Lets a zone and the others reach each other again.
+    pub fn heal_zone(&self, zone: &str) {
+        self.world.with(|world| world.heal(|cut, _| cut == zone));
+        self.let_time_pass();
+    }
+
+    /// Hosts whose API server reads and writes.
+    pub fn ready_api_servers(&self) -> BTreeSet<String> {
+        self.world.with(|world| world.ready_api_servers())
+    }
+
+    /// Nodes that the cluster has as ready.
+    pub fn ready_nodes(&self) -> BTreeSet<String> {
+        self.world.with(|world| world.ready_nodes())
     }
 
     /// Turns hosts off and on again, all at once.

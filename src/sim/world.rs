@@ -228,8 +228,7 @@ impl World {
                     Some(moments) => Heals::At(self.now + moments),
                     None => Heals::WithTheNextRun,
                 };
-                if let Some(machine) = self.machines.get(host) {
-                    let zone = machine.options.zone.clone();
+                if let Some(zone) = self.zone_of(host).map(str::to_owned) {
                     self.cut_zone(&zone, heals);
                 }
             }

@@ -34,13 +34,26 @@ pub(super) enum Link {
 }
 
 impl World {
-    /// Whether the host's zone is cut off.
-    pub(super) fn is_cut(&self, host: &str) -> bool {
+    /// Whether what one host sends arrives at another: within a zone always,
+    /// between two while neither is cut off. What a host's state owes to
+    /// another host is asked through this.
+    pub(super) fn reaches(&self, from: &str, to: &str) -> bool {
+        self.cut.is_empty()
+            || self.zone_of(from) == self.zone_of(to)
+            || !self.is_cut(from) && !self.is_cut(to)
+    }
+
+    pub(super) fn zone_of(&self, host: &str) -> Option<&str> {
+        let machine = self.machines.get(host)?;
+        Some(&machine.options.zone)
+    }
+
+    fn is_cut(&self, host: &str) -> bool {
         self.cut_of(host).is_some()
     }
 
     fn cut_of(&self, host: &str) -> Option<&Cut> {
-        self.cut.get(&self.machines.get(host)?.options.zone)
+        self.cut.get(self.zone_of(host)?)
     }
 
     /// Cuts a zone off.
