@@ -1,11 +1,11 @@
 //! Runs that nothing disturbs.
 
-use super::worlds::{ALL, ALONE, SMALL, THREE_ZONES, growing, installed, spread, world};
+use super::worlds::{ALL, ALONE, SMALL, THREE_ZONES, WITNESS, growing, installed, spread, world};
 use cofferdam::desired::Stage;
 use cofferdam::event::Event;
 use cofferdam::plan::{Action, Disruption, Plan, text};
 use cofferdam::sim::Ran;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What each host was to do and did, but for transfers, which are many
 /// requests each.
@@ -270,4 +270,40 @@ async fn what_another_zone_must_stand_in_for_is_not_interrupted_while_a_zone_is_
     );
     assert!(world.run(planned, None).await.result.is_err());
     assert_eq!(world.violations(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn any_zone_may_be_lost_and_the_others_go_on() {
+    for inventory in [THREE_ZONES, WITNESS, &spread(5, 3)] {
+        let mut world = installed(inventory, 0).await;
+        let whole = world.end_state();
+        let (servers, nodes) = (world.ready_api_servers(), world.ready_nodes());
+        for zone in ["a", "b", "c"] {
+            let hosts = world.inventory.hosts.iter();
+            let lost = hosts.filter(|host| host.zone == zone);
+            let lost: BTreeSet<String> = lost.map(|host| host.name.clone()).collect();
+            let told = format!("{zone} of {}", world.inventory.cluster.name);
+
+            world.cut_zone(zone);
+            let left = world.ready_api_servers();
+            assert!(!left.is_empty(), "{told}");
+            assert_eq!(left, &servers - &lost, "{told}");
+            assert_eq!(world.ready_nodes(), &nodes - &lost, "{told}");
+            world.left_out.clone_from(&lost);
+            let planned = world.plan().await.unwrap().plan;
+            assert!(planned.is_empty(), "{told}: {}", text(&planned));
+            assert_eq!(planned.refusals, [], "{told}");
+            // What is written now is there when the zone comes back.
+            world.tamper_with_manifests("rbac", "changed");
+            world.install(None).await.unwrap().result.unwrap();
+
+            world.heal_zone(zone);
+            world.left_out.clear();
+            let planned = world.plan().await.unwrap().plan;
+            assert!(planned.is_empty(), "{told}: {}", text(&planned));
+            let differences = whole.differences(&world.end_state());
+            assert_eq!(differences, Vec::<String>::new(), "{told}");
+            assert_eq!(world.violations(), Vec::<String>::new(), "{told}");
+        }
+    }
 }
