@@ -44,6 +44,7 @@ impl World {
             self.register_nodes();
             self.render_pod_networks();
         }
+        self.forget_disruptions();
     }
 
     pub(super) fn api_is_ready(&self, host: &str) -> bool {

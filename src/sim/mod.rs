@@ -11,6 +11,7 @@
 mod apply;
 pub mod bundle;
 mod cluster;
+mod disruption;
 mod etcd;
 mod facts;
 mod host;

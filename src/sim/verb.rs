@@ -277,6 +277,7 @@ impl Simulation {
             let machine = world.machines.get_mut(host);
             let machine = machine.with_context(|| format!("there is no machine `{host}`"))?;
             change(machine);
+            world.forget_disruptions_of(host);
             Ok(())
         })
     }

@@ -1,6 +1,7 @@
 //! All machines, the cluster on them, and the fault that a run meets.
 
 use super::cluster::Cluster;
+use super::disruption::Disrupted;
 use super::machine::{Machine, START_TICKS, is_systems};
 use super::zones::{Cut, Heals, Link};
 use crate::desired::{Condition, Desired};
@@ -98,6 +99,8 @@ pub(super) struct World {
     pub answers_lost: BTreeSet<String>,
     /// Actions as hosts got them, in order.
     pub log: Vec<(String, Action)>,
+    /// What is down by steps of ours.
+    pub disrupted: Disrupted,
     /// Rules of a sane cluster that were broken by a step of ours.
     pub violations: Vec<String>,
     /// Nothing becomes ready by itself after this moment.
@@ -146,6 +149,7 @@ impl World {
             run_is_dead: false,
             answers_lost: BTreeSet::new(),
             log: Vec::new(),
+            disrupted: Disrupted::new(),
             violations: Vec::new(),
             unsettled_until: 0,
             random: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
@@ -176,6 +180,7 @@ impl World {
         self.advance();
         let now = self.now;
         let had_quorum = self.etcd_has_quorum();
+        let served = self.serving(host);
         let Some(machine) = self.machines.get_mut(host) else {
             return Err(Gone);
         };
@@ -188,6 +193,7 @@ impl World {
             self.violations
                 .push(format!("{host}: a step of ours cost etcd its quorum"));
         }
+        self.note_disruptions(host, &served);
         self.unsettle();
         Ok(())
     }
@@ -248,6 +254,7 @@ impl World {
         machine.lose_unsynced();
         machine.reset_memory(now);
         let mut waiting = machine.disk.enabled.clone();
+        self.forget_disruptions_of(host);
         waiting.retain(|unit| !is_systems(unit));
         // Units whose time has not come are tried again, as systemd does.
         loop {
@@ -272,6 +279,7 @@ impl World {
             machine.lose_unsynced();
             machine.reset_memory(now);
             self.off.insert(host.to_owned());
+            self.forget_disruptions_of(host);
         }
         self.unsettle();
     }
