@@ -5,34 +5,61 @@ use cofferdam::layout;
 use cofferdam::plan::text;
 use cofferdam::sim::machine::{DiskContent, DiskFile};
 use cofferdam::sim::{EndState, Fault, FaultKind, Machine, Simulation};
+use std::fmt::Debug;
 
-/// More than a run that goes on from where the last one stopped can need.
-const MOST_RUNS: usize = 3;
+/// More runs that meet no fault than it takes to go on from where the last one
+/// stopped.
+const MOST_RUNS_WITHOUT: usize = 2;
 
 /// Stops the first run at every `step`th moment in each way (the ways take
 /// turns, so that with a step of seven each moment is tried in one way),
 /// repeats it, and compares what it comes to.
-async fn stop_and_repeat(step: usize, make: impl AsyncFn(u64) -> Simulation) {
+pub async fn stop_and_repeat(step: usize, make: impl AsyncFn(u64) -> Simulation) {
     let (expected, operations) = measure(&make).await;
     for (turn, kind) in FaultKind::ALL.into_iter().enumerate() {
         let first = turn * step / FaultKind::ALL.len();
         for operation in (first..operations).step_by(step) {
             let world = make(operation as u64).await;
             let fault = fault(operation, kind);
-            finish(&world, fault).await;
-            let found = world.end_state();
-            let differences = expected.differences(&found);
-            assert_eq!(differences, Vec::<String>::new(), "{fault:?}");
-            assert_eq!(world.violations(), Vec::<String>::new(), "{fault:?}");
-            let again = world.plan().await.unwrap();
-            assert!(again.plan.is_empty(), "{fault:?}\n{}", text(&again.plan));
+            finish(&world, &[fault]).await;
+            compare(&world, &expected, &fault).await;
         }
     }
 }
 
+/// Stops the first run at every `step`th moment in each way, and the second
+/// one on its way too, repeats it, and compares what it comes to.
+pub async fn stop_twice_and_repeat(step: usize, make: impl AsyncFn(u64) -> Simulation) {
+    const SECOND: [FaultKind; 2] = [FaultKind::RunKilled, FaultKind::PowerCut];
+    let (expected, operations) = measure(&make).await;
+    let pairs = FaultKind::ALL
+        .into_iter()
+        .flat_map(|first| SECOND.map(|second| (first, second)));
+    let (mut tried, mut stopped_twice) = (0, 0);
+    for (turn, kinds) in pairs.enumerate() {
+        let first = turn * step / (FaultKind::ALL.len() * SECOND.len());
+        for operation in (first..operations).step_by(step) {
+            let world = make(operation as u64).await;
+            // Anywhere in what is left to do, a little sooner.
+            let left = operations - operation;
+            let second = operation * 31 % left * 9 / 10;
+            let faults = [fault(operation, kinds.0), fault(second, kinds.1)];
+            let stopped = finish(&world, &faults).await;
+            compare(&world, &expected, &faults).await;
+            tried += 1;
+            stopped_twice += usize::from(stopped > 1);
+        }
+    }
+    // A second run may have nothing left to do, but not many may.
+    assert!(
+        2 * stopped_twice > tried,
+        "only {stopped_twice} of {tried} were stopped twice"
+    );
+}
+
 /// A fault at a moment. A zone that heals within the run does so after few
 /// moments or many, before and after its connections are given up.
-fn fault(operation: usize, kind: FaultKind) -> Fault {
+pub fn fault(operation: usize, kind: FaultKind) -> Fault {
     const LONGEST_CUT: u64 = 90;
     let kind = match kind {
         FaultKind::ZoneLost {
@@ -45,20 +72,32 @@ fn fault(operation: usize, kind: FaultKind) -> Fault {
     Fault { operation, kind }
 }
 
-async fn finish(world: &Simulation, fault: Fault) {
-    let mut fault_left = Some(fault);
+/// Repeats the run until it is done; the first ones meet a fault each. How
+/// many were stopped.
+pub async fn finish(world: &Simulation, faults: &[Fault]) -> usize {
     let mut last = String::new();
-    for _ in 0..MOST_RUNS {
-        let ran = world.install(fault_left.take()).await.unwrap();
+    let most_runs = faults.len() + MOST_RUNS_WITHOUT;
+    for stopped_before in 0..most_runs {
+        let fault = faults.get(stopped_before).copied();
+        let ran = world.install(fault).await.unwrap();
         match ran.result {
-            Ok(_) => return,
-            Err(stopped) if fault.kind == FaultKind::Interrupted => {
+            Ok(_) => return stopped_before,
+            Err(stopped) if fault.is_some_and(|fault| fault.kind == FaultKind::Interrupted) => {
                 assert!(stopped.is_interrupted(), "{stopped}");
             }
             Err(stopped) => last = format!("{stopped}\n{}", text(&ran.planned.plan)),
         }
     }
-    panic!("{fault:?}: not done after {MOST_RUNS} runs: {last}");
+    panic!("{faults:?}: not done after {most_runs} runs: {last}");
+}
+
+/// Whether all is as it would be without what was done, which is told if not.
+pub async fn compare(world: &Simulation, expected: &EndState, told: &impl Debug) {
+    let differences = expected.differences(&world.end_state());
+    assert_eq!(differences, Vec::<String>::new(), "{told:?}");
+    assert_eq!(world.violations(), Vec::<String>::new(), "{told:?}");
+    let again = world.plan().await.unwrap();
+    assert!(again.plan.is_empty(), "{told:?}\n{}", text(&again.plan));
 }
 
 /// What an undisturbed run comes to, and how many operations it takes.
@@ -121,6 +160,27 @@ async fn a_new_bundle_on_three_hosts_is_finished_from_any_moment() {
 #[tokio::test]
 async fn a_new_bundle_on_three_zones_is_finished_from_any_moment() {
     stop_and_repeat(190, async |seed| with_new_bundle(THREE_ZONES, seed).await).await;
+}
+
+#[tokio::test]
+async fn a_new_bundle_with_a_witness_is_finished_from_any_moment() {
+    stop_and_repeat(400, async |seed| with_new_bundle(WITNESS, seed).await).await;
+}
+
+#[tokio::test]
+async fn a_new_bundle_on_five_masters_is_finished_from_any_moment() {
+    let inventory = spread(5, 1);
+    stop_and_repeat(900, async |seed| with_new_bundle(&inventory, seed).await).await;
+}
+
+#[tokio::test]
+async fn a_first_install_of_three_zones_is_finished_though_stopped_twice() {
+    stop_twice_and_repeat(600, async |seed| world(THREE_ZONES, seed)).await;
+}
+
+#[tokio::test]
+async fn a_new_bundle_on_three_zones_is_finished_though_stopped_twice() {
+    stop_twice_and_repeat(600, async |seed| with_new_bundle(THREE_ZONES, seed).await).await;
 }
 
 #[tokio::test]
@@ -248,20 +308,8 @@ async fn whatever_was_done_to_hosts_is_put_right() {
             }
             let kind = FaultKind::ALL[seed % FaultKind::ALL.len()];
             let fault = fault(seed * 3 % 40, kind);
-            finish(&world, fault).await;
-            let differences = expected.differences(&world.end_state());
-            assert_eq!(differences, Vec::<String>::new(), "{told:?} {fault:?}");
-            assert_eq!(
-                world.violations(),
-                Vec::<String>::new(),
-                "{told:?} {fault:?}"
-            );
-            let again = world.plan().await.unwrap();
-            assert!(
-                again.plan.is_empty(),
-                "{told:?} {fault:?}\n{}",
-                text(&again.plan)
-            );
+            finish(&world, &[fault]).await;
+            compare(&world, &expected, &(told, fault)).await;
         }
     }
 }
@@ -279,16 +327,8 @@ async fn any_shape_of_one_to_five_hosts_is_finished() {
         let world = world(&inventory, seed);
         let kind = FaultKind::ALL[index % FaultKind::ALL.len()];
         let fault = fault(index * 37, kind);
-        finish(&world, fault).await;
-        let differences = expected.differences(&world.end_state());
-        assert_eq!(differences, Vec::<String>::new(), "{fault:?}\n{inventory}");
-        assert_eq!(
-            world.violations(),
-            Vec::<String>::new(),
-            "{fault:?}\n{inventory}"
-        );
-        let again = world.plan().await.unwrap();
-        assert!(again.plan.is_empty(), "{inventory}\n{}", text(&again.plan));
+        finish(&world, &[fault]).await;
+        compare(&world, &expected, &(fault, &inventory)).await;
 
         let mut world = world;
         world.take_bundle("+1");
@@ -298,113 +338,4 @@ async fn any_shape_of_one_to_five_hosts_is_finished() {
         let again = world.plan().await.unwrap();
         assert!(again.plan.is_empty(), "{inventory}\n{}", text(&again.plan));
     }
-}
-
-/// One master, and a worker that also has the zone's registry.
-const REGISTRY_BESIDE: &str = r#"
-[cluster]
-name = "small"
-[zones.a]
-[[hosts]]
-name = "m1"
-address = "10.77.1.11"
-zone = "a"
-roles = ["control-plane"]
-[[hosts]]
-name = "w1"
-address = "10.77.1.21"
-zone = "a"
-roles = ["worker", "registry"]
-"#;
-
-/// What a run leaves though another one no longer wants it: users, since files
-/// of theirs may be anywhere; what a registry and containerd hold; settings of
-/// the kernel that its next start forgets.
-fn is_left_alone(difference: &str) -> bool {
-    let kinds = [
-        "user ",
-        "registry ",
-        "/var/lib/cofferdam/registry ",
-        "image ",
-        "module ",
-        "sysctl ",
-        "pod network ",
-        "route for Services",
-    ];
-    let Some((_, what)) = difference
-        .strip_prefix("+ ")
-        .and_then(|line| line.split_once(": "))
-    else {
-        return false;
-    };
-    kinds.iter().any(|kind| what.starts_with(kind))
-}
-
-fn generations(world: &Simulation) -> Vec<Option<u64>> {
-    let hosts = world.inventory.hosts.iter();
-    hosts
-        .map(|host| Some(world.disk(&host.name).generation?.number))
-        .collect()
-}
-
-/// Stops a run at every `step`th moment, changes what is wanted, and compares
-/// what the next run comes to with what it would have come to by itself.
-async fn stop_and_want_another(
-    step: usize,
-    expected: &EndState,
-    make: impl AsyncFn(u64) -> Simulation,
-    change: impl Fn(&mut Simulation),
-) {
-    let (_, operations) = measure(&make).await;
-    for operation in (0..operations).step_by(step) {
-        let mut world = make(operation as u64).await;
-        let before = generations(&world);
-        let kinds = FaultKind::ALL.len();
-        let kind = FaultKind::ALL[operation / step % kinds];
-        let fault = fault(operation, kind);
-        world.install(Some(fault)).await.unwrap();
-        // What was committed is gone back from by a generation of its own.
-        if generations(&world) != before {
-            continue;
-        }
-        change(&mut world);
-        let ran = world.install(None).await.unwrap();
-        if let Err(stopped) = ran.result {
-            panic!("{fault:?}: {stopped}\n{}", text(&ran.planned.plan));
-        }
-        let mut differences = expected.differences(&world.end_state());
-        differences.retain(|difference| !is_left_alone(difference));
-        assert_eq!(differences, Vec::<String>::new(), "{fault:?}");
-        assert_eq!(world.violations(), Vec::<String>::new(), "{fault:?}");
-        let again = world.plan().await.unwrap();
-        assert!(again.plan.is_empty(), "{fault:?}\n{}", text(&again.plan));
-    }
-}
-
-/// A role less: files, keys, units and binaries that no generation ever named
-/// go all the same.
-#[tokio::test]
-async fn what_a_stopped_run_laid_down_goes_when_it_is_no_longer_wanted() {
-    for (roles, step) in [
-        // The registry moves to the master.
-        (r#"["worker"]"#, 17),
-        // No node any more.
-        (r#"["registry"]"#, 19),
-    ] {
-        let then = REGISTRY_BESIDE.replace(r#"["worker", "registry"]"#, roles);
-        let expected = installed(&then, 0).await.end_state();
-        let make = async |seed| world(REGISTRY_BESIDE, seed);
-        let change = |world: &mut Simulation| world.take_inventory(&then).unwrap();
-        stop_and_want_another(step, &expected, make, change).await;
-    }
-}
-
-/// A newer bundle that was given up: the generation that is there already is
-/// what is wanted again, and still nothing of the newer one stays.
-#[tokio::test]
-async fn a_bundle_that_was_given_up_leaves_nothing() {
-    let expected = installed(REGISTRY_BESIDE, 0).await.end_state();
-    let make = async |seed| with_new_bundle(REGISTRY_BESIDE, seed).await;
-    let change = |world: &mut Simulation| world.take_bundle("");
-    stop_and_want_another(23, &expected, make, change).await;
 }
