@@ -9,7 +9,8 @@ use super::{Host, Run};
 use crate::desired::Desired;
 use crate::event::Event;
 use crate::host::{Call, HostError, Notice, Request, Response};
-use crate::plan::{Action, Lane, Step};
+use crate::plan::safety::disruption_of;
+use crate::plan::{Action, Disruption, Lane, Step, UnitVerb};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,8 @@ pub(super) struct Stage<'a> {
     /// Cancelled when a lane failed or the run is to stop.
     pub halt: CancellationToken,
     failures: Mutex<Vec<StepFailure>>,
+    /// Held by the one lane that interrupts something.
+    pub turn: tokio::sync::Mutex<()>,
 }
 
 impl<'a> Stage<'a> {
@@ -30,6 +33,7 @@ impl<'a> Stage<'a> {
             desired,
             halt: run.stop.child_token(),
             failures: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
         }
     }
 
@@ -125,9 +129,10 @@ pub(super) async fn run_lane(stage: &Stage<'_>, lane: &Lane) -> usize {
 }
 
 async fn run_step(stage: &Stage<'_>, step: &Step) -> Result<(), StepError> {
-    if let Some(what) = step.disrupts {
-        recheck(stage, step, what).await?;
-    }
+    let _turn = match step.disrupts.or_else(|| restarted(step)) {
+        Some(what) => Some(recheck(stage, step, what).await?),
+        None => None,
+    };
     match &step.action {
         Action::PutBlobs { blobs } => put_blobs(stage, step, blobs).await,
         Action::Seed { artifacts } => seed(stage, step, artifacts).await,
@@ -145,6 +150,17 @@ async fn run_step(stage: &Stage<'_>, step: &Step) -> Result<(), StepError> {
         }
         _ => apply(stage, step).await,
     }
+}
+
+/// What the step interrupts if what it restarts has come up since the plan was
+/// made, which takes as long as people take to confirm it. Nodes may: their
+/// pods go on.
+fn restarted(step: &Step) -> Option<Disruption> {
+    let Action::StartUnits { units, .. } = &step.action else {
+        return None;
+    };
+    let restarts = units.iter().any(|unit| unit.verb == UnitVerb::Restart);
+    disruption_of(step.stage).filter(|what| restarts && *what != Disruption::Node)
 }
 
 async fn apply(stage: &Stage<'_>, step: &Step) -> Result<(), StepError> {

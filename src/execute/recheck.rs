@@ -12,17 +12,19 @@ use crate::plan::world::etcd_endpoints;
 use crate::plan::{Action, Disruption, Step};
 use futures_util::future::join_all;
 use std::collections::BTreeMap;
+use tokio::sync::MutexGuard;
 
 /// Waits until the step is safe: what it interrupts of its own stage, and the
-/// API server where that is stopped with its host's member of etcd.
+/// API server where that is stopped with its host's member of etcd. No other
+/// lane finds its own step safe while the turn that comes back is held.
 ///
 /// # Errors
 /// With the last reason, if it does not become safe in time.
-pub(super) async fn recheck(
-    stage: &Stage<'_>,
+pub(super) async fn recheck<'a>(
+    stage: &'a Stage<'_>,
     step: &Step,
     what: Disruption,
-) -> Result<(), StepError> {
+) -> Result<MutexGuard<'a, ()>, StepError> {
     let patience = stage.run.patience;
     let mut interrupted = vec![(what, step.stage)];
     if matches!(&step.action, Action::SwitchUnits { stop, .. } if !stop.is_empty()) {
@@ -30,6 +32,11 @@ pub(super) async fn recheck(
     }
     let mut attempt = 0;
     loop {
+        let turn = tokio::select! {
+            biased;
+            () = stage.halt.cancelled() => return Err(abandoned(step)),
+            turn = stage.turn.lock() => turn,
+        };
         let mut refusals = Vec::new();
         for (what, which) in &interrupted {
             let facts = fresh_facts(stage, *which).await;
@@ -37,8 +44,10 @@ pub(super) async fn recheck(
             refusals.extend(may_disrupt(&step.host, *what, &serving).err());
         }
         let Some(refusal) = refusals.into_iter().next() else {
-            return Ok(());
+            return Ok(turn);
         };
+        // Another lane may bring up what is waited for.
+        drop(turn);
         attempt += 1;
         if attempt >= patience.attempts {
             return Err(StepError::Refused(refusal));

@@ -307,3 +307,31 @@ async fn any_zone_may_be_lost_and_the_others_go_on() {
         }
     }
 }
+
+#[tokio::test]
+async fn what_came_up_after_the_plan_was_made_is_restarted_one_after_the_other() {
+    for unit in ["etcd.service", "kube-apiserver.service", "registry.service"] {
+        let mut world = installed(THREE_ZONES, 0).await;
+        world.take_bundle("+1");
+        let set = |is_active: bool| {
+            for host in ["m1", "m2", "m3"] {
+                let change = |machine: &mut cofferdam::sim::Machine| {
+                    let process = machine.memory.processes.get_mut(unit).unwrap();
+                    process.is_active = is_active;
+                    process.ready_at = if is_active { 0 } else { u64::MAX };
+                };
+                world.tamper(host, change).unwrap();
+            }
+        };
+        set(false);
+        let planned = world.plan().await.unwrap();
+        set(true);
+        world.let_time_pass();
+        let ran = world.run(planned, None).await;
+        if let Err(stopped) = &ran.result {
+            panic!("{unit}: {stopped}\n{}", text(&ran.planned.plan));
+        }
+        assert_eq!(world.violations(), Vec::<String>::new(), "{unit}");
+        assert_eq!(world.stale_units(), Vec::<String>::new(), "{unit}");
+    }
+}
