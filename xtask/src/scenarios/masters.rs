@@ -148,7 +148,7 @@ pub fn changed_one_by_one(context: &Context) -> Result<()> {
     let text = fs_err::read_to_string(&product.inventory)?;
     product.inventory = product.inventory.with_file_name("changed.toml");
     let settings = "\n[overrides.etcd]\nflags = { snapshot-count = 20000 }\n\
-                    [overrides.kube-apiserver]\nflags = { goaway-chance = 0.001 }\n";
+                    [overrides.kube-apiserver]\nflags = { max-requests-inflight = 500 }\n";
     fs_err::write(&product.inventory, text + settings)?;
     bring_kubectl(&lab, &["w1"])?;
     let writer = Writer::start(&lab, "w1")?;
