@@ -20,16 +20,16 @@ pub(super) type Members = BTreeMap<String, Vote>;
 
 impl World {
     /// Hosts whose members vote, or will once they have found each other.
-    pub(super) fn etcd_voters(&self) -> Vec<String> {
+    pub(super) fn etcd_voters(&self) -> Vec<&str> {
         let members = &self.cluster.members;
         if !members.is_empty() {
             let voters = members.iter().filter(|(_, vote)| **vote == Vote::Voter);
-            return voters.map(|(name, _)| name.clone()).collect();
+            return voters.map(|(name, _)| name.as_str()).collect();
         }
         let hosts = self.desired.hosts.iter();
         hosts
             .filter(|(_, host)| host.etcd.as_ref().is_some_and(|etcd| etcd.joins.is_none()))
-            .map(|(name, _)| name.clone())
+            .map(|(name, _)| name.as_str())
             .collect()
     }
 
@@ -37,7 +37,7 @@ impl World {
     /// reach of each other.
     pub(super) fn etcd_has_quorum(&self) -> bool {
         let mut voters = self.etcd_voters().into_iter();
-        voters.any(|name| self.reaches_quorum(&name))
+        voters.any(|name| self.reaches_quorum(name))
     }
 
     /// Whether the host is on the side of such a majority.
@@ -72,7 +72,7 @@ impl World {
                 member.is_some_and(|member| member.client_url == *endpoint)
             });
             let healthy = owner.next().is_some_and(|(name, _)| {
-                voters.contains(name)
+                voters.contains(&name.as_str())
                     && self.reaches(host, name)
                     && self.is_active(name, ETCD)
                     && self.reaches_quorum(name)
@@ -92,7 +92,7 @@ impl World {
             return;
         }
         if self.cluster.members.is_empty() {
-            let formed = voters.iter().map(|name| (name.clone(), Vote::Voter));
+            let formed = voters.iter().map(|name| ((*name).to_owned(), Vote::Voter));
             self.cluster.members = formed.collect();
         }
         let members: Vec<String> = self.cluster.members.keys().cloned().collect();
@@ -191,7 +191,7 @@ impl World {
         let silent = voters.find(|name| !answers(name));
         EtcdFacts {
             unhealthy: silent.map(|name| format!("{name} does not answer")),
-            leader: self.etcd_voters().into_iter().next(),
+            leader: self.etcd_voters().first().map(|name| (*name).to_owned()),
             members: members
                 .filter_map(|(index, (name, vote))| {
                     let member = self.desired.hosts.get(name)?.etcd.as_ref()?;

@@ -180,7 +180,11 @@ impl World {
         self.advance();
         let now = self.now;
         let had_quorum = self.etcd_has_quorum();
-        let served = self.serving(host);
+        // Nothing else stops a unit.
+        let served = match in_hand {
+            InHand::Finished => self.serving(host),
+            InHand::GivenUp => Vec::new(),
+        };
         let Some(machine) = self.machines.get_mut(host) else {
             return Err(Gone);
         };

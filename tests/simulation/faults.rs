@@ -164,23 +164,23 @@ async fn a_new_bundle_on_three_zones_is_finished_from_any_moment() {
 
 #[tokio::test]
 async fn a_new_bundle_with_a_witness_is_finished_from_any_moment() {
-    stop_and_repeat(400, async |seed| with_new_bundle(WITNESS, seed).await).await;
+    stop_and_repeat(600, async |seed| with_new_bundle(WITNESS, seed).await).await;
 }
 
 #[tokio::test]
 async fn a_new_bundle_on_five_masters_is_finished_from_any_moment() {
     let inventory = spread(5, 1);
-    stop_and_repeat(900, async |seed| with_new_bundle(&inventory, seed).await).await;
+    stop_and_repeat(1500, async |seed| with_new_bundle(&inventory, seed).await).await;
 }
 
 #[tokio::test]
 async fn a_first_install_of_three_zones_is_finished_though_stopped_twice() {
-    stop_twice_and_repeat(600, async |seed| world(THREE_ZONES, seed)).await;
+    stop_twice_and_repeat(1100, async |seed| world(THREE_ZONES, seed)).await;
 }
 
 #[tokio::test]
 async fn a_new_bundle_on_three_zones_is_finished_though_stopped_twice() {
-    stop_twice_and_repeat(600, async |seed| with_new_bundle(THREE_ZONES, seed).await).await;
+    stop_twice_and_repeat(1100, async |seed| with_new_bundle(THREE_ZONES, seed).await).await;
 }
 
 #[tokio::test]
