@@ -4,7 +4,6 @@
 #![expect(clippy::unwrap_used, reason = "a test helper may stop the test")]
 
 mod simulation {
-    pub mod exhaustive;
     pub mod faults;
     pub mod runs;
     pub mod wanted;
