@@ -265,7 +265,6 @@ fn is_brought_to_its_end(request: &Request) -> bool {
                 | Action::PromoteEtcdLearner { .. }
                 | Action::CopyArtifacts { .. }
                 | Action::InstallBinaries { .. }
-                | Action::FetchBinaries { .. }
                 | Action::PullImages { .. }
         ),
         _ => false,

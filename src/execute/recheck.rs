@@ -9,14 +9,13 @@ use crate::facts::{HostFacts, ObserveRequest};
 use crate::host::{Call, Notice, Request, Response};
 use crate::plan::safety::{may_disrupt, serving, serving_units};
 use crate::plan::world::etcd_endpoints;
-use crate::plan::{Action, Disruption, Step};
+use crate::plan::{Disruption, Step};
 use futures_util::future::join_all;
 use std::collections::BTreeMap;
 use tokio::sync::MutexGuard;
 
-/// Waits until the step is safe: what it interrupts of its own stage, and the
-/// API server where that is stopped with its host's member of etcd. No other
-/// lane finds its own step safe while the turn that comes back is held.
+/// Waits until the step is safe. No other lane finds its own step safe while
+/// the turn that comes back is held.
 ///
 /// # Errors
 /// With the last reason, if it does not become safe in time.
@@ -26,10 +25,6 @@ pub(super) async fn recheck<'a>(
     what: Disruption,
 ) -> Result<MutexGuard<'a, ()>, StepError> {
     let patience = stage.run.patience;
-    let mut interrupted = vec![(what, step.stage)];
-    if matches!(&step.action, Action::SwitchUnits { stop, .. } if !stop.is_empty()) {
-        interrupted.push((Disruption::ApiServer, Stages::ControlPlane));
-    }
     let mut attempt = 0;
     loop {
         let turn = tokio::select! {
@@ -37,13 +32,9 @@ pub(super) async fn recheck<'a>(
             () = stage.halt.cancelled() => return Err(abandoned(step)),
             turn = stage.turn.lock() => turn,
         };
-        let mut refusals = Vec::new();
-        for (what, which) in &interrupted {
-            let facts = fresh_facts(stage, *which).await;
-            let serving = serving(stage.desired, &facts, *which);
-            refusals.extend(may_disrupt(&step.host, *what, &serving).err());
-        }
-        let Some(refusal) = refusals.into_iter().next() else {
+        let facts = fresh_facts(stage, step.stage).await;
+        let serving = serving(stage.desired, &facts, step.stage);
+        let Err(refusal) = may_disrupt(&step.host, what, &serving) else {
             return Ok(turn);
         };
         // Another lane may bring up what is waited for.

@@ -33,14 +33,8 @@ pub(super) fn apply_request(step: &Step, desired: &Desired) -> Result<ApplyReque
                 request.files.insert(change.path.clone(), body);
             }
         }
-        Action::StartUnits { units, .. } | Action::SwitchUnits { units, .. } => {
+        Action::StartUnits { units, .. } => {
             let host = host()?;
-            if let Action::SwitchUnits { files, .. } = &step.action {
-                for change in files {
-                    let body = file_body(step, host, &change.path)?;
-                    request.files.insert(change.path.clone(), body);
-                }
-            }
             for change in units {
                 let unit = host.units.iter().find(|unit| unit.name == change.name);
                 let unit = unit.ok_or_else(|| missing(step, &change.name))?;

@@ -91,12 +91,6 @@ pub enum Action {
         binaries: BTreeMap<String, Binary>,
         registries: Vec<String>,
     },
-    /// Puts binaries into the store in the same way, and leaves their links as
-    /// they are: what runs goes on with what it has.
-    FetchBinaries {
-        binaries: BTreeMap<String, Binary>,
-        registries: Vec<String>,
-    },
     /// Pulls images into containerd by digest, tags and pins them.
     PullImages {
         images: BTreeMap<String, Digest>,
@@ -106,18 +100,6 @@ pub enum Action {
     /// file, start or restart or reload. With `wait`, one after the other and
     /// active before the next; without, all jobs are queued (`--no-block`).
     StartUnits {
-        units: Vec<UnitChange>,
-        wait: bool,
-    },
-    /// Changes units that run to other software, in one go that is brought to its
-    /// end even if nobody is there any more: stops `stop` in that order, writes
-    /// files, sets the links of binaries that the store has, then does as
-    /// [`Action::StartUnits`]. Until then a unit that fails and is started again
-    /// comes up with all that it had before.
-    SwitchUnits {
-        stop: Vec<String>,
-        files: Vec<FileChange>,
-        binaries: BTreeMap<String, Binary>,
         units: Vec<UnitChange>,
         wait: bool,
     },

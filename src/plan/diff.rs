@@ -2,9 +2,8 @@
 
 use super::generation::generation_of;
 use super::membership::{self, Standing, standing};
-use super::safety::disruption_of;
 use super::world::World;
-use super::{FileChange, FileChangeKind, SeedArtifact, UnitVerb};
+use super::{FileChangeKind, SeedArtifact, UnitVerb};
 use crate::desired::{
     Binary, BlobReference, Condition, Content, Desired, DesiredHost, DigestKey, File, FileKind,
     RegistryArtifact, Stage, Swap, Unit,
@@ -50,18 +49,6 @@ pub struct ChangedFile<'a> {
     pub change: FileChangeKind,
     /// When it is written.
     pub stage: Stage,
-    /// The running unit with whose restart it is written, and not before: what
-    /// is there is whole, and what runs may have to start with it again.
-    pub with: Option<&'a str>,
-}
-
-/// A binary that is to be installed.
-#[derive(Clone, Copy)]
-pub struct ChangedBinary<'a> {
-    pub name: &'a str,
-    pub binary: &'a Binary,
-    /// As for files: until then the link leads to what runs.
-    pub with: Option<&'a str>,
 }
 
 /// A unit that is to be started or changed.
@@ -109,11 +96,10 @@ impl<'a> HostDiff<'a> {
                 file,
                 change: file_change(file, facts.files.get(path), key)?,
                 stage: stage_of_file(path, file, desired),
-                with: None,
             };
             Some((path.as_str(), changed))
         });
-        let mut files: BTreeMap<_, _> = changed.collect();
+        let files: BTreeMap<_, _> = changed.collect();
         let units = desired.units.iter().filter_map(|unit| {
             let found = facts.units.get(&unit.name);
             let believed = found.map(|found| believed(found, unit, desired, facts));
@@ -141,20 +127,8 @@ impl<'a> HostDiff<'a> {
                 disrupts,
             })
         });
-        let units: Vec<ChangedUnit> = units.collect();
-        for (path, changed) in &mut files {
-            let is_whole = changed.change == FileChangeKind::Update;
-            if !is_whole || changed.file.kind != FileKind::Software {
-                continue;
-            }
-            let mut readers = readers(path, desired);
-            if let Some(unit) = readers.find_map(|reader| switched(&units, reader)) {
-                changed.with = Some(&unit.name);
-                changed.stage = unit.stage;
-            }
-        }
         Self {
-            units,
+            units: units.collect(),
             name,
             desired,
             facts,
@@ -163,73 +137,12 @@ impl<'a> HostDiff<'a> {
     }
 
     /// Binaries that the store lacks or whose link is not as it should be,
-    /// among those that are brought in the given stage.
-    pub fn binaries(&self, stage: Stage) -> Vec<ChangedBinary<'a>> {
-        let all = self.changed_binaries();
-        all.filter(|changed| stage_of_binary(changed.name, self.desired) == stage)
-            .collect()
-    }
-
-    /// Binaries whose links are set with the restart of one of the units.
-    pub fn binaries_with(&self, units: &[&str]) -> BTreeMap<String, Binary> {
-        self.changed_binaries()
-            .filter(|changed| changed.with.is_some_and(|unit| units.contains(&unit)))
-            .map(|changed| (changed.name.to_owned(), changed.binary.clone()))
-            .collect()
-    }
-
-    /// Files that are written with the restart of one of the units.
-    pub fn files_with(&self, units: &[&str]) -> Vec<FileChange> {
-        let files = self.files.iter();
-        files
-            .filter(|(_, changed)| changed.with.is_some_and(|unit| units.contains(&unit)))
-            .map(|(path, changed)| FileChange {
-                path: (*path).to_owned(),
-                change: changed.change,
-            })
-            .collect()
-    }
-
-    fn changed_binaries(&self) -> impl Iterator<Item = ChangedBinary<'a>> {
-        let (desired, facts) = (self.desired, self.facts);
-        let all = desired.binaries.iter();
-        all.filter(|(name, binary)| !is_installed(name, binary, facts))
-            .map(move |(name, binary)| {
-                let mut users = desired
-                    .units
-                    .iter()
-                    .filter(|unit| unit.needs.binaries.contains(name));
-                let is_whole = linked(name, facts).is_some_and(|found| {
-                    found != binary.digest && facts.store.contains_key(&found)
-                });
-                let with = users.find_map(|user| switched(&self.units, user));
-                ChangedBinary {
-                    name,
-                    binary,
-                    with: with.filter(|_| is_whole).map(|unit| unit.name.as_str()),
-                }
-            })
-    }
-
-    /// Whether something of a stage that serves now is interrupted.
-    pub fn interrupts(&self, stage: Stage) -> bool {
-        let mut units = self.units.iter();
-        units.any(|changed| changed.disrupts && changed.unit.stage == stage)
-            && disruption_of(stage).is_some()
-    }
-
-    /// Whether the host's API server is stopped and started with its member of
-    /// etcd, so that it fails no write for want of it.
-    pub fn api_server_goes_with_etcd(&self) -> bool {
-        self.interrupts(Stage::Etcd) && !self.running(Stage::ControlPlane).is_empty()
-    }
-
-    /// Names of the host's units of a stage that run now, in start order.
-    pub fn running(&self, stage: Stage) -> Vec<&'a str> {
-        let units = self.desired.units.iter().filter(|unit| unit.stage == stage);
-        units
-            .map(|unit| unit.name.as_str())
-            .filter(|name| self.facts.units.get(*name).is_some_and(is_running))
+    /// among those that are installed in the given stage.
+    pub fn binaries(&self, stage: Stage) -> BTreeMap<&'a str, &'a Binary> {
+        let all = self.desired.binaries.iter();
+        all.filter(|(name, _)| stage_of_binary(name, self.desired) == stage)
+            .filter(|(name, binary)| !is_installed(name, binary, self.facts))
+            .map(|(name, binary)| (name.as_str(), binary))
             .collect()
     }
 
@@ -343,14 +256,6 @@ impl<'a> HostDiff<'a> {
     pub fn generation(&self, bundle: &str, number: u64) -> Option<Generation> {
         generation_of(self.desired, bundle, number)
     }
-}
-
-/// The unit, if it runs and is to be restarted at a time of its own.
-fn switched<'a>(units: &[ChangedUnit<'a>], unit: &Unit) -> Option<&'a Unit> {
-    let mut units = units.iter();
-    let changed = units.find(|changed| changed.unit.name == unit.name)?;
-    let is_timed = disruption_of(unit.stage).is_some();
-    (changed.disrupts && is_timed).then_some(changed.unit)
 }
 
 /// Whether systemd takes the unit for running.
@@ -474,17 +379,12 @@ fn unit_paths(unit: &str) -> impl Iterator<Item = String> {
 
 fn is_installed(name: &str, binary: &Binary, facts: &HostFacts) -> bool {
     let stored = facts.store.get(&binary.digest) == Some(&binary.size);
-    stored && linked(name, facts) == Some(binary.digest)
-}
-
-/// The content of the store that a binary's link leads to.
-fn linked(name: &str, facts: &HostFacts) -> Option<Digest> {
-    let link = facts.files.get(&format!("{}/{name}", layout::BIN))?;
-    let Entry::Link { target } = &link.entry else {
-        return None;
-    };
-    let digest = Digest::from_hex(target.rsplit('/').next()?).ok()?;
-    (*target == layout::stored_target(&digest)).then_some(digest)
+    let link = facts.files.get(&format!("{}/{name}", layout::BIN));
+    let linked = link.is_some_and(|link| match &link.entry {
+        Entry::Link { target } => *target == layout::stored_target(&binary.digest),
+        _ => false,
+    });
+    stored && linked
 }
 
 /// What of an artifact a registry lacks; none if it is complete. Wherever there

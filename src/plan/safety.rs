@@ -230,8 +230,8 @@ pub(super) fn review(comparison: &Comparison) -> Vec<Refusal> {
         };
         let serving = predicted(comparison, stage);
         for host in &comparison.hosts {
-            let disrupts = host.interrupts(stage)
-                || stage == Stage::ControlPlane && host.api_server_goes_with_etcd();
+            let mut units = host.units.iter();
+            let disrupts = units.any(|changed| changed.disrupts && changed.unit.stage == stage);
             if disrupts && let Err(refusal) = may_disrupt(host.name, what, &serving) {
                 refusals.push(refusal);
             }

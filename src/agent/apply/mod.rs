@@ -14,7 +14,6 @@ mod pending;
 mod registries;
 mod registry;
 mod source;
-mod switch;
 mod units;
 mod users;
 
@@ -63,10 +62,6 @@ pub async fn apply(root: &Root, request: ApplyRequest, notices: &NoticeSender) -
             binaries,
             registries,
         } => binaries::install(root, &binaries, &registries, notices).await,
-        Action::FetchBinaries {
-            binaries,
-            registries,
-        } => binaries::fetch(root, &binaries, &registries, notices).await,
         Action::PullImages { images, registries } => {
             images::pull(root, &images, &registries, notices).await
         }
@@ -75,25 +70,12 @@ pub async fn apply(root: &Root, request: ApplyRequest, notices: &NoticeSender) -
             registries,
         } => registry::copy(root, &artifacts, &registries, notices).await,
         Action::StartUnits { units, wait } => {
-            units::start(root, &units, &inputs, waiting(wait), notices).await
-        }
-        Action::SwitchUnits {
-            stop,
-            files: changes,
-            binaries,
-            units,
-            wait,
-        } => {
-            let switch = switch::Switch {
-                stop,
-                changes,
-                bodies: files,
-                binaries,
-                units,
-                inputs,
-                waiting: waiting(wait),
+            let waiting = if wait {
+                units::Waiting::EachActive
+            } else {
+                units::Waiting::Queued
             };
-            switch.run(root, notices).await
+            units::start(root, &units, &inputs, waiting, notices).await
         }
         Action::StopUnits { units } => units::stop(root, &units, notices).await,
         Action::Wait {
@@ -129,12 +111,5 @@ pub async fn apply(root: &Root, request: ApplyRequest, notices: &NoticeSender) -
         Action::PutBlobs { .. } | Action::Seed { .. } => {
             bail!("taking blobs as an action: they come as requests with a body each")
         }
-    }
-}
-
-fn waiting(wait: bool) -> units::Waiting {
-    match wait {
-        true => units::Waiting::EachActive,
-        false => units::Waiting::Queued,
     }
 }

@@ -4,9 +4,9 @@
 use super::super::diff::{Comparison, HostDiff};
 use super::super::membership::Standing;
 use super::super::order::{one_by_one, side_by_side};
-use super::super::{Action, Lane, StagePlan, Step, UnitChange, UnitVerb};
+use super::super::{Action, Lane, StagePlan, Step};
 use super::hosts::write_files;
-use super::units::{switch, unit_steps};
+use super::units::unit_steps;
 use super::{lanes, step};
 use crate::desired::{Condition, EtcdMembership, Stage};
 
@@ -33,7 +33,7 @@ pub(in super::super) fn bring_up_etcd(comparison: &Comparison, stage: Stage) -> 
             return Vec::new();
         }
         let mut steps = write_files(host, stage, |_| true);
-        let units = member_steps(comparison, host);
+        let units = unit_steps(comparison, host, stage);
         let is_changed = units
             .iter()
             .any(|step| !matches!(step.action, Action::Wait { .. }));
@@ -61,62 +61,6 @@ pub(in super::super) fn bring_up_etcd(comparison: &Comparison, stage: Stage) -> 
         stages.extend(side_by_side(stage, vec![vec![lane]]));
     }
     stages
-}
-
-/// Changes the host's member of etcd. A member that stops under its host's API
-/// server fails the writes that are under way there, so that one is stopped
-/// first, in its own time, and comes back after.
-fn member_steps(comparison: &Comparison, host: &HostDiff) -> Vec<Step> {
-    let mut steps = unit_steps(comparison, host, Stage::Etcd);
-    if !host.api_server_goes_with_etcd() {
-        return steps;
-    }
-    let running = host.running(Stage::ControlPlane);
-    let stop = running
-        .iter()
-        .rev()
-        .map(|name| (*name).to_owned())
-        .collect();
-    for step in &mut steps {
-        let Action::SwitchUnits { units, wait, .. } = &step.action else {
-            continue;
-        };
-        let mut units = units.clone();
-        let changed = host
-            .units
-            .iter()
-            .filter(|changed| changed.unit.stage == Stage::ControlPlane);
-        let changed = changed.map(|changed| changed.unit.name.as_str());
-        for name in host.desired.units.iter().map(|unit| unit.name.as_str()) {
-            let verb = match (
-                running.contains(&name),
-                changed.clone().any(|other| other == name),
-            ) {
-                (true, _) => UnitVerb::Restart,
-                (false, true) => UnitVerb::Start,
-                (false, false) => continue,
-            };
-            units.push(UnitChange {
-                name: name.to_owned(),
-                verb,
-            });
-        }
-        let whole = switch(host, Stage::Etcd, stop, units, *wait);
-        let title = match step.title.find(" (") {
-            // What is announced of the member holds for the whole.
-            Some(place) => format!("{}{}", whole.title, &step.title[place..]),
-            None => whole.title,
-        };
-        *step = Step {
-            title,
-            action: whole.action,
-            ..step.clone()
-        };
-        break;
-    }
-    let waits = unit_steps(comparison, host, Stage::ControlPlane).into_iter();
-    steps.extend(waits.filter(|step| matches!(step.action, Action::Wait { .. })));
-    steps
 }
 
 /// Everything that makes one host a voting member; the hosts of `to_come` are

@@ -15,14 +15,7 @@ use crate::desired::{Condition, Stage};
 pub(in super::super) fn change_units(comparison: &Comparison, stage: Stage) -> Vec<StagePlan> {
     let lanes = lanes(comparison, |host| {
         let mut steps = write_files(host, stage, |_| true);
-        if stage == Stage::Nodes && host.interrupts(Stage::Stage) {
-            // A container runtime that runs is changed here, with its node.
-            let runtime = steps_of(comparison, host, Stage::Stage, |changed| changed.disrupts);
-            steps.extend(runtime.into_iter().map(|step| Step { stage, ..step }));
-        }
-        if stage != Stage::ControlPlane || !host.api_server_goes_with_etcd() {
-            steps.extend(unit_steps(comparison, host, stage));
-        }
+        steps.extend(unit_steps(comparison, host, stage));
         steps
     });
     one_by_one(stage, lanes, |host| comparison.zone_of(host))
@@ -30,24 +23,10 @@ pub(in super::super) fn change_units(comparison: &Comparison, stage: Stage) -> V
 
 /// Changes the host's units of a stage and waits for what they promise.
 pub(super) fn unit_steps(comparison: &Comparison, host: &HostDiff, stage: Stage) -> Vec<Step> {
-    steps_of(comparison, host, stage, |_| true)
-}
-
-/// As [`unit_steps`], for units that don't serve now.
-pub(super) fn idle_unit_steps(comparison: &Comparison, host: &HostDiff, stage: Stage) -> Vec<Step> {
-    steps_of(comparison, host, stage, |changed| !changed.disrupts)
-}
-
-fn steps_of(
-    comparison: &Comparison,
-    host: &HostDiff,
-    stage: Stage,
-    is_wanted: impl Fn(&ChangedUnit) -> bool,
-) -> Vec<Step> {
     let changed: Vec<&ChangedUnit> = host
         .units
         .iter()
-        .filter(|changed| changed.unit.stage == stage && is_wanted(changed))
+        .filter(|changed| changed.unit.stage == stage)
         .collect();
     let mut steps = Vec::new();
     if !changed.is_empty() {
@@ -58,17 +37,15 @@ fn steps_of(
                 verb: changed.verb,
             })
             .collect();
+        let title = title::units(&units);
         // A member of etcd reports ready only when it has joined, for which
         // the others have to be started first.
-        let wait = stage != Stage::Etcd;
-        let interrupts = changed.iter().any(|changed| changed.disrupts);
-        let start = match interrupts && disruption_of(stage).is_some() {
-            true => switch(host, stage, Vec::new(), units, wait),
-            false => {
-                let title = title::units(&units);
-                step(stage, host.name, title, Action::StartUnits { units, wait })
-            }
+        let action = Action::StartUnits {
+            units,
+            wait: stage != Stage::Etcd,
         };
+        let start = step(stage, host.name, title, action);
+        let interrupts = changed.iter().any(|changed| changed.disrupts);
         steps.push(match disruption_of(stage).filter(|_| interrupts) {
             Some(what) => {
                 let consent = may_disrupt(host.name, what, &predicted(comparison, stage));
@@ -110,27 +87,6 @@ fn steps_of(
     });
     steps.extend(waits);
     steps
-}
-
-/// Units that run, changed with all that they run on.
-pub(super) fn switch(
-    host: &HostDiff,
-    stage: Stage,
-    stop: Vec<String>,
-    units: Vec<UnitChange>,
-    wait: bool,
-) -> Step {
-    let names: Vec<&str> = units.iter().map(|unit| unit.name.as_str()).collect();
-    let (files, binaries) = (host.files_with(&names), host.binaries_with(&names));
-    let title = title::switch(&files, &binaries, &units);
-    let action = Action::SwitchUnits {
-        stop,
-        files,
-        binaries,
-        units,
-        wait,
-    };
-    step(stage, host.name, title, action)
 }
 
 /// Who can tell whether the condition holds: a master, or the host itself.
