@@ -100,13 +100,16 @@ fn prepare(root: &Root, request: &RunRequest) -> Result<Program> {
     Ok(program)
 }
 
-/// Whether `etcdctl` is told of all members: it refuses a variable beside its
-/// flag, and takes a snapshot from one member alone, which is the host's own.
+/// What is done to one member alone, which is the host's own.
+const OF_ONE_MEMBER: [&str; 2] = ["defrag", "snapshot"];
+
+/// Whether `etcdctl` is told of all members. It refuses a variable beside its
+/// flag.
 fn takes_all_endpoints(request: &RunRequest) -> bool {
     let names_others = |argument: &String| argument.starts_with("--endpoints");
-    let is_snapshot = request.arguments.iter().any(|word| word == "snapshot");
+    let is_of_one = |word: &String| OF_ONE_MEMBER.contains(&word.as_str());
     !request.etcd_endpoints.is_empty()
-        && !is_snapshot
+        && !request.arguments.iter().any(is_of_one)
         && !request.arguments.iter().any(names_others)
 }
 
@@ -163,6 +166,7 @@ mod tests {
             (&["member", "list"][..], "https://m1:2379,https://m2:2379"),
             (&["--endpoints=https://m2:2379", "endpoint", "health"], ""),
             (&["snapshot", "save", "/tmp/x"], ""),
+            (&["defrag"], ""),
         ] {
             let (body, receiver) = body_channel();
             body.finish().unwrap();

@@ -130,7 +130,7 @@ pub(super) async fn run_lane(stage: &Stage<'_>, lane: &Lane) -> usize {
 
 async fn run_step(stage: &Stage<'_>, step: &Step) -> Result<(), StepError> {
     let _turn = match step.disrupts.or_else(|| restarted(step)) {
-        Some(what) => Some(recheck(stage, step, what).await?),
+        Some(what) => recheck(stage, step, what).await?,
         None => None,
     };
     match &step.action {
@@ -152,14 +152,15 @@ async fn run_step(stage: &Stage<'_>, step: &Step) -> Result<(), StepError> {
     }
 }
 
-/// What the step interrupts if what it restarts has come up since the plan was
-/// made, which takes as long as people take to confirm it. Nodes may: their
-/// pods go on.
+/// What the step interrupts if what it starts or restarts has come up since the
+/// plan was made, which takes as long as people take to confirm it: what runs
+/// with other inputs by then is restarted. Nodes may: their pods go on.
 fn restarted(step: &Step) -> Option<Disruption> {
     let Action::StartUnits { units, .. } = &step.action else {
         return None;
     };
-    let restarts = units.iter().any(|unit| unit.verb == UnitVerb::Restart);
+    let starts = |verb| matches!(verb, UnitVerb::Start | UnitVerb::Restart);
+    let restarts = units.iter().any(|unit| starts(unit.verb));
     disruption_of(step.stage).filter(|what| restarts && *what != Disruption::Node)
 }
 

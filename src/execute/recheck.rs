@@ -15,7 +15,8 @@ use std::collections::BTreeMap;
 use tokio::sync::MutexGuard;
 
 /// Waits until the step is safe. No other lane finds its own step safe while
-/// the turn that comes back is held.
+/// the turn that comes back is held; what doesn't serve now interrupts nothing,
+/// and needs none.
 ///
 /// # Errors
 /// With the last reason, if it does not become safe in time.
@@ -23,7 +24,7 @@ pub(super) async fn recheck<'a>(
     stage: &'a Stage<'_>,
     step: &Step,
     what: Disruption,
-) -> Result<MutexGuard<'a, ()>, StepError> {
+) -> Result<Option<MutexGuard<'a, ()>>, StepError> {
     let patience = stage.run.patience;
     let mut attempt = 0;
     loop {
@@ -35,7 +36,9 @@ pub(super) async fn recheck<'a>(
         let facts = fresh_facts(stage, step.stage).await;
         let serving = serving(stage.desired, &facts, step.stage);
         let Err(refusal) = may_disrupt(&step.host, what, &serving) else {
-            return Ok(turn);
+            let own = serving.hosts.get(&step.host);
+            let serves = own.is_some_and(|server| server.down.is_none());
+            return Ok(serves.then_some(turn));
         };
         // Another lane may bring up what is waited for.
         drop(turn);

@@ -272,8 +272,8 @@ async fn take_up(host: &SimulatedHost, inputs: Option<Digest>) -> Done {
 fn run_verb(machine: &mut Machine, unit: &str, verb: UnitVerb, now: u64) {
     match verb {
         UnitVerb::Enable => {}
-        // A start job for what runs already does nothing.
-        UnitVerb::Start if machine.runs(unit) => {}
+        // A start of what runs as it should does nothing.
+        UnitVerb::Start if machine.runs_as_told(unit) => {}
         UnitVerb::Start | UnitVerb::Restart => machine.start_process(unit, now),
         UnitVerb::Reload => {
             let inputs = machine.disk.inputs.get(unit).copied();

@@ -257,6 +257,12 @@ impl Machine {
         self.memory.processes.contains_key(unit)
     }
 
+    /// Whether it runs with the inputs that lie there.
+    pub(super) fn runs_as_told(&self, unit: &str) -> bool {
+        let process = self.memory.processes.get(unit);
+        process.is_some_and(|process| process.inputs == self.disk.inputs.get(unit).copied())
+    }
+
     /// Gives a file its name, which a power cut may take back.
     pub(super) fn rename_into_place(&mut self, path: String, file: DiskFile) {
         let before = self.disk.files.insert(path.clone(), file);

@@ -197,10 +197,6 @@ const THREE_ZONES: &[Scenario] = &[
         name: "three zones: all hosts off and on together",
         run: failures::all_off_and_on,
     },
-    Scenario {
-        name: "three zones: etcd and API servers changed one by one",
-        run: masters::changed_one_by_one,
-    },
 ];
 
 /// The same hosts, one after the other.

@@ -3,7 +3,6 @@
 
 use super::Context;
 use super::failures::asked;
-use super::growth::Writer;
 use super::pods;
 use super::zones::{
     API_LIMIT, KUBECTL, all_answer, all_well, bring_kubectl, is_worker, masters, node_names,
@@ -138,43 +137,6 @@ fn pulls_from_elsewhere(context: &Context, lab: &Lab, master: &Host) -> Result<(
             .with_context(|| format!("{} while its registry's host is off", worker.name)),
         None => Ok(()),
     }
-}
-
-/// Other settings of etcd and the API servers, master by master, while
-/// ConfigMaps are written through a proxy: none that was acknowledged is lost.
-pub fn changed_one_by_one(context: &Context) -> Result<()> {
-    let lab = context.lab()?;
-    let mut product = context.product.clone();
-    let text = fs_err::read_to_string(&product.inventory)?;
-    product.inventory = product.inventory.with_file_name("changed.toml");
-    let settings = "\n[overrides.etcd]\nflags = { snapshot-count = 20000 }\n\
-                    [overrides.kube-apiserver]\nflags = { max-requests-inflight = 500 }\n";
-    fs_err::write(&product.inventory, text + settings)?;
-    bring_kubectl(&lab, &["w1"])?;
-    let writer = Writer::start(&lab, "w1")?;
-    let workers: Vec<&Host> = lab.hosts().iter().filter(|host| is_worker(host)).collect();
-    let credentials = Arc::new(Credentials::read(&lab)?);
-    let new = Probes::start(&credentials, &workers, Connections::New)?;
-    let kept = Probes::start(&credentials, &workers, Connections::Kept)?;
-    let begun = Instant::now();
-    let changed = shell::run(&mut product.verb("install", &["--yes"]));
-    let silences = (new.longest_silences(begun), kept.longest_silences(begun));
-    let writes = writer.end();
-    changed?;
-    let (writes, new, kept) = (writes?, silences.0?, silences.1?);
-    writes.are_all_there(&product)?;
-    let longest = |silences: Vec<(&Host, f64)>| {
-        let seconds = silences.into_iter().map(|(_, seconds)| seconds);
-        seconds.fold(0.0, f64::max)
-    };
-    shell::say(&format!(
-        "        {} writes were acknowledged, none is lost; {} were refused; longest time without an answer: {:.1} s on new connections, {:.1} s on established ones",
-        writes.acknowledged.len(),
-        writes.refused,
-        longest(new),
-        longest(kept)
-    ));
-    all_well(&product).map(drop)
 }
 
 /// Two of three masters are off: no majority, and said so before anybody waits
