@@ -121,23 +121,23 @@ async fn a_first_install_alone_is_finished_from_any_moment() {
 
 #[tokio::test]
 async fn a_first_install_of_three_hosts_is_finished_from_any_moment() {
-    stop_and_repeat(29, async |seed| world(SMALL, seed)).await;
+    stop_and_repeat(43, async |seed| world(SMALL, seed)).await;
 }
 
 #[tokio::test]
 async fn a_first_install_of_three_zones_is_finished_from_any_moment() {
-    stop_and_repeat(145, async |seed| world(THREE_ZONES, seed)).await;
+    stop_and_repeat(223, async |seed| world(THREE_ZONES, seed)).await;
 }
 
 #[tokio::test]
 async fn a_first_install_with_a_witness_is_finished_from_any_moment() {
-    stop_and_repeat(145, async |seed| world(WITNESS, seed)).await;
+    stop_and_repeat(227, async |seed| world(WITNESS, seed)).await;
 }
 
 #[tokio::test]
 async fn a_first_install_of_five_masters_is_finished_from_any_moment() {
     let inventory = spread(5, 1);
-    stop_and_repeat(410, async |seed| world(&inventory, seed)).await;
+    stop_and_repeat(617, async |seed| world(&inventory, seed)).await;
 }
 
 #[tokio::test]
@@ -149,28 +149,28 @@ async fn a_first_install_of_fifty_hosts_is_finished_from_any_moment() {
 #[tokio::test]
 async fn masters_that_join_are_finished_from_any_moment() {
     let (from, to) = (spread(1, 3), spread(3, 3));
-    stop_and_repeat(140, async |seed| growing(&from, &to, seed).await).await;
+    stop_and_repeat(211, async |seed| growing(&from, &to, seed).await).await;
 }
 
 #[tokio::test]
 async fn a_new_bundle_on_three_hosts_is_finished_from_any_moment() {
-    stop_and_repeat(75, async |seed| with_new_bundle(SMALL, seed).await).await;
+    stop_and_repeat(109, async |seed| with_new_bundle(SMALL, seed).await).await;
 }
 
 #[tokio::test]
 async fn a_new_bundle_on_three_zones_is_finished_from_any_moment() {
-    stop_and_repeat(190, async |seed| with_new_bundle(THREE_ZONES, seed).await).await;
+    stop_and_repeat(293, async |seed| with_new_bundle(THREE_ZONES, seed).await).await;
 }
 
 #[tokio::test]
 async fn a_new_bundle_with_a_witness_is_finished_from_any_moment() {
-    stop_and_repeat(600, async |seed| with_new_bundle(WITNESS, seed).await).await;
+    stop_and_repeat(907, async |seed| with_new_bundle(WITNESS, seed).await).await;
 }
 
 #[tokio::test]
 async fn a_new_bundle_on_five_masters_is_finished_from_any_moment() {
     let inventory = spread(5, 1);
-    stop_and_repeat(1500, async |seed| with_new_bundle(&inventory, seed).await).await;
+    stop_and_repeat(2203, async |seed| with_new_bundle(&inventory, seed).await).await;
 }
 
 #[tokio::test]
