@@ -4,8 +4,6 @@
 use super::Context;
 use super::zones::{all_well, zones_cut};
 use crate::lab::{Kind, Lab};
-use crate::product::run_quietly;
-use crate::shell;
 use anyhow::{Context as _, Result, ensure};
 use fs_err as fs;
 use std::time::Duration;
@@ -46,11 +44,5 @@ pub fn one_cut(context: &Context) -> Result<()> {
 
 /// Each room, and the witness.
 pub fn each_cut(context: &Context) -> Result<()> {
-    let status = run_quietly(&mut context.product.command(&[
-        "status",
-        "-i",
-        context.product.inventory.as_str(),
-    ]))?;
-    shell::say(&status);
     zones_cut(context, &["a", "b", "c"], Duration::from_secs(60))
 }
