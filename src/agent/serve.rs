@@ -28,8 +28,9 @@ use tokio_util::codec::FramedRead;
 /// Without a byte from the jump host for this long, it is taken for dead. It
 /// sends a heartbeat every five seconds.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
-/// How long an action in hand may take after the jump host is gone.
-pub(super) const FINISH_LIMIT: Duration = Duration::from_secs(120);
+/// How long an action in hand may take after the jump host is gone: more than
+/// what one action stops may take, as their units say.
+pub(crate) const FINISH_LIMIT: Duration = Duration::from_secs(400);
 /// Frames that may wait for standard output.
 const QUEUE: usize = 64;
 
@@ -265,6 +266,7 @@ fn is_brought_to_its_end(request: &Request) -> bool {
                 | Action::PromoteEtcdLearner { .. }
                 | Action::CopyArtifacts { .. }
                 | Action::InstallBinaries { .. }
+                | Action::FetchBinaries { .. }
                 | Action::PullImages { .. }
         ),
         _ => false,

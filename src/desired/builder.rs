@@ -344,6 +344,7 @@ fn spec_needs(path: &str, reads: &[&str], follows: &[&str], binaries: &[&str]) -
     let files = reads.iter().chain(follows).copied().chain([path]);
     Needs {
         files: files.map(str::to_owned).collect(),
+        follows: follows.iter().map(|&path| path.to_owned()).collect(),
         binaries: binaries.iter().map(|&name| name.to_owned()).collect(),
     }
 }

@@ -1,6 +1,7 @@
 //! What holds of every desired state, whatever the inventory.
 
 use super::*;
+use crate::agent::serve::FINISH_LIMIT;
 use crate::inventory;
 use crate::site::{Decisions, HostDecisions, Site};
 use crate::{digest::Digest, plan::ServiceRoute};
@@ -220,6 +221,32 @@ fn minting_fills_contents_and_changes_nothing_else() {
             assert_eq!(units(host), units(earlier));
         }
     }
+}
+
+/// An agent whose jump host is gone brings the step in hand to its end.
+#[test]
+fn what_is_stopped_together_stops_within_the_agents_limit() {
+    let (_, after) = before_and_after(ALONE);
+    // systemd's own limit, where the unit names none.
+    let mut seconds = 0;
+    for unit in &after.hosts["m1"].units {
+        if !matches!(unit.stage, Stage::Etcd | Stage::ControlPlane) {
+            continue;
+        }
+        let file = &after.hosts["m1"].files[&format!("{}{}", crate::layout::UNITS, unit.name)];
+        let Content::Plain(text) = &file.content else {
+            panic!("{} has no text", unit.name);
+        };
+        let text = String::from_utf8(text.clone()).unwrap();
+        let limit = text
+            .lines()
+            .find_map(|line| line.strip_prefix("TimeoutStopSec="));
+        seconds += limit.map_or(90, |limit| limit.parse::<u64>().unwrap());
+    }
+    assert!(
+        (200..FINISH_LIMIT.as_secs()).contains(&seconds),
+        "{seconds} s"
+    );
 }
 
 #[test]

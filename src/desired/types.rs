@@ -230,6 +230,8 @@ pub struct Unit {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Needs {
     pub files: BTreeSet<String>,
+    /// Those of the files that are read again while it runs.
+    pub follows: BTreeSet<String>,
     pub binaries: BTreeSet<String>,
 }
 

@@ -129,9 +129,11 @@ pub(super) async fn run_lane(stage: &Stage<'_>, lane: &Lane) -> usize {
 }
 
 async fn run_step(stage: &Stage<'_>, step: &Step) -> Result<(), StepError> {
-    let _turn = match step.disrupts.or_else(|| restarted(step)) {
-        Some(what) => recheck(stage, step, what).await?,
-        None => None,
+    let mut interrupted = step.disrupts.clone();
+    interrupted.extend(restarted(step));
+    let _turn = match interrupted.is_empty() {
+        true => None,
+        false => recheck(stage, step, &interrupted).await?,
     };
     match &step.action {
         Action::PutBlobs { blobs } => put_blobs(stage, step, blobs).await,

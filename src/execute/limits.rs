@@ -42,6 +42,7 @@ pub(super) fn limit(action: &Action) -> Duration {
         Action::PutBlobs { .. }
         | Action::Seed { .. }
         | Action::InstallBinaries { .. }
+        | Action::FetchBinaries { .. }
         | Action::PullImages { .. } => TRANSFER,
         Action::CopyArtifacts { artifacts, .. } => {
             let blobs = artifacts.iter().flat_map(|artifact| &artifact.blobs);
@@ -49,6 +50,7 @@ pub(super) fn limit(action: &Action) -> Duration {
             REGISTRIES + blob_limit(largest.unwrap_or_default())
         }
         Action::StartUnits { units, .. } => UNIT * count(units.len()),
+        Action::SwitchUnits { stop, units, .. } => FILES + UNIT * count(stop.len() + units.len()),
         Action::StopUnits { units } => UNIT * count(units.len()),
         Action::Wait { limit_seconds, .. }
         | Action::AddEtcdLearner { limit_seconds, .. }

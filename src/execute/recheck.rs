@@ -7,23 +7,23 @@ use super::limits::ANSWER;
 use crate::desired::{DesiredHost, Stage as Stages};
 use crate::facts::{HostFacts, ObserveRequest};
 use crate::host::{Call, Notice, Request, Response};
-use crate::plan::safety::{may_disrupt, serving, serving_units};
+use crate::plan::safety::{may_disrupt, serving, serving_units, stage_of};
 use crate::plan::world::etcd_endpoints;
 use crate::plan::{Disruption, Step};
 use futures_util::future::join_all;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::MutexGuard;
 
-/// Waits until the step is safe. No other lane finds its own step safe while
-/// the turn that comes back is held; what doesn't serve now interrupts nothing,
-/// and needs none.
+/// Waits until all that the step interrupts may be. No other lane finds its own
+/// step safe while the turn that comes back is held; what doesn't serve now
+/// interrupts nothing, and needs none.
 ///
 /// # Errors
 /// With the last reason, if it does not become safe in time.
 pub(super) async fn recheck<'a>(
     stage: &'a Stage<'_>,
     step: &Step,
-    what: Disruption,
+    interrupted: &BTreeSet<Disruption>,
 ) -> Result<Option<MutexGuard<'a, ()>>, StepError> {
     let patience = stage.run.patience;
     let mut attempt = 0;
@@ -33,11 +33,17 @@ pub(super) async fn recheck<'a>(
             () = stage.halt.cancelled() => return Err(abandoned(step)),
             turn = stage.turn.lock() => turn,
         };
-        let facts = fresh_facts(stage, step.stage).await;
-        let serving = serving(stage.desired, &facts, step.stage);
-        let Err(refusal) = may_disrupt(&step.host, what, &serving) else {
+        let mut serves = false;
+        let mut refusal = None;
+        for what in interrupted {
+            let which = stage_of(*what, step.stage);
+            let facts = fresh_facts(stage, which).await;
+            let serving = serving(stage.desired, &facts, which);
             let own = serving.hosts.get(&step.host);
-            let serves = own.is_some_and(|server| server.down.is_none());
+            serves |= own.is_some_and(|server| server.down.is_none());
+            refusal = refusal.or(may_disrupt(&step.host, *what, &serving).err());
+        }
+        let Some(refusal) = refusal else {
             return Ok(serves.then_some(turn));
         };
         // Another lane may bring up what is waited for.

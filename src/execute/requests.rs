@@ -33,8 +33,14 @@ pub(super) fn apply_request(step: &Step, desired: &Desired) -> Result<ApplyReque
                 request.files.insert(change.path.clone(), body);
             }
         }
-        Action::StartUnits { units, .. } => {
+        Action::StartUnits { units, .. } | Action::SwitchUnits { units, .. } => {
             let host = host()?;
+            if let Action::SwitchUnits { files, .. } = &step.action {
+                for change in files {
+                    let body = file_body(step, host, &change.path)?;
+                    request.files.insert(change.path.clone(), body);
+                }
+            }
             for change in units {
                 let unit = host.units.iter().find(|unit| unit.name == change.name);
                 let unit = unit.ok_or_else(|| missing(step, &change.name))?;
@@ -89,6 +95,7 @@ mod tests {
     use super::*;
     use crate::desired::{Change, FileKind, Needs, Stage, Unit};
     use crate::plan::{FileChange, FileChangeKind, UnitChange, UnitVerb};
+    use std::collections::BTreeSet;
 
     fn file(content: Content) -> File {
         File {
@@ -128,7 +135,7 @@ mod tests {
             stage: Stage::Stage,
             host: host.to_owned(),
             title: "write files".to_owned(),
-            disrupts: None,
+            disrupts: BTreeSet::new(),
             action,
         }
     }

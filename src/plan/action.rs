@@ -5,7 +5,7 @@
 use crate::desired::{Binary, BlobReference, Change, Condition, FileKind, Stage};
 use crate::digest::Digest;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// A step of a plan.
@@ -18,8 +18,8 @@ pub struct Step {
     pub title: String,
     /// What stops serving for a moment. Whether that is safe is asked when
     /// the plan is made, and again on fresh facts right before the step.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub disrupts: Option<Disruption>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub disrupts: BTreeSet<Disruption>,
     pub action: Action,
 }
 
@@ -27,7 +27,7 @@ pub struct Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Disruption {
-    /// The host's etcd member, and so the API server beside it.
+    /// The host's etcd member.
     EtcdMember,
     /// The host's API server.
     ApiServer,
@@ -91,6 +91,12 @@ pub enum Action {
         binaries: BTreeMap<String, Binary>,
         registries: Vec<String>,
     },
+    /// Puts binaries into the store in the same way, and leaves their links as
+    /// they are: what runs goes on with what it has.
+    FetchBinaries {
+        binaries: BTreeMap<String, Binary>,
+        registries: Vec<String>,
+    },
     /// Pulls images into containerd by digest, tags and pins them.
     PullImages {
         images: BTreeMap<String, Digest>,
@@ -100,6 +106,18 @@ pub enum Action {
     /// file, start or restart or reload. With `wait`, one after the other and
     /// active before the next; without, all jobs are queued (`--no-block`).
     StartUnits {
+        units: Vec<UnitChange>,
+        wait: bool,
+    },
+    /// Changes units that run to other software, in one go that is brought to its
+    /// end even if nobody is there any more: stops `stop` in that order, writes
+    /// files, sets the links of binaries that the store has, then does as
+    /// [`Action::StartUnits`]. Until then a unit that fails and is started again
+    /// comes up with all that it had before.
+    SwitchUnits {
+        stop: Vec<String>,
+        files: Vec<FileChange>,
+        binaries: BTreeMap<String, Binary>,
         units: Vec<UnitChange>,
         wait: bool,
     },

@@ -2,8 +2,9 @@
 
 use super::generation::generation_of;
 use super::membership::{self, Standing, standing};
+use super::safety::disruption_of;
 use super::world::World;
-use super::{FileChangeKind, SeedArtifact, UnitVerb};
+use super::{FileChange, FileChangeKind, SeedArtifact, UnitChange, UnitVerb};
 use crate::desired::{
     Binary, BlobReference, Condition, Content, Desired, DesiredHost, DigestKey, File, FileKind,
     RegistryArtifact, Stage, Swap, Unit,
@@ -49,6 +50,18 @@ pub struct ChangedFile<'a> {
     pub change: FileChangeKind,
     /// When it is written.
     pub stage: Stage,
+    /// The running unit with whose restart it is written, and not before: what
+    /// is there is whole, and what runs may have to start with it again.
+    pub with: Option<&'a str>,
+}
+
+/// A binary that is to be installed.
+#[derive(Clone, Copy)]
+pub struct ChangedBinary<'a> {
+    pub name: &'a str,
+    pub binary: &'a Binary,
+    /// As for files: until then the link leads to what runs.
+    pub with: Option<&'a str>,
 }
 
 /// A unit that is to be started or changed.
@@ -75,6 +88,13 @@ impl<'a> Comparison<'a> {
 }
 
 impl Comparison<'_> {
+    /// The host whose member leads etcd, where one of them could tell.
+    pub fn etcd_leader(&self) -> Option<&str> {
+        let facts = self.world.hosts.values();
+        let mut leaders = facts.filter_map(|facts| facts.etcd.as_ref()?.leader.as_deref());
+        leaders.next()
+    }
+
     /// Where a host stands on its way into etcd; none if it is to be no
     /// member.
     pub fn standing(&self, host: &str) -> Option<Standing> {
@@ -96,10 +116,11 @@ impl<'a> HostDiff<'a> {
                 file,
                 change: file_change(file, facts.files.get(path), key)?,
                 stage: stage_of_file(path, file, desired),
+                with: None,
             };
             Some((path.as_str(), changed))
         });
-        let files: BTreeMap<_, _> = changed.collect();
+        let mut files: BTreeMap<_, _> = changed.collect();
         let units = desired.units.iter().filter_map(|unit| {
             let found = facts.units.get(&unit.name);
             let believed = found.map(|found| believed(found, unit, desired, facts));
@@ -120,15 +141,31 @@ impl<'a> HostDiff<'a> {
             if is_systems && (verb == UnitVerb::Enable || !serves) {
                 return None;
             }
-            let disrupts = verb == UnitVerb::Restart && serves && !lost_its_route;
+            // The route stays while its keeper is away.
+            let keeps_route = desired.service_route.as_ref();
+            let keeps_route = keeps_route.is_some_and(|kept| kept.unit == unit.name);
+            let disrupts = verb == UnitVerb::Restart && serves && !keeps_route;
             Some(ChangedUnit {
                 unit,
                 verb,
                 disrupts,
             })
         });
+        let units: Vec<ChangedUnit> = units.collect();
+        for (path, changed) in &mut files {
+            let is_whole = changed.change == FileChangeKind::Update;
+            if !is_whole || changed.file.kind != FileKind::Software {
+                continue;
+            }
+            let mut readers =
+                readers(path, desired).filter(|unit| !unit.needs.follows.contains(*path));
+            if let Some(unit) = readers.find_map(|reader| switched(&units, reader)) {
+                changed.with = Some(&unit.name);
+                changed.stage = unit.stage;
+            }
+        }
         Self {
-            units: units.collect(),
+            units,
             name,
             desired,
             facts,
@@ -137,13 +174,70 @@ impl<'a> HostDiff<'a> {
     }
 
     /// Binaries that the store lacks or whose link is not as it should be,
-    /// among those that are installed in the given stage.
-    pub fn binaries(&self, stage: Stage) -> BTreeMap<&'a str, &'a Binary> {
-        let all = self.desired.binaries.iter();
-        all.filter(|(name, _)| stage_of_binary(name, self.desired) == stage)
-            .filter(|(name, binary)| !is_installed(name, binary, self.facts))
-            .map(|(name, binary)| (name.as_str(), binary))
+    /// among those that are brought in the given stage.
+    pub fn binaries(&self, stage: Stage) -> Vec<ChangedBinary<'a>> {
+        let all = self.changed_binaries();
+        all.filter(|changed| stage_of_binary(changed.name, self.desired) == stage)
             .collect()
+    }
+
+    /// Binaries whose links are set with the restart of one of the units.
+    pub fn binaries_with(&self, units: &[&str]) -> BTreeMap<String, Binary> {
+        self.changed_binaries()
+            .filter(|changed| changed.with.is_some_and(|unit| units.contains(&unit)))
+            .map(|changed| (changed.name.to_owned(), changed.binary.clone()))
+            .collect()
+    }
+
+    /// Files that are written with the restart of one of the units.
+    pub fn files_with(&self, units: &[&str]) -> Vec<FileChange> {
+        let files = self.files.iter();
+        files
+            .filter(|(_, changed)| changed.with.is_some_and(|unit| units.contains(&unit)))
+            .map(|(path, changed)| FileChange {
+                path: (*path).to_owned(),
+                change: changed.change,
+            })
+            .collect()
+    }
+
+    fn changed_binaries(&self) -> impl Iterator<Item = ChangedBinary<'a>> {
+        let (desired, facts) = (self.desired, self.facts);
+        let all = desired.binaries.iter();
+        all.filter(|(name, binary)| !is_installed(name, binary, facts))
+            .map(move |(name, binary)| {
+                let mut users = desired
+                    .units
+                    .iter()
+                    .filter(|unit| unit.needs.binaries.contains(name));
+                let is_whole = linked(name, facts).is_some_and(|found| {
+                    found != binary.digest && facts.store.contains_key(&found)
+                });
+                let with = users.find_map(|user| switched(&self.units, user));
+                ChangedBinary {
+                    name,
+                    binary,
+                    with: with.filter(|_| is_whole).map(|unit| unit.name.as_str()),
+                }
+            })
+    }
+
+    /// Whether something of a stage that serves now is interrupted.
+    pub fn interrupts(&self, stage: Stage) -> bool {
+        let mut units = self.units.iter();
+        units.any(|changed| changed.disrupts && changed.unit.stage == stage)
+            && disruption_of(stage).is_some()
+    }
+
+    /// Whether a change interrupts what serves now.
+    pub fn disrupts(&self, change: &UnitChange) -> bool {
+        let mut units = self.units.iter();
+        units.any(|changed| changed.unit.name == change.name && changed.disrupts)
+    }
+
+    /// Whether the unit runs now.
+    pub fn runs(&self, unit: &str) -> bool {
+        self.facts.units.get(unit).is_some_and(is_running)
     }
 
     /// Names of the images that aren't there, complete and pinned.
@@ -256,6 +350,14 @@ impl<'a> HostDiff<'a> {
     pub fn generation(&self, bundle: &str, number: u64) -> Option<Generation> {
         generation_of(self.desired, bundle, number)
     }
+}
+
+/// The unit, if it runs and is to be restarted at a time of its own.
+fn switched<'a>(units: &[ChangedUnit<'a>], unit: &Unit) -> Option<&'a Unit> {
+    let mut units = units.iter();
+    let changed = units.find(|changed| changed.unit.name == unit.name)?;
+    let is_timed = disruption_of(unit.stage).is_some();
+    (changed.disrupts && is_timed).then_some(changed.unit)
 }
 
 /// Whether systemd takes the unit for running.
@@ -379,12 +481,17 @@ fn unit_paths(unit: &str) -> impl Iterator<Item = String> {
 
 fn is_installed(name: &str, binary: &Binary, facts: &HostFacts) -> bool {
     let stored = facts.store.get(&binary.digest) == Some(&binary.size);
-    let link = facts.files.get(&format!("{}/{name}", layout::BIN));
-    let linked = link.is_some_and(|link| match &link.entry {
-        Entry::Link { target } => *target == layout::stored_target(&binary.digest),
-        _ => false,
-    });
-    stored && linked
+    stored && linked(name, facts) == Some(binary.digest)
+}
+
+/// The content of the store that a binary's link leads to.
+fn linked(name: &str, facts: &HostFacts) -> Option<Digest> {
+    let link = facts.files.get(&format!("{}/{name}", layout::BIN))?;
+    let Entry::Link { target } = &link.entry else {
+        return None;
+    };
+    let digest = Digest::from_hex(target.rsplit('/').next()?).ok()?;
+    (*target == layout::stored_target(&digest)).then_some(digest)
 }
 
 /// What of an artifact a registry lacks; none if it is complete. Wherever there

@@ -21,19 +21,16 @@ pub(super) fn side_by_side(stage: Stage, parts: Vec<Vec<Lane>>) -> Option<StageP
 }
 
 /// Lanes that interrupt nothing first and side by side, since they bring up
-/// what is down; then those that do, each alone and zone by zone. `zone_of`
-/// gives a host's zone.
-pub(super) fn one_by_one<'a>(
+/// what is down; then those that do, each alone, in the order of the hosts'
+/// keys.
+pub(super) fn one_by_one<Key: Ord>(
     stage: Stage,
     lanes: Vec<Lane>,
-    zone_of: impl Fn(&str) -> &'a str,
+    key: impl Fn(&str) -> Key,
 ) -> Vec<StagePlan> {
     let (mut disruptive, harmless): (Vec<Lane>, Vec<Lane>) =
         lanes.into_iter().partition(is_disruptive);
-    disruptive.sort_by(|one, other| {
-        let key = |lane: &Lane| (zone_of(&lane.host).to_owned(), lane.host.clone());
-        key(one).cmp(&key(other))
-    });
+    disruptive.sort_by_cached_key(|lane| (key(&lane.host), lane.host.clone()));
     let alone = disruptive
         .into_iter()
         .filter_map(|lane| side_by_side(stage, vec![vec![lane]]));
@@ -45,5 +42,5 @@ pub(super) fn one_by_one<'a>(
 
 /// Whether any step of the lane interrupts something.
 pub(super) fn is_disruptive(lane: &Lane) -> bool {
-    lane.steps.iter().any(|step| step.disrupts.is_some())
+    lane.steps.iter().any(|step| !step.disrupts.is_empty())
 }

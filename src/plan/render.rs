@@ -131,7 +131,7 @@ mod tests {
             stage: Stage::Nodes,
             host: host.to_owned(),
             title: title.to_owned(),
-            disrupts: Some(Disruption::Node),
+            disrupts: [Disruption::Node].into(),
             action: Action::Wait {
                 condition: Condition::OverlayUp,
                 limit_seconds: 5,
@@ -206,7 +206,7 @@ nodes, then
                 "stage": "nodes",
                 "host": "m1",
                 "title": "ask",
-                "disrupts": "node",
+                "disrupts": ["node"],
                 "action": {
                     "action": "wait",
                     "condition": {"condition": "overlay-up"},

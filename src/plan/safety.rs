@@ -158,6 +158,16 @@ pub fn disruption_of(stage: Stage) -> Option<Disruption> {
     }
 }
 
+/// The stage whose units serve what is interrupted; `own` is that of the step.
+pub fn stage_of(what: Disruption, own: Stage) -> Stage {
+    match what {
+        Disruption::Registry => Stage::Registry,
+        Disruption::EtcdMember => Stage::Etcd,
+        Disruption::ApiServer => Stage::ControlPlane,
+        Disruption::Node => own,
+    }
+}
+
 /// Names of the units whose running makes up the host's part of a service:
 /// those of the stage. What comes in later stages needn't be there yet.
 pub fn serving_units(host: &DesiredHost, stage: Stage) -> impl Iterator<Item = &str> {
@@ -230,9 +240,13 @@ pub(super) fn review(comparison: &Comparison) -> Vec<Refusal> {
         };
         let serving = predicted(comparison, stage);
         for host in &comparison.hosts {
-            let mut units = host.units.iter();
-            let disrupts = units.any(|changed| changed.disrupts && changed.unit.stage == stage);
-            if disrupts && let Err(refusal) = may_disrupt(host.name, what, &serving) {
+            // An API server is stopped with its host's member of etcd.
+            let goes_with_etcd = stage == Stage::ControlPlane
+                && host.interrupts(Stage::Etcd)
+                && serving_units(host.desired, stage).any(|unit| host.runs(unit));
+            if (goes_with_etcd || host.interrupts(stage))
+                && let Err(refusal) = may_disrupt(host.name, what, &serving)
+            {
                 refusals.push(refusal);
             }
         }

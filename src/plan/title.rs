@@ -2,8 +2,8 @@
 
 use super::diff::{HostDiff, readers};
 use super::{FileChange, UnitChange, UnitVerb};
-use crate::desired::{Condition, FileKind};
-use std::collections::BTreeSet;
+use crate::desired::{Binary, Condition, FileKind};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// As many names as fit on a line that is read at a glance.
 const NAMES_SHOWN: usize = 4;
@@ -86,6 +86,26 @@ pub fn units(units: &[UnitChange]) -> String {
         format!("{word} {}", names(those.map(|unit| unit.name.as_str())))
     });
     parts.collect::<Vec<_>>().join("; ")
+}
+
+/// `put kubelet in place, write 2 files, restart kubelet, kube-proxy`.
+pub fn switch(
+    files: &[FileChange],
+    binaries: &BTreeMap<String, Binary>,
+    changes: &[UnitChange],
+) -> String {
+    let mut parts = Vec::new();
+    if !binaries.is_empty() {
+        let names = names(binaries.keys().map(String::as_str));
+        parts.push(format!("put {names} in place"));
+    }
+    match files {
+        [] => {}
+        [file] => parts.push(format!("write {}", file.path)),
+        _ => parts.push(format!("write {}", count(files.len(), "file", "files"))),
+    }
+    parts.push(units(changes));
+    parts.join("; ")
 }
 
 /// `wait until etcd is healthy`.

@@ -3,7 +3,7 @@
 
 use super::host::SimulatedHost;
 use super::machine::{DiskContent, DiskFile, Machine, is_systems};
-use super::software::{commit, install_binaries, name_before};
+use super::software::{commit, fetch_binaries, link_binaries, name_before};
 use super::world::{Durability, InHand, World};
 use crate::desired::{Condition, FileKind};
 use crate::digest::Digest;
@@ -56,7 +56,30 @@ pub(super) async fn apply(host: &SimulatedHost, request: ApplyRequest) -> Done {
         Action::InstallBinaries {
             binaries,
             registries,
-        } => install_binaries(host, binaries, registries).await,
+        } => {
+            fetch_binaries(host, binaries, registries).await?;
+            link_binaries(host, binaries, InHand::GivenUp).await
+        }
+        Action::FetchBinaries {
+            binaries,
+            registries,
+        } => fetch_binaries(host, binaries, registries).await,
+        Action::SwitchUnits {
+            stop,
+            binaries,
+            units,
+            wait,
+            ..
+        } => {
+            halt_units(host, stop).await?;
+            put_files(host, &request.files, InHand::Finished).await?;
+            link_binaries(host, binaries, InHand::Finished).await?;
+            start_units(host, units, &request.inputs).await?;
+            match wait {
+                true => wait_for_units(host, units).await,
+                false => Ok(()),
+            }
+        }
         Action::PullImages { images, registries } => pull_images(host, images, registries).await,
         Action::CopyArtifacts {
             artifacts,
@@ -116,9 +139,45 @@ async fn write_files(
         })
         .await?;
     }
-    if kind == FileKind::Software {
-        name_before(host, files.keys().cloned().collect(), BTreeSet::new()).await?;
+    match kind {
+        FileKind::Software => put_files(host, files, InHand::GivenUp).await?,
+        FileKind::Trust => place_files(host, files, InHand::GivenUp).await?,
     }
+    for path in remove {
+        let path = path.clone();
+        change(host, Durability::Synced, |machine| machine.remove(&path)).await?;
+    }
+    if kind == FileKind::Trust && !remove.is_empty() {
+        let gone: Vec<String> = remove.to_vec();
+        change(host, Durability::Synced, |machine| {
+            machine.disk.trust.retain(|path| !gone.contains(path));
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// Files of software, known as ours before they are there.
+async fn put_files(
+    host: &SimulatedHost,
+    files: &BTreeMap<String, FileBody>,
+    in_hand: InHand,
+) -> Done {
+    name_before(
+        host,
+        files.keys().cloned().collect(),
+        BTreeSet::new(),
+        in_hand,
+    )
+    .await?;
+    place_files(host, files, in_hand).await
+}
+
+async fn place_files(
+    host: &SimulatedHost,
+    files: &BTreeMap<String, FileBody>,
+    in_hand: InHand,
+) -> Done {
     for (path, body) in files {
         let user = body.user.clone();
         let is_known = host.world.with(|world| {
@@ -139,22 +198,9 @@ async fn write_files(
         };
         // Renamed, and then its directory synced.
         let path = path.clone();
-        change(host, Durability::Unsynced, |machine| {
-            machine.rename_into_place(path, file);
-        })
-        .await?;
-        change(host, Durability::Synced, |_| {}).await?;
-    }
-    for path in remove {
-        let path = path.clone();
-        change(host, Durability::Synced, |machine| machine.remove(&path)).await?;
-    }
-    if kind == FileKind::Trust && !remove.is_empty() {
-        let gone: Vec<String> = remove.to_vec();
-        change(host, Durability::Synced, |machine| {
-            machine.disk.trust.retain(|path| !gone.contains(path));
-        })
-        .await?;
+        let place = |machine: &mut Machine, _| machine.rename_into_place(path, file);
+        host.operate(in_hand, Durability::Unsynced, place).await?;
+        host.operate(in_hand, Durability::Synced, |_, _| {}).await?;
     }
     Ok(())
 }
@@ -336,6 +382,17 @@ async fn change_members(
         tokio::task::yield_now().await;
     }
     Err(host.failed(last))
+}
+
+/// Stopped for a moment: enabled, and with its inputs.
+async fn halt_units(host: &SimulatedHost, units: &[String]) -> Done {
+    for unit in units {
+        disruptive(host, |machine, _| {
+            machine.memory.processes.remove(unit);
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 async fn stop_units(host: &SimulatedHost, units: &[String]) -> Done {

@@ -3,7 +3,7 @@
 use super::apply::{Done, change};
 use super::host::SimulatedHost;
 use super::machine::{Disk, DiskContent, DiskFile, Machine};
-use super::world::Durability;
+use super::world::{Durability, InHand};
 use crate::desired::Binary;
 use crate::digest::Digest;
 use crate::facts::Generation;
@@ -16,6 +16,7 @@ pub(super) async fn name_before(
     host: &SimulatedHost,
     mut files: BTreeSet<String>,
     mut binaries: BTreeSet<String>,
+    in_hand: InHand,
 ) -> Done {
     let is_known = host.world.with(|world| {
         let Some(machine) = world.machines.get(&host.name) else {
@@ -30,7 +31,7 @@ pub(super) async fn name_before(
     if is_known {
         return Ok(());
     }
-    change(host, Durability::Synced, |machine| {
+    host.operate(in_hand, Durability::Synced, |machine, _| {
         machine.disk.pending.files.append(&mut files);
         machine.disk.pending.binaries.append(&mut binaries);
     })
@@ -48,21 +49,14 @@ pub(super) async fn commit(host: &SimulatedHost, generation: Option<Generation>)
     .await
 }
 
-pub(super) async fn install_binaries(
+/// Binaries into the store.
+pub(super) async fn fetch_binaries(
     host: &SimulatedHost,
     binaries: &BTreeMap<String, Binary>,
     registries: &[String],
 ) -> Done {
-    let new = host.world.with(|world| {
-        let machine = world.machines.get(&host.name);
-        let generation = machine.and_then(|machine| machine.disk.generation.as_ref());
-        let known = |name: &String| generation?.binaries.get(name).copied();
-        let new = binaries
-            .iter()
-            .filter(|(name, binary)| known(name) != Some(binary.digest));
-        new.map(|(name, _)| name.clone()).collect()
-    });
-    name_before(host, BTreeSet::new(), new).await?;
+    let new = new_binaries(host, binaries);
+    name_before(host, BTreeSet::new(), new, InHand::GivenUp).await?;
     for (name, binary) in binaries {
         let reason = host.world.with(|world| {
             let machine = world.machines.get(&host.name)?;
@@ -84,18 +78,52 @@ pub(super) async fn install_binaries(
             }
         })
         .await?;
+    }
+    Ok(())
+}
+
+/// Names of binaries that the newest generation doesn't have.
+fn new_binaries(host: &SimulatedHost, binaries: &BTreeMap<String, Binary>) -> BTreeSet<String> {
+    host.world.with(|world| {
+        let machine = world.machines.get(&host.name);
+        let generation = machine.and_then(|machine| machine.disk.generation.as_ref());
+        let known = |name: &String| generation?.binaries.get(name).copied();
+        let new = binaries
+            .iter()
+            .filter(|(name, binary)| known(name) != Some(binary.digest));
+        new.map(|(name, _)| name.clone()).collect()
+    })
+}
+
+/// Links to binaries that the store has.
+pub(super) async fn link_binaries(
+    host: &SimulatedHost,
+    binaries: &BTreeMap<String, Binary>,
+    in_hand: InHand,
+) -> Done {
+    let new = new_binaries(host, binaries);
+    let missing = host.world.with(|world| {
+        let machine = world.machines.get(&host.name);
+        let stored =
+            |binary: &Binary| machine.is_some_and(|machine| machine.is_stored(&binary.digest));
+        let missing = binaries.iter().find(|(_, binary)| !stored(binary));
+        missing.map(|(name, _)| name.clone())
+    });
+    if let Some(name) = missing {
+        return Err(host.failed(format!("{name} is not in the store")));
+    }
+    name_before(host, BTreeSet::new(), new, in_hand).await?;
+    for (name, binary) in binaries {
         let path = format!("{}/{name}", layout::BIN);
         let link = DiskFile {
-            content: DiskContent::Link(layout::stored_target(&digest)),
+            content: DiskContent::Link(layout::stored_target(&binary.digest)),
             mode: 0o777,
             user: "root".to_owned(),
             group: "root".to_owned(),
         };
-        change(host, Durability::Unsynced, |machine| {
-            machine.rename_into_place(path, link);
-        })
-        .await?;
-        change(host, Durability::Synced, |_| {}).await?;
+        let place = |machine: &mut Machine, _| machine.rename_into_place(path, link);
+        host.operate(in_hand, Durability::Unsynced, place).await?;
+        host.operate(in_hand, Durability::Synced, |_, _| {}).await?;
     }
     Ok(())
 }

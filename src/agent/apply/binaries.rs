@@ -10,7 +10,7 @@ use crate::agent::root::Root;
 use crate::desired::Binary;
 use crate::host::Notice;
 use crate::layout;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use camino::Utf8Path;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use std::collections::BTreeMap;
@@ -22,7 +22,61 @@ const PARALLEL: usize = 2;
 /// Progress is told in steps of this size.
 const PROGRESS_BYTES: u64 = 1 << 20;
 
+/// Puts binaries into the store and sets their links.
 pub(super) async fn install(
+    root: &Root,
+    binaries: &BTreeMap<String, Binary>,
+    registries: &[String],
+    notices: &NoticeSender,
+) -> Result<()> {
+    fetch(root, binaries, registries, notices).await?;
+    link(root, binaries).await
+}
+
+/// Reads binaries in the store, which must have them whole.
+///
+/// # Errors
+/// With the name of one that it lacks.
+pub(super) async fn prove(root: &Root, binaries: &BTreeMap<String, Binary>) -> Result<()> {
+    let (root, binaries) = (root.clone(), binaries.clone());
+    let read = move || -> Result<()> {
+        for (name, binary) in &binaries {
+            if !is_stored(&root, &binary.digest, binary.size) {
+                bail!(
+                    "putting {name} in place: the store does not have it whole; run the same \
+                     command again, which fetches it anew"
+                );
+            }
+        }
+        Ok(())
+    };
+    let read = tokio::task::spawn_blocking(read);
+    read.await.context("reading the store")?
+}
+
+/// Sets the links of binaries that the store has.
+///
+/// # Errors
+/// If one can't be set.
+pub(super) async fn link(root: &Root, binaries: &BTreeMap<String, Binary>) -> Result<()> {
+    let (root, binaries) = (root.clone(), binaries.clone());
+    let set = move || -> Result<()> {
+        pending::add_binaries(&root, &binaries)?;
+        let directory = root.path(layout::BIN);
+        for (name, binary) in &binaries {
+            let target = layout::stored_target(&binary.digest);
+            atomic::set_link(&directory.join(name), &target)?;
+        }
+        atomic::sync_directories([directory.as_path()])
+    };
+    tokio::task::spawn_blocking(set)
+        .await
+        .context("setting links")?
+}
+
+/// Puts binaries into the store. They are named before, so that they are
+/// collected if no run ever sets their links.
+pub(super) async fn fetch(
     root: &Root,
     binaries: &BTreeMap<String, Binary>,
     registries: &[String],
@@ -48,13 +102,7 @@ pub(super) async fn install(
     stream::iter(work)
         .buffer_unordered(PARALLEL)
         .try_collect::<()>()
-        .await?;
-    let directory = root.path(layout::BIN);
-    for (name, binary) in binaries {
-        let target = layout::stored_target(&binary.digest);
-        atomic::set_link(&directory.join(name), &target)?;
-    }
-    atomic::sync_directories([directory.as_path()])
+        .await
 }
 
 struct Installer<'a> {

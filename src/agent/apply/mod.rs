@@ -14,6 +14,7 @@ mod pending;
 mod registries;
 mod registry;
 mod source;
+mod switch;
 mod units;
 mod users;
 
@@ -62,6 +63,10 @@ pub async fn apply(root: &Root, request: ApplyRequest, notices: &NoticeSender) -
             binaries,
             registries,
         } => binaries::install(root, &binaries, &registries, notices).await,
+        Action::FetchBinaries {
+            binaries,
+            registries,
+        } => binaries::fetch(root, &binaries, &registries, notices).await,
         Action::PullImages { images, registries } => {
             images::pull(root, &images, &registries, notices).await
         }
@@ -70,12 +75,25 @@ pub async fn apply(root: &Root, request: ApplyRequest, notices: &NoticeSender) -
             registries,
         } => registry::copy(root, &artifacts, &registries, notices).await,
         Action::StartUnits { units, wait } => {
-            let waiting = if wait {
-                units::Waiting::EachActive
-            } else {
-                units::Waiting::Queued
+            units::start(root, &units, &inputs, waiting(wait), notices).await
+        }
+        Action::SwitchUnits {
+            stop,
+            files: changes,
+            binaries,
+            units,
+            wait,
+        } => {
+            let switch = switch::Switch {
+                stop,
+                changes,
+                bodies: files,
+                binaries,
+                units,
+                inputs,
+                waiting: waiting(wait),
             };
-            units::start(root, &units, &inputs, waiting, notices).await
+            switch.run(root, notices).await
         }
         Action::StopUnits { units } => units::stop(root, &units, notices).await,
         Action::Wait {
@@ -111,5 +129,12 @@ pub async fn apply(root: &Root, request: ApplyRequest, notices: &NoticeSender) -
         Action::PutBlobs { .. } | Action::Seed { .. } => {
             bail!("taking blobs as an action: they come as requests with a body each")
         }
+    }
+}
+
+fn waiting(wait: bool) -> units::Waiting {
+    match wait {
+        true => units::Waiting::EachActive,
+        false => units::Waiting::Queued,
     }
 }

@@ -246,7 +246,8 @@ fn programs(host: &HostDiff) -> (u64, u64) {
     for stage in Stage::ALL {
         let missing = host.binaries(stage);
         let absent = missing
-            .values()
+            .iter()
+            .map(|changed| changed.binary)
             .filter(|binary| !host.facts.store.contains_key(&binary.digest));
         for binary in absent {
             programs += binary.size;

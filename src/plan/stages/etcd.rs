@@ -3,11 +3,11 @@
 
 use super::super::diff::{Comparison, HostDiff};
 use super::super::membership::Standing;
-use super::super::order::{one_by_one, side_by_side};
+use super::super::order::side_by_side;
 use super::super::{Action, Lane, StagePlan, Step};
 use super::hosts::write_files;
-use super::units::unit_steps;
-use super::{lanes, step};
+use super::units::{idle_unit_steps, unit_steps};
+use super::{lanes, masters, step};
 use crate::desired::{Condition, EtcdMembership, Stage};
 
 /// etcd takes a learner seconds after it has found all members in touch.
@@ -33,7 +33,11 @@ pub(in super::super) fn bring_up_etcd(comparison: &Comparison, stage: Stage) -> 
             return Vec::new();
         }
         let mut steps = write_files(host, stage, |_| true);
-        let units = unit_steps(comparison, host, stage);
+        // What runs is changed with its host's control plane.
+        let units = match masters::changes_member(comparison, host) {
+            true => Vec::new(),
+            false => idle_unit_steps(comparison, host, stage),
+        };
         let is_changed = units
             .iter()
             .any(|step| !matches!(step.action, Action::Wait { .. }));
@@ -48,7 +52,7 @@ pub(in super::super) fn bring_up_etcd(comparison: &Comparison, stage: Stage) -> 
         }
         steps
     });
-    let mut stages = one_by_one(stage, together, |host| comparison.zone_of(host));
+    let mut stages: Vec<StagePlan> = side_by_side(stage, vec![together]).into_iter().collect();
     for (place, host) in &joining {
         let Some(membership) = &host.desired.etcd else {
             continue;
@@ -117,16 +121,16 @@ fn join(
     steps
 }
 
-/// The step as it makes sense while some hosts are no voting members yet, or
-/// are left out of the run: nobody waits for their health. None if nobody else
-/// is there to wait for.
-fn among(comparison: &Comparison, step: Step, to_come: &[&str]) -> Option<Step> {
-    let Action::Wait {
-        condition: Condition::EtcdHealthy { endpoints },
-        limit_seconds,
-    } = step.action
-    else {
-        return Some(step);
+/// The condition as it makes sense while some hosts are no voting members yet,
+/// or are left out of the run: nobody waits for their health. None if nobody
+/// else is there to wait for.
+pub(super) fn reachable(
+    comparison: &Comparison,
+    condition: Condition,
+    to_come: &[&str],
+) -> Option<Condition> {
+    let Condition::EtcdHealthy { endpoints } = condition else {
+        return Some(condition);
     };
     let is_out = |endpoint: &String| {
         let hosts = comparison.desired.hosts.iter();
@@ -140,9 +144,22 @@ fn among(comparison: &Comparison, step: Step, to_come: &[&str]) -> Option<Step> 
         .into_iter()
         .filter(|endpoint| !is_out(endpoint))
         .collect();
-    (!endpoints.is_empty()).then_some(Step {
+    (!endpoints.is_empty()).then_some(Condition::EtcdHealthy { endpoints })
+}
+
+/// A step whose wait, if it is one, is [`reachable`].
+fn among(comparison: &Comparison, step: Step, to_come: &[&str]) -> Option<Step> {
+    let Action::Wait {
+        condition,
+        limit_seconds,
+    } = step.action
+    else {
+        return Some(step);
+    };
+    let condition = reachable(comparison, condition, to_come)?;
+    Some(Step {
         action: Action::Wait {
-            condition: Condition::EtcdHealthy { endpoints },
+            condition,
             limit_seconds,
         },
         ..step

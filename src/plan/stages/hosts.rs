@@ -1,11 +1,11 @@
 //! What is laid down on hosts before Kubernetes starts.
 
-use super::super::diff::{Comparison, HostDiff};
+use super::super::diff::{ChangedBinary, Comparison, HostDiff};
 use super::super::order::{is_disruptive, one_by_one, side_by_side};
 use super::super::{Action, FileChange, Lane, StagePlan, Step, title};
-use super::units::unit_steps;
+use super::units::{idle_unit_steps, unit_steps};
 use super::{lanes, step};
-use crate::desired::{BlobReference, Condition, FileKind, Stage};
+use crate::desired::{Binary, BlobReference, Condition, FileKind, Stage};
 use std::collections::BTreeMap;
 
 /// The media type of a compressed file in the bundle.
@@ -73,7 +73,8 @@ pub(in super::super) fn lay_down(comparison: &Comparison, stage: Stage) -> Vec<S
         steps.extend(install_binaries(host, stage));
         steps
     });
-    let units = lanes(comparison, |host| unit_steps(comparison, host, stage));
+    // What runs is changed with its node.
+    let units = lanes(comparison, |host| idle_unit_steps(comparison, host, stage));
     let images = lanes(comparison, |host| {
         pull_images(host, stage).into_iter().collect()
     });
@@ -162,10 +163,9 @@ fn settings(host: &HostDiff, stage: Stage) -> Vec<Step> {
 /// Binaries that are needed before any registry serves come over the jump
 /// host's link.
 fn send_and_install(host: &HostDiff, stage: Stage) -> Vec<Step> {
-    let binaries = host.binaries(stage);
-    let missing = binaries.values().filter(|binary| {
-        !host.facts.store.contains_key(&binary.digest)
-            && host.facts.staging.get(&binary.blob) != Some(&binary.blob_size)
+    let binaries = host.binaries(stage).into_iter();
+    let missing = binaries.map(|changed| changed.binary).filter(|binary| {
+        !is_stored(host, binary) && host.facts.staging.get(&binary.blob) != Some(&binary.blob_size)
     });
     let blobs: Vec<BlobReference> = missing
         .map(|binary| BlobReference {
@@ -188,25 +188,54 @@ fn send_and_install(host: &HostDiff, stage: Stage) -> Vec<Step> {
     steps
 }
 
-fn install_binaries(host: &HostDiff, stage: Stage) -> Option<Step> {
-    let binaries = host.binaries(stage);
+/// Binaries into the store, and in place but for those that are put there with
+/// the restart of what runs.
+fn install_binaries(host: &HostDiff, stage: Stage) -> Vec<Step> {
+    let (later, now): (Vec<ChangedBinary>, Vec<ChangedBinary>) = host
+        .binaries(stage)
+        .into_iter()
+        .partition(|changed| changed.with.is_some());
+    let registries = || host.desired.registries.clone();
+    let later = later.into_iter();
+    let later = later.filter(|changed| !is_stored(host, changed.binary));
+    let fetch = binaries_step(host, stage, "fetch", later.collect(), |binaries| {
+        Action::FetchBinaries {
+            binaries,
+            registries: registries(),
+        }
+    });
+    let install = binaries_step(host, stage, "install", now, |binaries| {
+        Action::InstallBinaries {
+            binaries,
+            registries: registries(),
+        }
+    });
+    install.into_iter().chain(fetch).collect()
+}
+
+fn binaries_step(
+    host: &HostDiff,
+    stage: Stage,
+    verb: &str,
+    binaries: Vec<ChangedBinary>,
+    action: impl FnOnce(BTreeMap<String, Binary>) -> Action,
+) -> Option<Step> {
     if binaries.is_empty() {
         return None;
     }
-    let bytes = binaries.values().map(|binary| binary.size).sum();
-    let what = match binaries.keys().collect::<Vec<_>>()[..] {
-        [name] => (*name).to_owned(),
+    let bytes = binaries.iter().map(|changed| changed.binary.size).sum();
+    let what = match &binaries[..] {
+        [only] => only.name.to_owned(),
         _ => title::count(binaries.len(), "binary", "binaries"),
     };
-    let title = format!("install {what}, {}", title::size(bytes));
+    let title = format!("{verb} {what}, {}", title::size(bytes));
     let owned = binaries.into_iter();
-    let action = Action::InstallBinaries {
-        binaries: owned
-            .map(|(name, binary)| (name.to_owned(), binary.clone()))
-            .collect(),
-        registries: host.desired.registries.clone(),
-    };
-    Some(step(stage, host.name, title, action))
+    let owned = owned.map(|changed| (changed.name.to_owned(), changed.binary.clone()));
+    Some(step(stage, host.name, title, action(owned.collect())))
+}
+
+fn is_stored(host: &HostDiff, binary: &Binary) -> bool {
+    host.facts.store.get(&binary.digest) == Some(&binary.size)
 }
 
 fn pull_images(host: &HostDiff, stage: Stage) -> Option<Step> {
@@ -302,7 +331,10 @@ pub(super) fn write_files(
             let changed = host.files.iter();
             let files: Vec<FileChange> = changed
                 .filter(|(path, changed)| {
-                    changed.stage == stage && changed.file.kind == kind && passes(path)
+                    changed.with.is_none()
+                        && changed.stage == stage
+                        && changed.file.kind == kind
+                        && passes(path)
                 })
                 .map(|(path, changed)| FileChange {
                     path: (*path).to_owned(),

@@ -4,6 +4,8 @@ mod cluster;
 mod etcd;
 mod finish;
 mod hosts;
+mod masters;
+mod nodes;
 mod units;
 
 use super::diff::{Comparison, HostDiff};
@@ -13,7 +15,10 @@ pub(super) use cluster::{apply_manifests, mint, reset_pod_networks, verify};
 pub(super) use etcd::bring_up_etcd;
 pub(super) use finish::{commit, remove_what_is_no_longer_desired};
 pub(super) use hosts::{bring_up_registries, lay_down, make_hosts_fit};
-pub(super) use units::change_units;
+pub(super) use masters::change_masters;
+pub(super) use nodes::{change_nodes, hand_over};
+use std::collections::BTreeSet;
+pub(super) use units::start_units;
 
 /// A line of the list: what has to be done in its stage.
 pub(super) type Part = fn(&Comparison, Stage) -> Vec<StagePlan>;
@@ -24,7 +29,7 @@ fn step(stage: Stage, host: &str, title: String, action: Action) -> Step {
         stage,
         host: host.to_owned(),
         title,
-        disrupts: None,
+        disrupts: BTreeSet::new(),
         action,
     }
 }
@@ -71,24 +76,21 @@ fn wait_limit(condition: &Condition) -> u32 {
     }
 }
 
-/// A step with what it interrupts, said in the title where nothing else
+/// A step with what else it interrupts, said in the title where nothing else
 /// serves meanwhile.
-fn disruptive(step: Step, what: Disruption, is_announced: IsAnnounced) -> Step {
-    let title = match (is_announced, what) {
-        (IsAnnounced::No, _) | (_, Disruption::Node) => step.title,
-        (IsAnnounced::Yes, _) => {
-            format!(
-                "{} (no other {what} can take over: clients wait until it is back)",
-                step.title
-            )
-        }
-    };
-    Step {
-        title,
-        disrupts: Some(what),
-        ..step
+fn disruptive(mut step: Step, what: Disruption, is_announced: IsAnnounced) -> Step {
+    if is_announced == IsAnnounced::Yes && what != Disruption::Node {
+        step.title = match step.title.strip_suffix(ANNOUNCED) {
+            Some(title) => format!("{title} or {what}{ANNOUNCED}"),
+            None => format!("{} (no other {what}{ANNOUNCED}", step.title),
+        };
     }
+    step.disrupts.insert(what);
+    step
 }
+
+/// How a title ends that announces an interruption.
+const ANNOUNCED: &str = " can take over: clients wait until it is back)";
 
 /// Whether a disruption is to be told to people.
 #[derive(Clone, Copy, PartialEq, Eq)]

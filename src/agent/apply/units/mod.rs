@@ -100,6 +100,23 @@ async fn stop_sockets(root: &Root, changes: &[UnitChange]) -> Result<Vec<String>
     Ok(interrupted)
 }
 
+/// Stops units that are to be started again soon.
+pub(super) async fn halt(root: &Root, units: &[String], notices: &NoticeSender) -> Result<()> {
+    let names: Vec<&str> = units.iter().map(String::as_str).collect();
+    let shown = show_units(root, &names).await?;
+    for unit in units {
+        let Some(unit_shown) = shown.get(unit) else {
+            continue;
+        };
+        notices.send_lossy(Notice::Waiting {
+            reason: format!("{unit}: stopping"),
+        });
+        let program = systemctl(root, &["stop", unit])?.limit(stop_limit(unit_shown));
+        run(root, unit, &program, "stopping").await?;
+    }
+    Ok(())
+}
+
 pub(super) async fn stop(root: &Root, units: &[String], notices: &NoticeSender) -> Result<()> {
     let names: Vec<&str> = units.iter().map(String::as_str).collect();
     let shown = show_units(root, &names).await?;

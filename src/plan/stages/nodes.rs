@@ -1,0 +1,97 @@
+//! Nodes that serve and are to run other software: container runtime, kubelet,
+//! service proxy and overlay in one go, one host after the other; and their API
+//! proxies, which hand over and interrupt nothing.
+
+use super::super::diff::{ChangedUnit, Comparison, HostDiff};
+use super::super::order::{one_by_one, side_by_side};
+use super::super::{Action, Disruption, StagePlan, Step, UnitChange, UnitVerb, title};
+use super::units::{due_conditions, interrupting, switch, unit_change, waits};
+use super::{lanes, step};
+use crate::desired::{Condition, Stage, Unit};
+
+/// Whether something that the node's pods need is interrupted.
+pub(super) fn has_turn(host: &HostDiff) -> bool {
+    [Stage::Stage, Stage::Nodes, Stage::Network]
+        .into_iter()
+        .any(|stage| host.interrupts(stage))
+}
+
+/// Whether the unit takes its change up without an interruption.
+pub(super) fn is_handed_over(changed: &ChangedUnit) -> bool {
+    changed.unit.stage == Stage::Nodes && changed.verb == UnitVerb::Reload
+}
+
+/// API proxies, zone by zone: before masters change, so that what knows best
+/// how to go round them is there by then.
+pub(in super::super) fn hand_over(comparison: &Comparison, stage: Stage) -> Vec<StagePlan> {
+    let lanes = lanes(comparison, |host| {
+        let changed = host.units.iter().filter(|changed| is_handed_over(changed));
+        let units: Vec<UnitChange> = changed.map(unit_change).collect();
+        if units.is_empty() {
+            return Vec::new();
+        }
+        let title = title::units(&units);
+        let wait = true;
+        let action = Action::StartUnits { units, wait };
+        vec![step(stage, host.name, title, action)]
+    });
+    let mut zones: Vec<&str> = lanes
+        .iter()
+        .map(|lane| comparison.zone_of(&lane.host))
+        .collect();
+    zones.sort_unstable();
+    zones.dedup();
+    let parts = zones.into_iter().filter_map(|zone| {
+        let own = lanes.iter();
+        let own = own.filter(|lane| comparison.zone_of(&lane.host) == zone);
+        side_by_side(stage, vec![own.cloned().collect()])
+    });
+    parts.collect()
+}
+
+/// Node by node, first where something is down already.
+pub(in super::super) fn change_nodes(comparison: &Comparison, stage: Stage) -> Vec<StagePlan> {
+    let lanes = lanes(comparison, |host| match has_turn(host) {
+        true => change(comparison, host, stage),
+        false => Vec::new(),
+    });
+    one_by_one(stage, lanes, |name| {
+        let host = comparison.hosts.iter().find(|host| host.name == name);
+        let is_whole = host.is_some_and(|host| units(host).all(|unit| host.runs(&unit.name)));
+        (is_whole, comparison.zone_of(name))
+    })
+}
+
+fn change(comparison: &Comparison, host: &HostDiff, stage: Stage) -> Vec<Step> {
+    let changed = host.units.iter().filter(|changed| {
+        let is_part = changed.unit.stage == Stage::Nodes && !is_handed_over(changed);
+        changed.disrupts && units(host).any(|unit| unit.name == changed.unit.name) || is_part
+    });
+    let changes: Vec<UnitChange> = changed.map(unit_change).collect();
+    let step = switch(host, stage, Vec::new(), changes.clone(), true);
+    let mut steps = vec![interrupting(comparison, step, &[Disruption::Node])];
+    // What is down of the overlay is started in its own stage.
+    let here = units(host).filter(|unit| {
+        unit.stage == Stage::Nodes || changes.iter().any(|change| change.name == unit.name)
+    });
+    let mut due = due_conditions(comparison, host, here, &changes);
+    // The next node's turn comes when this one's pods are served again.
+    if let Some(node) = &host.desired.node
+        && comparison.is_node_known(&node.name)
+    {
+        let ready = Condition::NodeReady {
+            name: node.name.clone(),
+        };
+        if !due.contains(&ready) {
+            due.push(ready);
+        }
+    }
+    steps.extend(waits(comparison, host.name, stage, due));
+    steps
+}
+
+/// All that the host's pods need, in start order.
+fn units<'a>(host: &HostDiff<'a>) -> impl Iterator<Item = &'a Unit> {
+    let all = host.desired.units.iter();
+    all.filter(|unit| matches!(unit.stage, Stage::Stage | Stage::Nodes | Stage::Network))
+}
