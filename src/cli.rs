@@ -68,6 +68,8 @@ pub enum Command {
     Hosts(HostsCommand),
     /// Make hosts and cluster as inventory and bundle say
     Install(InstallArgs),
+    /// Bring a running cluster to a bundle's versions, host by host
+    Upgrade(UpgradeArgs),
     /// Show what install would do; changes nothing but the hosts' agent
     Plan(PlanArgs),
     /// Show how the cluster stands, zone by zone
@@ -121,6 +123,7 @@ impl Command {
     pub fn prints_json(&self) -> bool {
         match self {
             Self::Install(args) => args.json,
+            Self::Upgrade(args) => args.json,
             Self::Plan(args) => args.json,
             Self::Status(args) => args.json,
             Self::Ports(args) => args.format == PortsFormat::Json,
@@ -164,6 +167,24 @@ pub struct InstallArgs {
     #[arg(long, short)]
     pub yes: bool,
     /// Print events as JSON lines on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct UpgradeArgs {
+    #[command(flatten)]
+    pub inventory: InventoryArgs,
+    #[command(flatten)]
+    pub bundle: BundleArgs,
+    /// Show the plan only; changes nothing but the hosts' agent
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Run the plan without asking
+    #[arg(long, short, conflicts_with = "dry_run")]
+    pub yes: bool,
+    /// Print events as JSON lines on standard output, or a dry run's plan as an
+    /// object
     #[arg(long)]
     pub json: bool,
 }

@@ -337,6 +337,9 @@ pub struct Generation {
     pub files: BTreeMap<String, GenerationFile>,
     /// Name to digest in the store.
     pub binaries: BTreeMap<String, Digest>,
+    /// Name to version, as the bundle had it.
+    #[serde(default)]
+    pub versions: BTreeMap<String, String>,
     /// With suffix, in start order.
     pub units: Vec<String>,
 }

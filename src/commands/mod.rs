@@ -4,11 +4,11 @@ mod ask;
 pub mod bundle_content;
 mod bundles;
 mod carry_out;
+mod change;
 mod connect;
 pub mod fault;
 mod hidden;
 mod hosts;
-mod install;
 mod interrupt;
 mod observe;
 mod phase;
@@ -80,7 +80,11 @@ fn tell_programs(fault: &Fault) {
 }
 
 fn style(cli: &Cli) -> Style {
-    let json = matches!(&cli.command, Command::Install(args) if args.json);
+    let json = match &cli.command {
+        Command::Install(args) => args.json,
+        Command::Upgrade(args) => args.json && !args.dry_run,
+        _ => false,
+    };
     let shape = match (json, cli.quiet, cli.no_progress) {
         (true, _, _) => Shape::Json,
         (_, true, _) => Shape::Quiet,
@@ -98,7 +102,8 @@ fn dispatch(command: Command, style: Style) -> Result<ExitCode, Fault> {
     match command {
         Command::Bundle(command) => bundles::run(command, style),
         Command::Hosts(command) => block_on(hosts::run(command, style)),
-        Command::Install(args) => block_on(install::run(args, style)),
+        Command::Install(args) => block_on(change::install(args, style)),
+        Command::Upgrade(args) => block_on(change::upgrade(args, style)),
         Command::Plan(args) => block_on(plan::run(args, style)),
         Command::Status(args) => block_on(status::run(args, style)),
         Command::Ports(args) => ports::run(&args, style),

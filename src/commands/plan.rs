@@ -6,7 +6,7 @@ use super::prospect::{Purpose, Request, prospect};
 use super::{conclude, connect};
 use crate::cli::PlanArgs;
 use crate::output::Style;
-use crate::plan::{json, text};
+use crate::plan::{Intent, json, text};
 use std::process::ExitCode;
 
 /// What `--detailed-exitcode` makes of a plan with steps.
@@ -23,6 +23,7 @@ pub(super) async fn run(args: PlanArgs, style: Style) -> Result<ExitCode, Fault>
         inventory,
         site,
         purpose: Purpose::Look,
+        intent: Intent::Install,
     };
     let prospect = conclude(&output, prospect(request, &interrupt).await)?;
     let plan = &prospect.plan;

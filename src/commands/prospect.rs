@@ -16,7 +16,7 @@ use crate::inventory::Inventory;
 use crate::output::{Output, TransferProgress};
 use crate::plan::checks::{self, Question, Severity};
 use crate::plan::decisions::decide;
-use crate::plan::{self as planning, Plan, World};
+use crate::plan::{self as planning, Intent, Plan, World};
 use crate::site::{Decisions, Site, SiteView};
 use camino::Utf8PathBuf;
 use std::collections::{BTreeMap, BTreeSet};
@@ -55,6 +55,7 @@ pub(super) struct Request<'a> {
     pub(super) inventory: Inventory,
     pub(super) site: Site,
     pub(super) purpose: Purpose,
+    pub(super) intent: Intent,
 }
 
 /// Everything up to the plan. May be dropped at any moment: nothing but the
@@ -75,6 +76,7 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
         inventory,
         site,
         purpose,
+        intent,
     } = request;
     connect::check_left_out(&inventory, without)?;
     let (bundle, view) = verify_bundle(output, bundle).await?;
@@ -92,7 +94,7 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
     })
     .await?;
     let seen = observe_hosts(output, &inventory, &view, &site_view, &hosts).await?;
-    check(output, &inventory, &view, &seen)?;
+    check(output, &inventory, &view, &seen, intent)?;
     let plan = plan(output, &seen, &site_view);
     let Observed {
         decisions,
@@ -320,6 +322,7 @@ fn check(
     inventory: &Inventory,
     view: &BundleView,
     seen: &Observed,
+    intent: Intent,
 ) -> Result<(), Fault> {
     let phase = Phase::begin(output, "check", seen.world.hosts.len());
     let platforms: BTreeSet<String> = view.files.keys().cloned().collect();
@@ -330,6 +333,8 @@ fn check(
         platforms: &platforms,
         decisions: &seen.decisions,
         desired: Some(&seen.desired),
+        intent,
+        cluster: seen.world.cluster.as_ref(),
     });
     let (fatal, warnings): (Vec<_>, Vec<_>) = results
         .into_iter()

@@ -38,6 +38,11 @@ pub fn generation_of(host: &DesiredHost, bundle: &str, number: u64) -> Option<Ge
         binaries: binaries
             .map(|(name, binary)| (name.clone(), binary.digest))
             .collect(),
+        versions: host
+            .binaries
+            .iter()
+            .map(|(name, binary)| (name.clone(), binary.version.clone()))
+            .collect(),
         units: host.units.iter().map(|unit| unit.name.clone()).collect(),
     })
 }

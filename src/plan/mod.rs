@@ -11,6 +11,7 @@ pub mod render;
 pub mod safety;
 mod stages;
 pub(crate) mod title;
+pub mod versions;
 pub mod world;
 
 use crate::desired::{Desired, DigestKey, Stage};
@@ -20,6 +21,16 @@ pub use render::{json, text};
 pub use safety::Refusal;
 use serde::{Deserialize, Serialize};
 pub use world::{World, cluster_host, observe_requests};
+
+/// What a run is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Intent {
+    /// Hosts and cluster as the inventory says, in the versions that they have.
+    #[default]
+    Install,
+    /// To the versions of the bundle.
+    Upgrade,
+}
 
 /// The name under which steps on the jump host appear.
 pub const SITE: &str = "site";

@@ -8,10 +8,12 @@ mod network;
 mod others;
 #[cfg(test)]
 mod tests;
+mod versions;
 
 use crate::desired::{Desired, DesiredHost};
-use crate::facts::HostFacts;
+use crate::facts::{ClusterFacts, HostFacts};
 use crate::inventory::{Host, Inventory};
+use crate::plan::Intent;
 use crate::site::Decisions;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,6 +50,9 @@ pub struct Question<'a> {
     /// None where it can't be made, since the bundle lacks a platform; then
     /// nothing is said about space.
     pub desired: Option<&'a Desired>,
+    pub intent: Intent,
+    /// None before there is one, or where no master could be asked.
+    pub cluster: Option<&'a ClusterFacts>,
 }
 
 /// Something that a check found wrong with one host.
@@ -136,6 +141,41 @@ pub const CHECKS: &[Check] = &[
         "etcd-members",
         "etcd and inventory agree on its members",
         etcd::members,
+    ),
+    fatal(
+        "versions",
+        "install leaves versions as they are",
+        versions::kept,
+    ),
+    fatal(
+        "installed",
+        "what is to be upgraded was installed",
+        versions::installed,
+    ),
+    fatal(
+        "downgrade",
+        "nothing goes back to an older version",
+        versions::downgrade,
+    ),
+    fatal(
+        "one-minor",
+        "Kubernetes goes on one minor at a time",
+        versions::one_minor,
+    ),
+    fatal(
+        "etcd-path",
+        "etcd goes on from a release that can",
+        versions::etcd_path,
+    ),
+    fatal(
+        "etcd-settled",
+        "etcd is healthy and without alarms",
+        versions::etcd_settled,
+    ),
+    fatal(
+        "nodes-ready",
+        "nodes are ready before one is changed",
+        versions::nodes_ready,
     ),
     fatal("selinux", "SELinux does not enforce", others::selinux),
     fatal("fapolicyd", "fapolicyd does not run", others::fapolicyd),

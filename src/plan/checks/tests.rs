@@ -9,6 +9,7 @@ use crate::facts::{
 use crate::layout;
 
 mod disk;
+mod versions;
 
 const GIGABYTE: u64 = 1_000_000_000;
 
@@ -19,6 +20,7 @@ struct World {
     platforms: BTreeSet<String>,
     decisions: Decisions,
     desired: Desired,
+    intent: Intent,
 }
 
 fn good_world() -> World {
@@ -65,6 +67,7 @@ fn good_world() -> World {
             ..Decisions::default()
         },
         desired,
+        intent: Intent::Install,
     }
 }
 
@@ -112,6 +115,8 @@ fn results(world: &World) -> Vec<String> {
         platforms: &world.platforms,
         decisions: &world.decisions,
         desired: Some(&world.desired),
+        intent: world.intent,
+        cluster: None,
     };
     let results = check(&question);
     results

@@ -1,4 +1,4 @@
-//! `cofferdam install`: the whole loop.
+//! `cofferdam install` and `cofferdam upgrade`: the whole loop.
 
 use super::carry_out::{carry_out, prove};
 use super::fault::{Exit, Fault};
@@ -6,14 +6,15 @@ use super::interrupt::Interrupt;
 use super::prospect::{Prospect, Purpose, Request, prospect};
 use super::{ask, conclude, connect};
 use crate::bundle::inspect::human_bytes;
-use crate::cli::InstallArgs;
+use crate::cli::{BundleArgs, InstallArgs, UpgradeArgs};
 use crate::desired::admin_kubeconfig;
 use crate::event::{Event, EventSink};
 use crate::host::Host;
 use crate::inventory::Inventory;
 use crate::output::{Journal, Output, Style, seconds};
-use crate::plan::text;
+use crate::plan::{Intent, json, text};
 use crate::site::Site;
+use camino::Utf8PathBuf;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -21,21 +22,81 @@ use std::sync::Arc;
 /// Name of the kubeconfig in a site.
 const KUBECONFIG: &str = "kubeconfig";
 
-pub(super) async fn run(args: InstallArgs, style: Style) -> Result<ExitCode, Fault> {
+/// What of a command line matters to a run.
+struct Wish {
+    verb: &'static str,
+    intent: Intent,
+    inventory: Utf8PathBuf,
+    bundle: BundleArgs,
+    without: Vec<String>,
+    yes: bool,
+}
+
+pub(super) async fn install(args: InstallArgs, style: Style) -> Result<ExitCode, Fault> {
+    let wish = Wish {
+        verb: "install",
+        intent: Intent::Install,
+        inventory: args.inventory.inventory,
+        bundle: args.bundle,
+        without: args.without,
+        yes: args.yes,
+    };
+    run(wish, style).await
+}
+
+pub(super) async fn upgrade(args: UpgradeArgs, style: Style) -> Result<ExitCode, Fault> {
+    if args.dry_run {
+        return dry_run(args, style).await;
+    }
+    let wish = Wish {
+        verb: "upgrade",
+        intent: Intent::Upgrade,
+        inventory: args.inventory.inventory,
+        bundle: args.bundle,
+        without: Vec::new(),
+        yes: args.yes,
+    };
+    run(wish, style).await
+}
+
+/// Shows what an upgrade would do.
+async fn dry_run(args: UpgradeArgs, style: Style) -> Result<ExitCode, Fault> {
     let output = super::output(style);
     let interrupt = Interrupt::watch(&output)?;
     let (inventory, site) = connect::read(&args.inventory.inventory)?;
+    let request = Request {
+        output: &output,
+        bundle: &args.bundle,
+        without: &[],
+        inventory,
+        site,
+        purpose: Purpose::Look,
+        intent: Intent::Upgrade,
+    };
+    let prospect = conclude(&output, prospect(request, &interrupt).await)?;
+    let text = match args.json {
+        true => format!("{:#}\n", json(&prospect.plan)),
+        false => text(&prospect.plan),
+    };
+    output.data(&text).map_err(anyhow::Error::from)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run(wish: Wish, style: Style) -> Result<ExitCode, Fault> {
+    let output = super::output(style);
+    let interrupt = Interrupt::watch(&output)?;
+    let (inventory, site) = connect::read(&wish.inventory)?;
     site.create(&inventory.cluster.name).map_err(Fault::input)?;
     let _lock = site
         .lock()
         .map_err(|error| Fault::of(Exit::Failed, &error))?;
-    output.record(Journal::create(&site.path("journal"), "install").map_err(Fault::input)?);
+    output.record(Journal::create(&site.path("journal"), wish.verb).map_err(Fault::input)?);
     output.emit(Event::RunStarted {
-        verb: "install".to_owned(),
+        verb: wish.verb.to_owned(),
         cluster: inventory.cluster.name.clone(),
-        bundle: Some(args.bundle.bundle.to_string()),
+        bundle: Some(wish.bundle.bundle.to_string()),
     });
-    let result = phases(&output, &interrupt, &args, inventory, site).await;
+    let result = phases(&output, &interrupt, &wish, inventory, site).await;
     conclude(&output, result)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -43,17 +104,18 @@ pub(super) async fn run(args: InstallArgs, style: Style) -> Result<ExitCode, Fau
 async fn phases(
     output: &Arc<Output>,
     interrupt: &Interrupt,
-    args: &InstallArgs,
+    wish: &Wish,
     inventory: Inventory,
     site: Site,
 ) -> Result<(), Fault> {
     let request = Request {
         output,
-        bundle: &args.bundle,
-        without: &args.without,
+        bundle: &wish.bundle,
+        without: &wish.without,
         inventory,
         site,
         purpose: Purpose::Change,
+        intent: wish.intent,
     };
     let prospect = prospect(request, interrupt).await?;
     if prospect.plan.is_empty() && prospect.plan.refusals.is_empty() {
@@ -62,7 +124,7 @@ async fn phases(
         return Ok(());
     }
     output.say(text(&prospect.plan).trim_end());
-    confirm(output, interrupt, args).await?;
+    confirm(output, interrupt, wish.yes).await?;
     let steps = carry_out(output, interrupt, &prospect).await?;
     prove(output, interrupt, &prospect).await?;
     write_kubeconfig(&prospect)?;
@@ -70,12 +132,12 @@ async fn phases(
     Ok(())
 }
 
-async fn confirm(output: &Output, interrupt: &Interrupt, args: &InstallArgs) -> Result<(), Fault> {
-    if args.yes {
+async fn confirm(output: &Output, interrupt: &Interrupt, yes: bool) -> Result<(), Fault> {
+    if yes {
         return Ok(());
     }
     let refusal = Fault::new(Exit::Input, "nobody is here to confirm the plan")
-        .hint("pass --yes to run it without asking, or use `cofferdam plan` to look only");
+        .hint("pass --yes to run it without asking, or look only: `cofferdam plan`, `cofferdam upgrade --dry-run`");
     let what_then = "no host was changed but for its agent";
     interrupt
         .or(what_then, ask::confirm(output, "Go on?", refusal))

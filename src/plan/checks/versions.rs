@@ -1,0 +1,228 @@
+//! From which versions to which a run may go.
+
+use super::{Finding, Question, Subject, finding};
+use crate::plan::Intent;
+use crate::plan::versions::{KUBERNETES, VersionChange, changes};
+use semver::Version;
+use std::collections::BTreeSet;
+
+/// A kubelet may be this many minors older than the API server:
+/// <https://kubernetes.io/releases/version-skew-policy/#kubelet>.
+const KUBELET_SKEW: u64 = 3;
+/// Names shown of many.
+const NAMES_SHOWN: usize = 3;
+
+/// From which patch release of a minor etcd may go on to the next, by minor of
+/// etcd 3. Earlier ones don't understand members of the next:
+/// <https://etcd.io/docs/v3.6/upgrades/upgrade_3_6/>,
+/// <https://etcd.io/docs/v3.7/upgrades/upgrade_3_7/>.
+const ETCD_FLOORS: [(u64, u64); 2] = [(5, 26), (6, 11)];
+
+/// `install` leaves versions as they are.
+pub(super) fn kept(question: &Question) -> Vec<Finding> {
+    if question.intent != Intent::Install {
+        return Vec::new();
+    }
+    let remedy = "`cofferdam upgrade` changes versions; to install, give the bundle of what runs";
+    let mut findings = Vec::new();
+    for (subject, changes) in changed(question) {
+        findings.push(finding(&subject, told(&changes), remedy));
+    }
+    findings
+}
+
+/// An upgrade changes clusters that are there.
+pub(super) fn installed(question: &Question) -> Vec<Finding> {
+    if question.intent != Intent::Upgrade {
+        return Vec::new();
+    }
+    question.each(|subject| {
+        let generation = subject.facts.generation.as_ref();
+        let remedy = "bring it in with `cofferdam install` and the bundle of what runs elsewhere, \
+                      then upgrade";
+        match generation {
+            None => Some(("no install has come to its end here".into(), remedy.into())),
+            // What earlier releases wrote down.
+            Some(generation) if generation.versions.is_empty() => Some((
+                "its generation doesn't say which versions it has".into(),
+                "run `cofferdam install` with the bundle of what runs once, then upgrade".into(),
+            )),
+            Some(_) => None,
+        }
+    })
+}
+
+/// Nothing goes back to an older version.
+pub(super) fn downgrade(question: &Question) -> Vec<Finding> {
+    if question.intent != Intent::Upgrade {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    for (subject, changes) in changed(question) {
+        let back: Vec<VersionChange> = changes
+            .into_iter()
+            .filter(|change| change.to < change.from)
+            .collect();
+        if !back.is_empty() {
+            let remedy = "an upgrade never goes back: give a bundle with these or later versions";
+            findings.push(finding(&subject, told(&back), remedy));
+        }
+    }
+    findings
+}
+
+/// Kubernetes goes on one minor at a time, kubelets within their skew.
+pub(super) fn one_minor(question: &Question) -> Vec<Finding> {
+    if question.intent != Intent::Upgrade {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    for (subject, changes) in changed(question) {
+        for change in changes {
+            let allowed = match change.program {
+                "kubelet" | "kube-proxy" => KUBELET_SKEW,
+                "kube-apiserver" | "kube-controller-manager" | "kube-scheduler" => 1,
+                _ => continue,
+            };
+            if change.from.major == change.to.major
+                && change.to.minor <= change.from.minor + allowed
+            {
+                continue;
+            }
+            let between = format!("{}.{}", change.from.major, change.from.minor + 1);
+            let remedy = format!("upgrade to Kubernetes {between} first");
+            findings.push(finding(&subject, told(&[change]), remedy));
+        }
+    }
+    findings
+}
+
+/// etcd goes on one minor at a time, and only from patch releases that can.
+pub(super) fn etcd_path(question: &Question) -> Vec<Finding> {
+    if question.intent != Intent::Upgrade {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    for (subject, changes) in changed(question) {
+        let change = changes.into_iter().find(|change| change.program == "etcd");
+        let Some(change) = change.filter(VersionChange::is_of_minor) else {
+            continue;
+        };
+        let next = change.from.major == change.to.major && change.to.minor == change.from.minor + 1;
+        if !next {
+            let remedy = format!(
+                "etcd goes on one minor at a time: upgrade to one with etcd {}.{} first",
+                change.from.major,
+                change.from.minor + 1
+            );
+            findings.push(finding(&subject, told(&[change]), remedy));
+            continue;
+        }
+        let floor = ETCD_FLOORS
+            .iter()
+            .find(|(minor, _)| *minor == change.from.minor);
+        let Some((minor, patch)) = floor.filter(|(_, patch)| change.from.patch < *patch) else {
+            continue;
+        };
+        let remedy = format!(
+            "only etcd 3.{minor}.{patch} or later may go on to 3.{}: upgrade to one with that first",
+            minor + 1
+        );
+        findings.push(finding(&subject, told(&[change]), remedy));
+    }
+    findings
+}
+
+/// All members of etcd run what they are known to, before any goes on.
+pub(super) fn etcd_settled(question: &Question) -> Vec<Finding> {
+    if question.intent != Intent::Upgrade {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    for subject in question.subjects() {
+        let Some(etcd) = &subject.facts.etcd else {
+            continue;
+        };
+        if !etcd.alarms.is_empty() {
+            let found = format!("etcd has an alarm: {}", etcd.alarms.join(", "));
+            let remedy = "see what raised it; NOSPACE wants `etcdctl compact`, `defrag` and \
+                          `alarm disarm`; then upgrade";
+            findings.push(finding(&subject, found, remedy));
+            // All of them tell the same.
+            break;
+        }
+    }
+    let is_up = |subject: &Subject| {
+        let unit = subject.facts.units.get("etcd.service");
+        unit.is_none_or(|unit| unit.active == "active")
+    };
+    // What is down is started first; what runs and complains is for people.
+    if question.subjects().all(|subject| is_up(&subject)) {
+        let complaint = question.subjects().find_map(|subject| {
+            let etcd = subject.facts.etcd.as_ref()?;
+            let error = etcd.unhealthy.clone().or_else(|| etcd.error.clone())?;
+            Some((subject, error))
+        });
+        if let Some((subject, error)) = complaint {
+            let found = format!("etcd is not healthy: {error}");
+            let remedy = "look at `journalctl -u etcd` there, and upgrade once `cofferdam status` \
+                          is fine";
+            findings.push(finding(&subject, found, remedy));
+        }
+    }
+    findings
+}
+
+/// Nodes are ready, but for those that a run which was cut short left.
+pub(super) fn nodes_ready(question: &Question) -> Vec<Finding> {
+    let (Intent::Upgrade, Some(cluster)) = (question.intent, question.cluster) else {
+        return Vec::new();
+    };
+    question.each(|subject| {
+        let node = subject.desired?.node.as_ref()?;
+        let kubelet = subject.facts.units.get("kubelet.service");
+        let is_up = kubelet.is_some_and(|unit| unit.active == "active");
+        let known = cluster.nodes.get(&node.name)?;
+        (is_up && !known.ready).then(|| {
+            let found = format!("node {} is not ready: {}", node.name, known.message);
+            let remedy = "look at `journalctl -u kubelet` there, and upgrade once it is ready";
+            (found, remedy.to_owned())
+        })
+    })
+}
+
+/// Hosts with what is to change on them.
+fn changed<'a>(
+    question: &Question<'a>,
+) -> impl Iterator<Item = (Subject<'a>, Vec<VersionChange<'a>>)> {
+    question.subjects().filter_map(|subject| {
+        let changes: Vec<_> = changes(subject.desired?, subject.facts).collect();
+        (!changes.is_empty()).then_some((subject, changes))
+    })
+}
+
+/// `has kubelet 1.37.0, the bundle 1.36.0`; programs of one release together.
+fn told(changes: &[VersionChange]) -> String {
+    let pairs: BTreeSet<(&Version, &Version)> = changes
+        .iter()
+        .map(|change| (&change.from, &change.to))
+        .collect();
+    let parts = pairs.into_iter().map(|(from, to)| {
+        let of_pair = changes
+            .iter()
+            .filter(|change| (&change.from, &change.to) == (from, to));
+        let names: Vec<&str> = of_pair.map(|change| change.program).collect();
+        let is_kubernetes = names.iter().all(|name| KUBERNETES.contains(name));
+        let what = match (is_kubernetes && names.len() > 1, names.len() > NAMES_SHOWN) {
+            (true, _) => "Kubernetes".to_owned(),
+            (_, true) => format!(
+                "{} and {} more",
+                names[..NAMES_SHOWN].join(", "),
+                names.len() - NAMES_SHOWN
+            ),
+            (_, false) => names.join(", "),
+        };
+        format!("{what} {from}, the bundle {to}")
+    });
+    format!("it has {}", parts.collect::<Vec<_>>().join("; "))
+}
