@@ -375,6 +375,10 @@ pub struct ClusterFacts {
     /// Conditions that were asked for and don't hold.
     #[serde(default)]
     pub unmet: Vec<UnmetCondition>,
+    /// Workloads that have fewer available replicas than they are to have, with
+    /// how many: `deployment default/web`.
+    #[serde(default)]
+    pub unavailable: BTreeMap<String, String>,
 }
 
 /// A node object.
@@ -386,6 +390,9 @@ pub struct NodeFacts {
     pub pod_cidr: Option<ipnet::IpNet>,
     pub kubelet_version: String,
     pub unschedulable: bool,
+    /// Whether a drain of ours made it so.
+    #[serde(default)]
+    pub cordoned_by_us: bool,
     pub labels: BTreeMap<String, String>,
 }
 

@@ -60,6 +60,8 @@ pub const ROUTE_PROTOCOL: u8 = 67;
 pub const UNITS: &str = "/etc/systemd/system/";
 /// Field manager of everything that cofferdam applies in the cluster.
 pub const FIELD_MANAGER: &str = "cofferdam";
+/// Annotation of nodes that a drain of ours cordoned.
+pub const CORDONED: &str = "cofferdam/cordoned";
 /// Kubeconfig of the cluster's administrator on masters, mode 0600.
 pub const ADMIN_KUBECONFIG: &str = "/etc/kubernetes/admin.kubeconfig";
 /// Directory of containerd's registry configuration (`hosts.toml` files).

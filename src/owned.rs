@@ -1,6 +1,7 @@
 //! What of a host is ours, and so may be removed once it is no longer desired.
 
 use crate::desired::FileKind;
+use crate::digest::Digest;
 use crate::facts::{Generation, HostFacts};
 use crate::layout;
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,9 @@ pub struct Pending {
     /// Names of binaries that are, or are about to be, linked to content other
     /// than the generation's.
     pub binaries: BTreeSet<String>,
+    /// Versions of the content that they are linked to.
+    #[serde(default)]
+    pub versions: BTreeMap<Digest, String>,
 }
 
 impl Pending {

@@ -10,7 +10,7 @@ use cofferdam::desired::Condition;
 use cofferdam::inventory::Inventory;
 use cofferdam::plan::text;
 use cofferdam::sim::machine::{DiskContent, DiskFile};
-use cofferdam::sim::{Machine, Simulation};
+use cofferdam::sim::{Machine, NEXT_MINOR, Simulation};
 use std::fmt::Write as _;
 
 /// A scenario file, section by section.
@@ -96,6 +96,7 @@ async fn make_true(world: &mut Simulation, hosts: &mut Vec<String>, line: &str) 
             world.install(None).await.unwrap().result.unwrap();
         }
         ["the", "bundle", "is", "a", "newer", "one"] => world.take_bundle("+1"),
+        ["the", "bundle", "is", "of", "the", "next", "minor"] => world.take_bundle(NEXT_MINOR),
         ["the", "site", "lost", material] => world.site.lose(material),
         ["manifests", set, "were", "changed"] => world.tamper_with_manifests(set, "changed"),
         ["deployment", name, "takes", "its", "time"] => {

@@ -4,8 +4,10 @@ use super::api::Api;
 use super::compare::compare_all;
 use super::condition;
 use super::root::Root;
+use super::workloads;
 use crate::desired::Condition;
 use crate::facts::{ClusterFacts, NodeFacts};
+use crate::layout;
 use anyhow::{Result, anyhow};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -39,6 +41,7 @@ pub async fn observe(
         nodes,
         version,
         manifests: compare_all(root, manifests).await,
+        unavailable: workloads::unavailable(&api).await.unwrap_or_default(),
         unmet: condition::unmet_for_sure(root, conditions).await,
     })
 }
@@ -73,12 +76,19 @@ fn parse_node(node: &Value) -> NodeFacts {
             .unwrap_or_default()
             .to_owned(),
         unschedulable: node.pointer("/spec/unschedulable") == Some(&Value::Bool(true)),
+        cordoned_by_us: is_cordoned_by_us(node),
         labels: labels
             .into_iter()
             .flatten()
             .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
             .collect(),
     }
+}
+
+/// Whether a node carries the mark that a drain of ours leaves.
+pub fn is_cordoned_by_us(node: &Value) -> bool {
+    let annotations = node.pointer("/metadata/annotations");
+    annotations.is_some_and(|annotations| annotations.get(layout::CORDONED).is_some())
 }
 
 fn text<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
@@ -110,6 +120,7 @@ mod tests {
             pod_cidr: "10.244.1.0/24".parse().ok(),
             kubelet_version: "v1.36.0".to_owned(),
             unschedulable: true,
+            cordoned_by_us: false,
             labels: [("topology.kubernetes.io/zone".to_owned(), "a".to_owned())].into(),
         };
         assert_eq!(nodes["w1"], expected);

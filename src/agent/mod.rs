@@ -32,6 +32,7 @@ mod taken_up;
 #[cfg(test)]
 pub(crate) mod test_host;
 mod worker;
+mod workloads;
 
 pub use channel::{
     BodyCutOff, BodyReceiver, BodyRefused, BodySender, NoticeSender, body_channel, notice_channel,

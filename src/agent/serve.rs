@@ -262,6 +262,7 @@ fn is_brought_to_its_end(request: &Request) -> bool {
         Request::Apply(apply) => !matches!(
             apply.action,
             Action::Wait { .. }
+                | Action::Drain { .. }
                 | Action::AddEtcdLearner { .. }
                 | Action::PromoteEtcdLearner { .. }
                 | Action::CopyArtifacts { .. }

@@ -45,6 +45,7 @@ pub fn node(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
     builder.built.node = Some(Node {
         name: host.name.clone(),
         zone: host.zone.clone(),
+        is_tainted: builder.inputs.inventory.is_tainted(host),
     });
     builder.certificate(CA, CLUSTER_CA);
     api_proxy(builder)?;

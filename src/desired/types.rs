@@ -89,6 +89,8 @@ pub struct KeptRoute {
 pub struct Node {
     pub name: String,
     pub zone: String,
+    /// Whether it takes only pods that tolerate a control plane beside them.
+    pub is_tainted: bool,
 }
 
 /// What is to become of swap.
@@ -323,6 +325,9 @@ pub enum Condition {
     OverlayUp,
     /// `kubectl rollout status` of a deployment; `name` is `namespace/name`.
     DeploymentAvailable { name: String },
+    /// Workloads have the replicas that they are to have, but for those that had
+    /// not before: `deployment default/web`.
+    WorkloadsAvailable { except: Vec<String> },
     /// The aggregated API answers: `v1beta1.metrics.k8s.io`.
     ApiServiceAvailable { name: String },
     /// DNS answers for `kubernetes.default.svc` at this address.

@@ -142,6 +142,7 @@ async fn run_step(stage: &Stage<'_>, step: &Step) -> Result<(), StepError> {
         // off goes on with the next run; and etcd changes its members in one
         // go, whoever waits for the answer.
         Action::Wait { .. }
+        | Action::Drain { .. }
         | Action::CopyArtifacts { .. }
         | Action::AddEtcdLearner { .. }
         | Action::PromoteEtcdLearner { .. } => {

@@ -52,7 +52,9 @@ pub(super) fn limit(action: &Action) -> Duration {
         Action::StartUnits { units, .. } => UNIT * count(units.len()),
         Action::SwitchUnits { stop, units, .. } => FILES + UNIT * count(stop.len() + units.len()),
         Action::StopUnits { units } => UNIT * count(units.len()),
+        Action::Uncordon { .. } => APPLY,
         Action::Wait { limit_seconds, .. }
+        | Action::Drain { limit_seconds, .. }
         | Action::AddEtcdLearner { limit_seconds, .. }
         | Action::PromoteEtcdLearner { limit_seconds, .. } => {
             Duration::from_secs(u64::from(*limit_seconds)) + WAIT_GRACE

@@ -121,6 +121,17 @@ pub enum Action {
         units: Vec<UnitChange>,
         wait: bool,
     },
+    /// On a master: cordons a node, with a mark that it was us, and evicts its pods
+    /// but for those of DaemonSets, as `kubectl drain` does, within
+    /// `limit_seconds`. What fails takes the cordon back.
+    Drain {
+        node: String,
+        limit_seconds: u32,
+    },
+    /// On a master: lets pods come to a node that we cordoned.
+    Uncordon {
+        node: String,
+    },
     /// Stops and disables units that are no longer desired.
     StopUnits {
         units: Vec<String>,

@@ -118,6 +118,7 @@ pub fn wait(condition: &Condition) -> String {
         Condition::HealthEndpoint { port } => format!("port {port} reports health"),
         Condition::NodeReady { name } => format!("node {name} is ready"),
         Condition::NodeHasPodAddresses { name } => format!("node {name} has pod addresses"),
+        Condition::WorkloadsAvailable { .. } => "workloads are as available as before".to_owned(),
         Condition::OverlayUp => "the pod network is up".to_owned(),
         Condition::DeploymentAvailable { name } => format!("{name} is available"),
         Condition::ApiServiceAvailable { name } => format!("{name} answers"),

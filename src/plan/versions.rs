@@ -32,7 +32,7 @@ impl VersionChange<'_> {
 
 /// The version that a program has on a host, by what its link leads to: that of
 /// the newest generation, or one that was put in place since. None where it
-/// isn't there, or belongs to something that no run ever brought to its end.
+/// isn't there, or no run ever came to its end on the host.
 pub fn version_of(program: &str, desired: &DesiredHost, facts: &HostFacts) -> Option<Version> {
     let found = linked(program, facts)?;
     if let Some(binary) = desired.binaries.get(program)
@@ -41,9 +41,11 @@ pub fn version_of(program: &str, desired: &DesiredHost, facts: &HostFacts) -> Op
         return Version::parse(&binary.version).ok();
     }
     let generation = facts.generation.as_ref()?;
-    let is_known = generation.binaries.get(program) == Some(&found);
-    let version = generation.versions.get(program).filter(|_| is_known)?;
-    Version::parse(version).ok()
+    let version = match generation.binaries.get(program) == Some(&found) {
+        true => generation.versions.get(program),
+        false => facts.pending.versions.get(&found),
+    };
+    Version::parse(version?).ok()
 }
 
 /// Programs of a host whose version is to change, by name. Versions that don't

@@ -79,6 +79,7 @@ pub fn observe_cluster_request(desired: &Desired) -> Request {
 pub fn is_asked_on_a_master(condition: &Condition) -> bool {
     match condition {
         Condition::NodeReady { .. }
+        | Condition::WorkloadsAvailable { .. }
         | Condition::NodeHasPodAddresses { .. }
         | Condition::DeploymentAvailable { .. }
         | Condition::ApiServiceAvailable { .. } => true,

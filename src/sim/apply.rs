@@ -11,7 +11,7 @@ use crate::facts::ImageFacts;
 use crate::host::{ApplyRequest, FileBody, HostError};
 use crate::layout;
 use crate::plan::{Action, UnitChange, UnitVerb};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// How often a wait looks before it gives up: far more often than anything in
 /// the model takes.
@@ -92,6 +92,13 @@ pub(super) async fn apply(host: &SimulatedHost, request: ApplyRequest) -> Done {
                 false => Ok(()),
             }
         }
+        Action::Drain { node, .. } => {
+            cordon(host, node, true).await?;
+            // Its pods end in their own time.
+            host.pause().await;
+            host.check_connection().await
+        }
+        Action::Uncordon { node } => cordon(host, node, false).await,
         Action::StopUnits { units } => stop_units(host, units).await,
         Action::Wait { condition, .. } => wait_until(host, condition).await,
         Action::AddEtcdLearner { name, .. } => {
@@ -166,7 +173,7 @@ async fn put_files(
     name_before(
         host,
         files.keys().cloned().collect(),
-        BTreeSet::new(),
+        BTreeMap::new(),
         in_hand,
     )
     .await?;
@@ -360,6 +367,23 @@ async fn wait_until(host: &SimulatedHost, condition: &Condition) -> Done {
         tokio::task::yield_now().await;
     }
     Err(host.failed(last))
+}
+
+/// Cordons a node or takes that back, through the host's API server.
+async fn cordon(host: &SimulatedHost, node: &str, is_cordoned: bool) -> Done {
+    change(host, Durability::Unsynced, |_| {}).await?;
+    let changed = host.world.with(|world| {
+        if !world.api_is_ready(&host.name) {
+            return Err("the API server does not answer");
+        }
+        let cordoned = &mut world.cluster.cordoned;
+        match is_cordoned {
+            true => cordoned.insert(node.to_owned()),
+            false => cordoned.remove(node),
+        };
+        Ok(())
+    });
+    changed.map_err(|reason| host.failed(reason))
 }
 
 /// Tries until etcd agrees; it does what it was asked for even if nobody is

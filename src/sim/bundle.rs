@@ -52,8 +52,22 @@ const MEGABYTE: u64 = 1_000_000;
 /// zstd leaves about a third of a Go binary.
 const COMPRESSION: u64 = 3;
 
+/// The edition that has the next minors of what changes with Kubernetes'.
+pub const NEXT_MINOR: &str = "+next";
+
+/// The version that a file has in an edition.
+fn version_in(edition: &str, version: &str) -> String {
+    match (edition, version) {
+        (NEXT_MINOR, "1.36.0") => "1.37.0".to_owned(),
+        (NEXT_MINOR, "3.6.16") => "3.7.3".to_owned(),
+        (NEXT_MINOR, "2.3.7") => "2.4.2".to_owned(),
+        (NEXT_MINOR, "1.4.3") => "1.5.2".to_owned(),
+        _ => version.to_owned(),
+    }
+}
+
 /// What the bundle holds. Another `edition` has other bytes under the same
-/// names, as a later bundle has.
+/// names, as a later bundle has, and [`NEXT_MINOR`] other versions too.
 pub fn bundle_view(edition: &str) -> BundleView {
     let files = FILES.iter().map(|(name, version, megabytes)| {
         let binary = Binary {
@@ -62,13 +76,18 @@ pub fn bundle_view(edition: &str) -> BundleView {
             blob: Digest::of(bytes_of(&file_repository(name), edition, "layer")),
             blob_size: megabytes * MEGABYTE / COMPRESSION,
             repository: file_repository(name),
-            version: (*version).to_owned(),
+            version: version_in(edition, version),
         };
         ((*name).to_owned(), binary)
     });
     let file_artifacts = FILES.iter().map(|(name, version, megabytes)| {
         let size = megabytes * MEGABYTE / COMPRESSION;
-        artifact(&file_repository(name), version, edition, size)
+        artifact(
+            &file_repository(name),
+            &version_in(edition, version),
+            edition,
+            size,
+        )
     });
     let images = IMAGES
         .iter()

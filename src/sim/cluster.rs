@@ -32,6 +32,8 @@ pub(super) struct Cluster {
     pub manifests: BTreeMap<String, String>,
     /// Nodes that registered, with their share of the pod addresses.
     pub nodes: BTreeMap<String, Option<IpNet>>,
+    /// Nodes that we cordoned.
+    pub cordoned: BTreeSet<String>,
 }
 
 impl World {
@@ -113,6 +115,8 @@ impl World {
                 *port != KUBE_PROXY_HEALTH_PORT || self.is_active(host, KUBE_PROXY)
             }
             Condition::NodeReady { name } => self.node_is_ready(name),
+            // The model has no workloads but those that are applied.
+            Condition::WorkloadsAvailable { .. } => true,
             Condition::NodeHasPodAddresses { name } => {
                 matches!(self.cluster.nodes.get(name), Some(Some(_)))
             }
@@ -149,6 +153,7 @@ impl World {
                 "/etc/etcd/pki/client.key".to_owned(),
             ],
             Condition::NodeReady { .. }
+            | Condition::WorkloadsAvailable { .. }
             | Condition::NodeHasPodAddresses { .. }
             | Condition::DeploymentAvailable { .. }
             | Condition::ApiServiceAvailable { .. } => {

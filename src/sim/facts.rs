@@ -100,6 +100,8 @@ impl World {
             let facts = NodeFacts {
                 ready: self.node_is_ready(name),
                 pod_cidr: *pod_cidr,
+                unschedulable: self.cluster.cordoned.contains(name),
+                cordoned_by_us: self.cluster.cordoned.contains(name),
                 ..NodeFacts::default()
             };
             (name.clone(), facts)
@@ -109,6 +111,7 @@ impl World {
             manifests: states.collect(),
             version: Some("v1.36.0".to_owned()),
             unmet,
+            unavailable: BTreeMap::new(),
         })
     }
 

@@ -350,7 +350,9 @@ impl Machine {
         if let Some(previous) = previous {
             lines.push(format!("generation {} as well", previous.number));
         }
-        let Pending { files, binaries } = pending;
+        let Pending {
+            files, binaries, ..
+        } = pending;
         let pending = files.iter().chain(binaries);
         lines.extend(pending.map(|name| format!("pending {name}")));
         lines.extend(trust.iter().map(|path| format!("trust {path}")));

@@ -18,12 +18,13 @@ mod host;
 pub mod machine;
 mod registry;
 pub mod site;
+mod skew;
 mod software;
 mod verb;
 pub mod world;
 mod zones;
 
-pub use bundle::{SimulatedBundle, bundle_view};
+pub use bundle::{NEXT_MINOR, SimulatedBundle, bundle_view};
 pub use machine::{Disk, Machine, MachineOptions};
 pub use site::SimulatedSite;
 pub use verb::{Planned, Ran, Simulation};

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) async fn name_before(
     host: &SimulatedHost,
     mut files: BTreeSet<String>,
-    mut binaries: BTreeSet<String>,
+    mut binaries: BTreeMap<String, Binary>,
     in_hand: InHand,
 ) -> Done {
     let is_known = host.world.with(|world| {
@@ -26,14 +26,22 @@ pub(super) async fn name_before(
             files.retain(|path| !generation.files.contains_key(path));
         }
         let pending = &machine.disk.pending;
-        pending.files.is_superset(&files) && pending.binaries.is_superset(&binaries)
+        pending.files.is_superset(&files)
+            && binaries.keys().all(|name| pending.binaries.contains(name))
+            && binaries
+                .values()
+                .all(|binary| pending.versions.contains_key(&binary.digest))
     });
     if is_known {
         return Ok(());
     }
     host.operate(in_hand, Durability::Synced, |machine, _| {
         machine.disk.pending.files.append(&mut files);
-        machine.disk.pending.binaries.append(&mut binaries);
+        while let Some((name, binary)) = binaries.pop_first() {
+            let pending = &mut machine.disk.pending;
+            pending.binaries.insert(name);
+            pending.versions.insert(binary.digest, binary.version);
+        }
     })
     .await
 }
@@ -82,8 +90,11 @@ pub(super) async fn fetch_binaries(
     Ok(())
 }
 
-/// Names of binaries that the newest generation doesn't have.
-fn new_binaries(host: &SimulatedHost, binaries: &BTreeMap<String, Binary>) -> BTreeSet<String> {
+/// Binaries that the newest generation doesn't have.
+fn new_binaries(
+    host: &SimulatedHost,
+    binaries: &BTreeMap<String, Binary>,
+) -> BTreeMap<String, Binary> {
     host.world.with(|world| {
         let machine = world.machines.get(&host.name);
         let generation = machine.and_then(|machine| machine.disk.generation.as_ref());
@@ -91,7 +102,8 @@ fn new_binaries(host: &SimulatedHost, binaries: &BTreeMap<String, Binary>) -> BT
         let new = binaries
             .iter()
             .filter(|(name, binary)| known(name) != Some(binary.digest));
-        new.map(|(name, _)| name.clone()).collect()
+        new.map(|(name, binary)| (name.clone(), binary.clone()))
+            .collect()
     })
 }
 

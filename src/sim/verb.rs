@@ -92,11 +92,13 @@ impl Simulation {
             });
             (host.name.clone(), simulated)
         });
+        let bundle = bundle_view("");
+        world.with(|world| world.minors.learn(&bundle));
         Ok(Self {
             hosts: hosts.collect(),
             world,
             inventory,
-            bundle: bundle_view(""),
+            bundle,
             blobs: SimulatedBundle::new(""),
             site: SimulatedSite::default(),
             left_out: BTreeSet::new(),
@@ -106,6 +108,7 @@ impl Simulation {
     /// Takes another edition of the bundle from now on.
     pub fn take_bundle(&mut self, edition: &str) {
         self.bundle = bundle_view(edition);
+        self.world.with(|world| world.minors.learn(&self.bundle));
         self.blobs = SimulatedBundle::new(edition);
     }
 

@@ -3,6 +3,7 @@
 use super::cluster::Cluster;
 use super::disruption::Disrupted;
 use super::machine::{Machine, START_TICKS, is_systems};
+use super::skew::Minors;
 use super::zones::{Cut, Heals, Link};
 use crate::desired::{Condition, Desired};
 use crate::digest::Digest;
@@ -101,6 +102,7 @@ pub(super) struct World {
     pub log: Vec<(String, Action)>,
     /// What is down by steps of ours.
     pub disrupted: Disrupted,
+    pub minors: Minors,
     /// Rules of a sane cluster that were broken by a step of ours.
     pub violations: Vec<String>,
     /// Nothing becomes ready by itself after this moment.
@@ -150,6 +152,7 @@ impl World {
             answers_lost: BTreeSet::new(),
             log: Vec::new(),
             disrupted: Disrupted::new(),
+            minors: Minors::default(),
             violations: Vec::new(),
             unsettled_until: 0,
             random: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
@@ -198,6 +201,7 @@ impl World {
                 .push(format!("{host}: a step of ours cost etcd its quorum"));
         }
         self.note_disruptions(host, &served);
+        self.note_skew();
         self.unsettle();
         Ok(())
     }

@@ -4,7 +4,7 @@ use super::worlds::{ALONE, SMALL, THREE_ZONES, WITNESS, growing, installed, shap
 use cofferdam::layout;
 use cofferdam::plan::text;
 use cofferdam::sim::machine::{DiskContent, DiskFile};
-use cofferdam::sim::{EndState, Fault, FaultKind, Machine, Simulation};
+use cofferdam::sim::{EndState, Fault, FaultKind, Machine, NEXT_MINOR, Simulation};
 use std::fmt::Debug;
 
 /// More runs that meet no fault than it takes to go on from where the last one
@@ -110,7 +110,7 @@ pub async fn measure(make: impl AsyncFn(u64) -> Simulation) -> (EndState, usize)
 
 pub async fn with_new_bundle(inventory: &str, seed: u64) -> Simulation {
     let mut world = installed(inventory, seed).await;
-    world.take_bundle("+1");
+    world.take_bundle(NEXT_MINOR);
     world
 }
 
@@ -150,6 +150,13 @@ async fn a_first_install_of_fifty_hosts_is_finished_from_any_moment() {
 async fn masters_that_join_are_finished_from_any_moment() {
     let (from, to) = (spread(1, 3), spread(3, 3));
     stop_and_repeat(211, async |seed| growing(&from, &to, seed).await).await;
+}
+
+#[tokio::test]
+async fn a_new_bundle_on_fifty_hosts_is_finished_from_any_moment() {
+    let inventory = spread(5, 45);
+    let made = async |seed| with_new_bundle(&inventory, seed).await;
+    stop_and_repeat(30_000, made).await;
 }
 
 #[tokio::test]

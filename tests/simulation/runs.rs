@@ -4,7 +4,7 @@ use super::worlds::{ALL, ALONE, SMALL, THREE_ZONES, WITNESS, growing, installed,
 use cofferdam::desired::Stage;
 use cofferdam::event::Event;
 use cofferdam::plan::{Action, Disruption, Plan, text};
-use cofferdam::sim::Ran;
+use cofferdam::sim::{NEXT_MINOR, Ran};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What each host was to do and did, but for transfers, which are many
@@ -104,7 +104,7 @@ async fn a_new_bundle_is_rolled_out_one_member_at_a_time() {
     for inventory in ALL {
         for seed in 0..4 {
             let mut world = installed(inventory, seed).await;
-            world.take_bundle("+1");
+            world.take_bundle(["+1", NEXT_MINOR][seed as usize % 2]);
             let ran = world.install(None).await.unwrap();
             if let Err(stopped) = &ran.result {
                 panic!("{stopped}\n{}", text(&ran.planned.plan));

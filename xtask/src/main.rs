@@ -31,6 +31,8 @@ enum Task {
     Lab(lab::Args),
     /// Build the static release binary and say where it is.
     Dist,
+    /// Build the lab's bundle of a minor and say where it is.
+    Bundle(product::Args),
     /// From nothing to a cluster with a Service that answers across zones.
     Demo(demo::Args),
     /// Run all the tests.
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Task::Upstream(args) => upstream::run(&args),
         Task::Lab(args) => lab::run(&args),
         Task::Dist => dist::run(),
+        Task::Bundle(args) => product::run(&args),
         Task::Demo(args) => demo::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),

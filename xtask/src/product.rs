@@ -17,6 +17,21 @@ pub struct Product {
     pub public_key: Utf8PathBuf,
 }
 
+#[derive(clap::Args)]
+pub struct Args {
+    /// Which of the definitions in bundles/.
+    #[arg(long, default_value = "1.36")]
+    minor: String,
+}
+
+/// `cargo xtask bundle`: builds a bundle, and says where it and the key are.
+pub fn run(args: &Args) -> Result<()> {
+    let product = Product::for_lab(&args.minor)?;
+    shell::say(&format!("bundle  {}", product.bundle));
+    shell::say(&format!("key     {}", product.public_key));
+    Ok(())
+}
+
 /// How a run ended.
 pub struct Outcome {
     pub status: i32,

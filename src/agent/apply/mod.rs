@@ -5,6 +5,7 @@ mod binaries;
 mod cni;
 mod commit;
 mod download;
+mod drain;
 mod etcd;
 mod files;
 mod images;
@@ -95,6 +96,14 @@ pub async fn apply(root: &Root, request: ApplyRequest, notices: &NoticeSender) -
             };
             switch.run(root, notices).await
         }
+        Action::Drain {
+            node,
+            limit_seconds,
+        } => {
+            let limit = Duration::from_secs(limit_seconds.into());
+            drain::drain(root, &node, limit, notices).await
+        }
+        Action::Uncordon { node } => drain::uncordon(root, &node).await,
         Action::StopUnits { units } => units::stop(root, &units, notices).await,
         Action::Wait {
             condition,

@@ -36,8 +36,15 @@ pub(super) fn add_binaries(root: &Root, binaries: &BTreeMap<String, Binary>) -> 
     let new = binaries
         .iter()
         .filter(|(name, binary)| known.get(*name) != Some(&binary.digest));
-    let new: Vec<String> = new.map(|(name, _)| name.clone()).collect();
-    extend(root, |pending| pending.binaries.extend(new))
+    let new: Vec<(&String, &Binary)> = new.collect();
+    extend(root, |pending| {
+        for (name, binary) in new {
+            pending.binaries.insert(name.clone());
+            pending
+                .versions
+                .insert(binary.digest, binary.version.clone());
+        }
+    })
 }
 
 /// Forgets everything, once a generation was committed.

@@ -2,6 +2,7 @@
 
 use crate::agent::api::Api;
 use crate::agent::root::Root;
+use crate::agent::workloads;
 use anyhow::{Result, anyhow, bail};
 use serde_json::Value;
 
@@ -27,6 +28,15 @@ pub(super) async fn deployment_available(root: &Root, name: &str) -> Result<()> 
     let path = format!("/apis/apps/v1/namespaces/{namespace}/deployments/{deployment}");
     let object = read(root, &path).await?;
     judge_rollout(&object.ok_or_else(|| anyhow!("there is no such deployment"))?)
+}
+
+pub(super) async fn workloads_available(root: &Root, except: &[String]) -> Result<()> {
+    let unavailable = workloads::unavailable(&Api::load(root)?).await?;
+    let mut unavailable = unavailable.iter();
+    match unavailable.find(|(name, _)| !except.contains(name)) {
+        Some((name, how)) => bail!("{name}: {how}"),
+        None => Ok(()),
+    }
 }
 
 pub(super) async fn api_service_available(root: &Root, name: &str) -> Result<()> {

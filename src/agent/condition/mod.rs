@@ -43,6 +43,9 @@ pub async fn check(root: &Root, condition: &Condition) -> Result<()> {
             Condition::HealthEndpoint { port } => local::health_endpoint(*port).await,
             Condition::OverlayUp => local::overlay_up(root),
             Condition::NodeReady { name } => cluster::node_ready(root, name).await,
+            Condition::WorkloadsAvailable { except } => {
+                cluster::workloads_available(root, except).await
+            }
             Condition::NodeHasPodAddresses { name } => {
                 cluster::node_has_pod_addresses(root, name).await
             }
@@ -149,6 +152,7 @@ pub fn describe(condition: &Condition) -> String {
         Condition::ApiReady { address } => format!("the API server at {address} to be ready"),
         Condition::HealthEndpoint { port } => format!("health at 127.0.0.1:{port}"),
         Condition::NodeReady { name } => format!("node {name} to be ready"),
+        Condition::WorkloadsAvailable { .. } => "workloads to be as available as before".to_owned(),
         Condition::NodeHasPodAddresses { name } => format!("node {name} to have pod addresses"),
         Condition::OverlayUp => "the overlay network to be up".to_owned(),
         Condition::DeploymentAvailable { name } => format!("deployment {name} to be available"),
@@ -169,6 +173,9 @@ fn hint_of(condition: &Condition) -> Option<String> {
                 "see what its pods wait for: `cofferdam kubectl -- describe pods -n {namespace}`, and `-- describe deployment {deployment} -n {namespace}`"
             ))
         }
+        Condition::WorkloadsAvailable { .. } => Some(
+            "see which pods don't get ready: `cofferdam kubectl -- get pods -A -o wide`".to_owned(),
+        ),
         Condition::ApiServiceAvailable { name } => Some(format!(
             "see what the API server says of it: `cofferdam kubectl -- describe apiservice {name}`"
         )),
@@ -194,6 +201,7 @@ fn unit_of(condition: &Condition) -> Option<String> {
             _ => return None,
         },
         Condition::NodeReady { .. }
+        | Condition::WorkloadsAvailable { .. }
         | Condition::NodeHasPodAddresses { .. }
         | Condition::DeploymentAvailable { .. }
         | Condition::ApiServiceAvailable { .. }

@@ -24,11 +24,19 @@ pub(super) fn kept(question: &Question) -> Vec<Finding> {
         return Vec::new();
     }
     let remedy = "`cofferdam upgrade` changes versions; to install, give the bundle of what runs";
-    let mut findings = Vec::new();
-    for (subject, changes) in changed(question) {
-        findings.push(finding(&subject, told(&changes), remedy));
-    }
-    findings
+    question.each(|subject| {
+        let generation = subject.facts.generation.as_ref()?;
+        let changes: Vec<VersionChange> = changes(subject.desired?, subject.facts).collect();
+        if !changes.is_empty() {
+            return Some((told(&changes), remedy.to_owned()));
+        }
+        // Images may differ, or what an earlier release wrote no versions of.
+        let wanted = &question.desired?.bundle;
+        (generation.bundle != *wanted).then(|| {
+            let found = format!("it has {}, the bundle is {wanted}", generation.bundle);
+            (found, remedy.to_owned())
+        })
+    })
 }
 
 /// An upgrade changes clusters that are there.

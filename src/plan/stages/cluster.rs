@@ -185,6 +185,13 @@ impl Comparison<'_> {
         cluster.is_some_and(|cluster| cluster.nodes.contains_key(name))
     }
 
+    /// Whether a drain of ours left the node cordoned.
+    pub(super) fn is_cordoned_by_us(&self, name: &str) -> bool {
+        let cluster = self.world.cluster.as_ref();
+        let node = cluster.and_then(|cluster| cluster.nodes.get(name));
+        node.is_some_and(|node| node.cordoned_by_us)
+    }
+
     /// Whether the cluster says that the node isn't there or isn't ready.
     pub(super) fn is_node_unready(&self, name: &str) -> bool {
         let cluster = self.world.cluster.as_ref();

@@ -72,7 +72,9 @@ fn wait_limit(condition: &Condition) -> u32 {
         // their start; both retry for a while on an API server that is busy.
         Condition::NodeHasPodAddresses { .. } => 120,
         // Probes and back-off of pods that start before what they need.
-        Condition::DeploymentAvailable { .. } | Condition::ApiServiceAvailable { .. } => 600,
+        Condition::WorkloadsAvailable { .. }
+        | Condition::DeploymentAvailable { .. }
+        | Condition::ApiServiceAvailable { .. } => 600,
     }
 }
 

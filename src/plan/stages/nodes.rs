@@ -4,9 +4,9 @@
 
 use super::super::diff::{ChangedUnit, Comparison, HostDiff};
 use super::super::order::{one_by_one, side_by_side};
-use super::super::{Action, Disruption, StagePlan, Step, UnitChange, UnitVerb, title};
+use super::super::{Action, Disruption, StagePlan, Step, UnitChange, UnitVerb, title, versions};
 use super::units::{due_conditions, interrupting, switch, unit_change, waits};
-use super::{lanes, step};
+use super::{lanes, step, wait};
 use crate::desired::{Condition, Stage, Unit};
 
 /// Whether something that the node's pods need is interrupted.
@@ -68,17 +68,28 @@ fn change(comparison: &Comparison, host: &HostDiff, stage: Stage) -> Vec<Step> {
         changed.disrupts && units(host).any(|unit| unit.name == changed.unit.name) || is_part
     });
     let changes: Vec<UnitChange> = changed.map(unit_change).collect();
-    let step = switch(host, stage, Vec::new(), changes.clone(), true);
-    let mut steps = vec![interrupting(comparison, step, &[Disruption::Node])];
+    let node = host.desired.node.as_ref();
+    let node = node.filter(|node| comparison.is_node_known(&node.name));
+    let mut steps = Vec::new();
+    if let Some(node) = node
+        && is_drained(comparison, host)
+    {
+        let action = Action::Drain {
+            node: node.name.clone(),
+            limit_seconds: DRAIN_LIMIT_SECONDS,
+        };
+        let master = &comparison.world.cluster_host;
+        steps.push(step(stage, master, format!("drain {}", node.name), action));
+    }
+    let change = switch(host, stage, Vec::new(), changes.clone(), true);
+    steps.push(interrupting(comparison, change, &[Disruption::Node]));
     // What is down of the overlay is started in its own stage.
     let here = units(host).filter(|unit| {
         unit.stage == Stage::Nodes || changes.iter().any(|change| change.name == unit.name)
     });
     let mut due = due_conditions(comparison, host, here, &changes);
     // The next node's turn comes when this one's pods are served again.
-    if let Some(node) = &host.desired.node
-        && comparison.is_node_known(&node.name)
-    {
+    if let Some(node) = node {
         let ready = Condition::NodeReady {
             name: node.name.clone(),
         };
@@ -87,8 +98,69 @@ fn change(comparison: &Comparison, host: &HostDiff, stage: Stage) -> Vec<Step> {
         }
     }
     steps.extend(waits(comparison, host.name, stage, due));
+    if let Some(node) = node
+        && (is_drained(comparison, host) || comparison.is_cordoned_by_us(&node.name))
+    {
+        steps.extend(let_pods_back(comparison, &node.name, stage));
+    }
     steps
 }
+
+/// Nodes that a run which was cut short had cordoned, and that are not changed
+/// any more.
+pub(super) fn uncordon(comparison: &Comparison, host: &HostDiff, stage: Stage) -> Vec<Step> {
+    let node = host.desired.node.as_ref();
+    let Some(node) = node.filter(|node| comparison.is_cordoned_by_us(&node.name)) else {
+        return Vec::new();
+    };
+    if has_turn(host) {
+        return Vec::new();
+    }
+    let ready = Condition::NodeReady {
+        name: node.name.clone(),
+    };
+    let mut steps = waits(comparison, host.name, stage, vec![ready]);
+    steps.extend(let_pods_back(comparison, &node.name, stage));
+    steps
+}
+
+fn let_pods_back(comparison: &Comparison, node: &str, stage: Stage) -> Vec<Step> {
+    let master = &comparison.world.cluster_host;
+    let action = Action::Uncordon {
+        node: node.to_owned(),
+    };
+    let except = match &comparison.world.cluster {
+        Some(cluster) => cluster.unavailable.keys().cloned().collect(),
+        None => Vec::new(),
+    };
+    let back = Condition::WorkloadsAvailable { except };
+    vec![
+        step(stage, master, format!("uncordon {node}"), action),
+        wait(stage, master, &back),
+    ]
+}
+
+/// Whether the node's pods go elsewhere before it is changed. They outlive a
+/// restart of containerd and kubelet; but a kubelet of another minor is
+/// supported only on a node that was drained, as is containerd's shim:
+/// <https://kubernetes.io/docs/tasks/administer-cluster/kubeadm/upgrading-linux-nodes/>.
+/// Where no other node could take them, they had better stay.
+fn is_drained(comparison: &Comparison, host: &HostDiff) -> bool {
+    let changes_minor = versions::changes(host.desired, host.facts)
+        .any(|change| DRAINED_FOR.contains(&change.program) && change.is_of_minor());
+    let own = host.desired.node.as_ref();
+    let takes_all = |other: &&HostDiff| {
+        let node = other.desired.node.as_ref();
+        other.name != host.name
+            && node.is_some_and(|node| own.is_some_and(|own| own.is_tainted || !node.is_tainted))
+    };
+    changes_minor && comparison.hosts.iter().any(|other| takes_all(&other))
+}
+
+/// A kubelet and a container runtime of another minor want an empty node.
+const DRAINED_FOR: [&str; 2] = ["kubelet", "containerd"];
+/// Pods may take minutes to end, and budgets minutes to allow it.
+const DRAIN_LIMIT_SECONDS: u32 = 600;
 
 /// All that the host's pods need, in start order.
 fn units<'a>(host: &HostDiff<'a>) -> impl Iterator<Item = &'a Unit> {

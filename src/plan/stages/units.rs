@@ -24,6 +24,9 @@ pub(in super::super) fn start_units(comparison: &Comparison, stage: Stage) -> Ve
         if !has_its_turn {
             steps.extend(idle_unit_steps(comparison, host, stage));
         }
+        if stage == Stage::Nodes {
+            steps.extend(nodes::uncordon(comparison, host, stage));
+        }
         steps
     });
     side_by_side(stage, vec![lanes]).into_iter().collect()

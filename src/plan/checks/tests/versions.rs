@@ -51,7 +51,11 @@ fn an_upgrade_goes_from_where_it_can_to_where_it_may() {
         (Install, &["kubelet 1.36.0 1.36.0"], &[]),
         (
             Install,
-            &["kubelet 1.36.0 1.37.0", "kube-proxy 1.36.0 1.37.0", "runc 1.4.3 1.5.2"],
+            &[
+                "kubelet 1.36.0 1.37.0",
+                "kube-proxy 1.36.0 1.37.0",
+                "runc 1.4.3 1.5.2",
+            ],
             &[
                 "Fatal versions: w1: it has runc 1.4.3, the bundle 1.5.2; Kubernetes 1.36.0, the bundle 1.37.0; `cofferdam upgrade` changes versions; to install, give the bundle of what runs",
             ],
@@ -67,7 +71,12 @@ fn an_upgrade_goes_from_where_it_can_to_where_it_may() {
         ),
         (
             Upgrade,
-            &["a 2.0.0 1.0.0", "b 2.0.0 1.0.0", "c 2.0.0 1.0.0", "d 2.0.0 1.0.0"],
+            &[
+                "a 2.0.0 1.0.0",
+                "b 2.0.0 1.0.0",
+                "c 2.0.0 1.0.0",
+                "d 2.0.0 1.0.0",
+            ],
             &[
                 "Fatal downgrade: w1: it has a, b, c and 1 more 2.0.0, the bundle 1.0.0; an upgrade never goes back: give a bundle with these or later versions",
             ],
