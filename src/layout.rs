@@ -86,13 +86,15 @@ pub const REGISTRY_CA: &str = "/etc/containerd/pki/ca.crt";
 pub const CONTAINERD: &str = "/var/lib/containerd";
 /// State of kubelet: volumes of pods.
 pub const KUBELET: &str = "/var/lib/kubelet";
+/// Snapshots of etcd, for root alone.
+pub const SNAPSHOTS: &str = "/var/lib/cofferdam/snapshots";
 /// Data of the host's etcd member.
 pub const ETCD: &str = "/var/lib/etcd";
 /// Logs of pods, audit logs of API servers, the journal.
 pub const LOGS: &str = "/var/log";
 /// Directories that cofferdam or what it installs writes to, of which each
 /// may be a file system of its own.
-pub const PLACES: [&str; 12] = [
+pub const PLACES: [&str; 13] = [
     "/etc",
     ROOT,
     STORE,
@@ -101,6 +103,7 @@ pub const PLACES: [&str; 12] = [
     GENERATIONS,
     REGISTRY,
     STAGING,
+    SNAPSHOTS,
     CONTAINERD,
     ETCD,
     KUBELET,

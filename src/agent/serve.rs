@@ -263,6 +263,7 @@ fn is_brought_to_its_end(request: &Request) -> bool {
             apply.action,
             Action::Wait { .. }
                 | Action::Drain { .. }
+                | Action::SnapshotEtcd { .. }
                 | Action::AddEtcdLearner { .. }
                 | Action::PromoteEtcdLearner { .. }
                 | Action::CopyArtifacts { .. }

@@ -143,6 +143,7 @@ async fn run_step(stage: &Stage<'_>, step: &Step) -> Result<(), StepError> {
         // go, whoever waits for the answer.
         Action::Wait { .. }
         | Action::Drain { .. }
+        | Action::SnapshotEtcd { .. }
         | Action::CopyArtifacts { .. }
         | Action::AddEtcdLearner { .. }
         | Action::PromoteEtcdLearner { .. } => {

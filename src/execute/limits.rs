@@ -20,6 +20,8 @@ const REGISTRIES: Duration = Duration::from_secs(600);
 const UNIT: Duration = Duration::from_secs(720);
 /// kubectl, several documents, an API server that has just started.
 const APPLY: Duration = Duration::from_secs(300);
+/// The agent gives each half of it half an hour.
+const SNAPSHOT: Duration = Duration::from_secs(3700);
 /// Killing a node's pods: the agent gives up after a minute and a half.
 const POD_RESET: Duration = Duration::from_secs(180);
 /// What the agent may take beyond a wait's own limit before it says so.
@@ -53,6 +55,7 @@ pub(super) fn limit(action: &Action) -> Duration {
         Action::SwitchUnits { stop, units, .. } => FILES + UNIT * count(stop.len() + units.len()),
         Action::StopUnits { units } => UNIT * count(units.len()),
         Action::Uncordon { .. } => APPLY,
+        Action::SnapshotEtcd { .. } => SNAPSHOT,
         Action::Wait { limit_seconds, .. }
         | Action::Drain { limit_seconds, .. }
         | Action::AddEtcdLearner { limit_seconds, .. }

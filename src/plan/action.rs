@@ -121,6 +121,13 @@ pub enum Action {
         units: Vec<UnitChange>,
         wait: bool,
     },
+    /// Saves a snapshot of etcd from the member at `endpoint`, with its hash,
+    /// restores it into a directory of its own and reads it back, and keeps it as
+    /// `name` with the one before it.
+    SnapshotEtcd {
+        name: String,
+        endpoint: String,
+    },
     /// On a master: cordons a node, with a mark that it was us, and evicts its pods
     /// but for those of DaemonSets, as `kubectl drain` does, within
     /// `limit_seconds`. What fails takes the cordon back.

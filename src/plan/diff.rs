@@ -485,7 +485,7 @@ fn is_installed(name: &str, binary: &Binary, facts: &HostFacts) -> bool {
 }
 
 /// The content of the store that a binary's link leads to.
-pub(super) fn linked(name: &str, facts: &HostFacts) -> Option<Digest> {
+pub fn linked(name: &str, facts: &HostFacts) -> Option<Digest> {
     let link = facts.files.get(&format!("{}/{name}", layout::BIN))?;
     let Entry::Link { target } = &link.entry else {
         return None;

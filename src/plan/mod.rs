@@ -95,6 +95,7 @@ pub fn plan(desired: &Desired, world: &World, key: Option<&DigestKey>) -> Plan {
         (Stage::Stage, stages::lay_down),
         (Stage::Stage, stages::hand_over),
         (Stage::Etcd, stages::bring_up_etcd),
+        (Stage::Etcd, stages::save_snapshots),
         (Stage::ControlPlane, stages::start_units),
         (Stage::ControlPlane, stages::change_masters),
         (Stage::ControlPlane, stages::apply_manifests),

@@ -92,6 +92,17 @@ pub(super) async fn apply(host: &SimulatedHost, request: ApplyRequest) -> Done {
                 false => Ok(()),
             }
         }
+        Action::SnapshotEtcd { name, .. } => {
+            let serves = host.world.with(|world| world.etcd_serves(&host.name));
+            if !serves {
+                return Err(host.failed("its member of etcd does not answer"));
+            }
+            let name = name.clone();
+            change(host, Durability::Synced, |machine| {
+                machine.disk.snapshots.insert(name);
+            })
+            .await
+        }
         Action::Drain { node, .. } => {
             cordon(host, node, true).await?;
             // Its pods end in their own time.

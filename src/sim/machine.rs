@@ -66,6 +66,8 @@ pub struct Disk {
     pub cni: Option<(Digest, IpNet)>,
     /// Whether a member of etcd has its data here.
     pub etcd_data: bool,
+    /// Snapshots of it.
+    pub snapshots: BTreeSet<String>,
 }
 
 /// A file as it was written once, or none.
@@ -314,6 +316,7 @@ impl Machine {
             taken_up,
             cni,
             etcd_data,
+            snapshots: _,
         } = &self.disk;
         let mut lines = vec![format!("etcd data: {etcd_data}")];
         for (path, file) in files {

@@ -5,6 +5,7 @@ mod bench;
 mod demo;
 mod dist;
 mod lab;
+mod load;
 mod paths;
 mod probe;
 mod product;

@@ -14,6 +14,7 @@ mod manifests;
 mod pending;
 mod registries;
 mod registry;
+mod snapshot;
 mod source;
 mod switch;
 mod units;
@@ -95,6 +96,9 @@ pub async fn apply(root: &Root, request: ApplyRequest, notices: &NoticeSender) -
                 waiting: waiting(wait),
             };
             switch.run(root, notices).await
+        }
+        Action::SnapshotEtcd { name, endpoint } => {
+            snapshot::save(root, &name, &endpoint, notices).await
         }
         Action::Drain {
             node,

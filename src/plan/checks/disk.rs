@@ -9,6 +9,7 @@ use crate::inventory::{Component, Host, Role};
 use crate::layout;
 use crate::plan::diff::HostDiff;
 use crate::plan::title::size;
+use crate::plan::versions;
 use camino::Utf8Path;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -219,6 +220,7 @@ fn demands(subject: &Subject) -> Vec<Demand> {
         demand(layout::REGISTRY, blobs(&host), "the registry's content"),
         demand(layout::CONTAINERD, images, "images"),
         demand(layout::ETCD, etcd(&host), "etcd's data"),
+        demand(layout::SNAPSHOTS, snapshot(&host), "a snapshot of etcd"),
     ];
     for (path, changed) in &host.files {
         let bytes = match &changed.file.content {
@@ -271,6 +273,18 @@ fn blobs(host: &HostDiff) -> u64 {
         .map(|blob| (blob.digest, blob.size))
         .collect();
     missing.values().sum()
+}
+
+/// Bytes of a snapshot of etcd, and of what is restored from it to prove it.
+fn snapshot(host: &HostDiff) -> u64 {
+    let changes = versions::changes(host.desired, host.facts)
+        .any(|change| ["etcd", "kube-apiserver"].contains(&change.program));
+    let members = host.facts.etcd.iter().flat_map(|etcd| &etcd.members);
+    let largest = members.filter_map(|member| Some(member.status.as_ref()?.database_bytes));
+    match (changes, host.desired.etcd.is_some()) {
+        (true, true) => largest.max().unwrap_or_default() * 2 + ETCD_BEGINNING,
+        _ => 0,
+    }
 }
 
 /// Bytes of a member of etcd that is still to be made.

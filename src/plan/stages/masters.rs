@@ -6,14 +6,15 @@
 //! comes back after, with what else of the control plane is to run there:
 //! nothing there is ever newer than the API server that it asks.
 
-use super::super::diff::{Comparison, HostDiff};
+use super::super::diff::{Comparison, HostDiff, linked};
 use super::super::membership::Standing;
-use super::super::order::one_by_one;
-use super::super::{Disruption, StagePlan, Step, UnitChange, UnitVerb};
+use super::super::order::{one_by_one, side_by_side};
+use super::super::{Action, Disruption, Lane, StagePlan, Step, UnitChange, UnitVerb, versions};
 use super::etcd::reachable;
-use super::lanes;
 use super::units::{due_conditions, interrupting, switch, unit_change, waits};
+use super::{lanes, step};
 use crate::desired::{Condition, Stage, Unit};
+use std::collections::BTreeSet;
 
 /// Whether the host's member of etcd or control plane is interrupted.
 pub(super) fn has_turn(comparison: &Comparison, host: &HostDiff) -> bool {
@@ -24,6 +25,60 @@ pub(super) fn has_turn(comparison: &Comparison, host: &HostDiff) -> bool {
 /// it joins.
 pub(super) fn changes_member(comparison: &Comparison, host: &HostDiff) -> bool {
     host.interrupts(Stage::Etcd) && comparison.standing(host.name) != Some(Standing::Absent)
+}
+
+/// Snapshots of etcd in two zones before the first master becomes another
+/// version, or in one where there is no other. Once one has, they are there.
+pub(in super::super) fn save_snapshots(comparison: &Comparison, stage: Stage) -> Vec<StagePlan> {
+    const PROGRAMS: [&str; 2] = ["etcd", "kube-apiserver"];
+    const ZONES: usize = 2;
+    let hosts = comparison.hosts.iter();
+    let changed: BTreeSet<&str> = hosts
+        .clone()
+        .flat_map(|host| versions::changes(host.desired, host.facts))
+        .filter(|change| PROGRAMS.contains(&change.program) && change.from < change.to)
+        .map(|change| change.program)
+        .collect();
+    let has_changed = |host: &HostDiff| {
+        changed.iter().any(|program| {
+            let binary = host.desired.binaries.get(*program);
+            binary.is_some_and(|binary| linked(program, host.facts) == Some(binary.digest))
+        })
+    };
+    let all = hosts.clone().filter(|host| host.desired.etcd.is_some());
+    if changed.is_empty() || hosts.clone().any(has_changed) {
+        return Vec::new();
+    }
+    let mut zones: Vec<&str> = Vec::new();
+    let mut lanes = Vec::new();
+    for host in all.filter(|host| host.runs("etcd.service")) {
+        let zone = comparison.zone_of(host.name);
+        let Some(member) = host.desired.etcd.as_ref() else {
+            continue;
+        };
+        if zones.len() == ZONES || zones.contains(&zone) {
+            continue;
+        }
+        zones.push(zone);
+        let action = Action::SnapshotEtcd {
+            name: snapshot_name(&comparison.desired.bundle),
+            endpoint: member.client_url.clone(),
+        };
+        let title = "save a snapshot of etcd and prove it".to_owned();
+        lanes.push(Lane {
+            host: host.name.to_owned(),
+            steps: vec![step(stage, host.name, title, action)],
+        });
+    }
+    side_by_side(stage, vec![lanes]).into_iter().collect()
+}
+
+/// `before-kubernetes-1.37-1.37.0`.
+fn snapshot_name(bundle: &str) -> String {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-._".contains(letter);
+    let plain = bundle.chars();
+    let plain = plain.map(|letter| if is_plain(letter) { letter } else { '-' });
+    format!("before-{}", plain.collect::<String>())
 }
 
 /// Host by host: first where something is down already, since no other may be

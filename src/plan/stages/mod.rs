@@ -15,7 +15,7 @@ pub(super) use cluster::{apply_manifests, mint, reset_pod_networks, verify};
 pub(super) use etcd::bring_up_etcd;
 pub(super) use finish::{commit, remove_what_is_no_longer_desired};
 pub(super) use hosts::{bring_up_registries, lay_down, make_hosts_fit};
-pub(super) use masters::change_masters;
+pub(super) use masters::{change_masters, save_snapshots};
 pub(super) use nodes::{change_nodes, hand_over};
 use std::collections::BTreeSet;
 pub(super) use units::start_units;

@@ -2,7 +2,7 @@
 
 use super::{
     Group, Hosts, Scenario, SiteOf, bundle_file, failures, growth, interrupt, masters, pods,
-    refusals, rooms, rows, zones,
+    refusals, rooms, rows, upgrade, zones,
 };
 
 /// The default lab: one master, two workers, two zones.
@@ -199,6 +199,18 @@ const THREE_ZONES: &[Scenario] = &[
     },
 ];
 
+/// The same hosts, from one minor to the next.
+const UPGRADED: &[Scenario] = &[
+    Scenario {
+        name: "install: over three zones, to be upgraded",
+        run: |c| c.product.install(),
+    },
+    Scenario {
+        name: "upgrade: to the next minor under load",
+        run: upgrade::to_the_next_minor,
+    },
+];
+
 /// The same hosts, one after the other.
 const GROWING: &[Scenario] = &[
     Scenario {
@@ -328,6 +340,11 @@ pub(super) const LAB: &[Group] = &[
     Group {
         hosts: TWO_ROOMS,
         scenarios: ROOMS,
+        site: SiteOf::Itself,
+    },
+    Group {
+        hosts: THREE_MASTERS,
+        scenarios: UPGRADED,
         site: SiteOf::Itself,
     },
 ];

@@ -13,6 +13,7 @@ mod refusals;
 mod rooms;
 mod rows;
 mod state;
+mod upgrade;
 pub mod zones;
 
 use crate::lab::{self, Lab};

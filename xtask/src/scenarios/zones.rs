@@ -219,7 +219,7 @@ pub(super) fn is_worker(host: &Host) -> bool {
 }
 
 /// Workers have no kubectl of their own.
-pub(super) fn bring_kubectl(lab: &Lab, hosts: &[&str]) -> Result<()> {
+pub fn bring_kubectl(lab: &Lab, hosts: &[&str]) -> Result<()> {
     let first = masters(lab).next().context("no master")?;
     let from = |path: &str| -> Result<Vec<u8>> {
         let output = lab.ssh(&first.name, &format!("cat {path}"))?;
