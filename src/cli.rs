@@ -177,6 +177,13 @@ pub struct UpgradeArgs {
     pub inventory: InventoryArgs,
     #[command(flatten)]
     pub bundle: BundleArgs,
+    /// Lift what the new control plane emulates, and take etcd and nodes along;
+    /// there is no way back from here
+    #[arg(long)]
+    pub finish: bool,
+    /// Go to a new minor in one go, without a control plane that can go back
+    #[arg(long, conflicts_with = "finish")]
+    pub no_soak: bool,
     /// Show the plan only; changes nothing but the hosts' agent
     #[arg(long)]
     pub dry_run: bool,

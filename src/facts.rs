@@ -260,6 +260,9 @@ pub struct UnitFacts {
     #[serde(default)]
     pub executable: Option<Digest>,
     pub main_pid: u32,
+    /// What `--emulated-version` its process was started with, or would be.
+    #[serde(default)]
+    pub emulated: Option<String>,
     /// Seconds since it became active.
     pub active_seconds: Option<f64>,
 }

@@ -150,7 +150,7 @@ async fn make_true(world: &mut Simulation, hosts: &mut Vec<String>, line: &str) 
             machine.disk.images.get_mut(reference).unwrap().pinned = false;
         }),
         [host, "has", "other", "bytes", "in", "the", "binary", name] => {
-            let digest = world.bundle.files["linux/amd64"][name].digest;
+            let digest = world.software.whole.files["linux/amd64"][name].digest;
             tamper(host, &|machine| {
                 assert!(machine.disk.store.contains_key(&digest));
                 machine.disk.damaged_binaries.insert(digest);
@@ -167,7 +167,7 @@ async fn make_true(world: &mut Simulation, hosts: &mut Vec<String>, line: &str) 
             "of",
             reference,
         ] => {
-            let mut images = world.bundle.images.iter();
+            let mut images = world.software.whole.images.iter();
             let image = images.find(|image| image.reference == reference).unwrap();
             let digest = image.artifact.blobs.last().unwrap().digest;
             tamper(host, &|machine| {

@@ -59,14 +59,14 @@ impl Mint for SiteMint<'_> {
         let Prospect {
             site,
             inventory,
-            view,
+            software,
             decisions,
             ..
         } = self.prospect;
         site.record_decisions(decisions)?;
         site.mint(&materials(inventory), OffsetDateTime::now_utc())?;
         let site_view = site.view()?;
-        let desired = desired(inventory, view, &site_view)?;
+        let desired = desired(inventory, software, &site_view)?;
         let key = site_view
             .digest_key
             .ok_or_else(|| anyhow::anyhow!("the site has no key for digests after minting"))?;
@@ -87,7 +87,8 @@ pub(super) async fn prove(
 async fn look_again(output: &Output, prospect: &Prospect) -> Result<(), Fault> {
     let phase = Phase::begin(output, "observe", prospect.hosts.len());
     let site_view = prospect.site.view().map_err(Fault::input)?;
-    let wanted = desired(&prospect.inventory, &prospect.view, &site_view).map_err(Fault::input)?;
+    let wanted =
+        desired(&prospect.inventory, &prospect.software, &site_view).map_err(Fault::input)?;
     let key = site_view.digest_key.as_ref();
     let deadline = Instant::now() + SETTLE_LIMIT;
     let left = loop {

@@ -4,7 +4,7 @@ use super::carry_out::{carry_out, prove};
 use super::fault::{Exit, Fault};
 use super::interrupt::Interrupt;
 use super::prospect::{Prospect, Purpose, Request, prospect};
-use super::{ask, conclude, connect};
+use super::{ask, conclude, connect, software};
 use crate::bundle::inspect::human_bytes;
 use crate::cli::{BundleArgs, InstallArgs, UpgradeArgs};
 use crate::desired::admin_kubeconfig;
@@ -50,13 +50,21 @@ pub(super) async fn upgrade(args: UpgradeArgs, style: Style) -> Result<ExitCode,
     }
     let wish = Wish {
         verb: "upgrade",
-        intent: Intent::Upgrade,
+        intent: intent_of(&args),
         inventory: args.inventory.inventory,
         bundle: args.bundle,
         without: Vec::new(),
         yes: args.yes,
     };
     run(wish, style).await
+}
+
+fn intent_of(args: &UpgradeArgs) -> Intent {
+    match (args.finish, args.no_soak) {
+        (true, _) => Intent::Finish,
+        (_, true) => Intent::UpgradeAtOnce,
+        _ => Intent::Upgrade,
+    }
 }
 
 /// Shows what an upgrade would do.
@@ -71,7 +79,7 @@ async fn dry_run(args: UpgradeArgs, style: Style) -> Result<ExitCode, Fault> {
         inventory,
         site,
         purpose: Purpose::Look,
-        intent: Intent::Upgrade,
+        intent: intent_of(&args),
     };
     let prospect = conclude(&output, prospect(request, &interrupt).await)?;
     let text = match args.json {
@@ -120,6 +128,7 @@ async fn phases(
     let prospect = prospect(request, interrupt).await?;
     if prospect.plan.is_empty() && prospect.plan.refusals.is_empty() {
         write_kubeconfig(&prospect)?;
+        software::record(&prospect.site, &prospect.software)?;
         tell_nothing_to_do(output, &prospect);
         return Ok(());
     }
@@ -128,6 +137,7 @@ async fn phases(
     let steps = carry_out(output, interrupt, &prospect).await?;
     prove(output, interrupt, &prospect).await?;
     write_kubeconfig(&prospect)?;
+    software::record(&prospect.site, &prospect.software)?;
     tell_totals(output, &prospect, steps);
     Ok(())
 }

@@ -16,6 +16,7 @@ mod plan;
 mod ports;
 mod prospect;
 mod run;
+mod software;
 mod status;
 
 use crate::cli::{Cli, Command};

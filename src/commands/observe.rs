@@ -125,7 +125,7 @@ async fn ask_cluster(
     }
 }
 
-async fn look(
+pub(super) async fn look(
     phase: &Phase<'_>,
     hosts: &BTreeMap<String, Arc<RemoteHost>>,
     requests: BTreeMap<String, ObserveRequest>,

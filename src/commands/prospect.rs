@@ -6,10 +6,11 @@ use super::fault::{Exit, Fault};
 use super::interrupt::Interrupt;
 use super::observe;
 use super::phase::Phase;
+use super::software;
 use crate::bundle::inspect::human_bytes;
 use crate::bundle::{Bundle, TrustedKey, verify};
 use crate::cli::BundleArgs;
-use crate::desired::{BundleView, Desired, desired};
+use crate::desired::{BundleView, Desired, Software, desired};
 use crate::event::{Event, EventSink};
 use crate::host::remote::RemoteHost;
 use crate::inventory::Inventory;
@@ -27,7 +28,7 @@ pub(super) struct Prospect {
     pub(super) inventory: Inventory,
     pub(super) site: Site,
     pub(super) content: BundleContent,
-    pub(super) view: BundleView,
+    pub(super) software: Software,
     /// Size of the bundle in bytes.
     pub(super) bundle_bytes: u64,
     pub(super) decisions: Decisions,
@@ -93,8 +94,11 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
         purpose,
     })
     .await?;
-    let seen = observe_hosts(output, &inventory, &view, &site_view, &hosts).await?;
-    check(output, &inventory, &view, &seen, intent)?;
+    let platforms: BTreeSet<String> = view.files.keys().cloned().collect();
+    let phase = Phase::begin(output, "observe", hosts.len());
+    let software = software::resolve(&phase, &hosts, &inventory, &site, view, intent).await?;
+    let seen = observe_hosts(phase, output, &inventory, &software, &site_view, &hosts).await?;
+    check(output, &inventory, &platforms, &seen, intent)?;
     let plan = plan(output, &seen, &site_view);
     let Observed {
         decisions,
@@ -106,7 +110,7 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
         inventory,
         site,
         content,
-        view,
+        software,
         bundle_bytes,
         decisions,
         hosts,
@@ -267,19 +271,19 @@ struct Observed {
 }
 
 async fn observe_hosts(
+    phase: Phase<'_>,
     output: &Output,
     inventory: &Inventory,
-    view: &BundleView,
+    software: &Software,
     site: &SiteView,
     hosts: &BTreeMap<String, Arc<RemoteHost>>,
 ) -> Result<Observed, Fault> {
-    let phase = Phase::begin(output, "observe", hosts.len());
     let (decisions, new) = settle(&phase, hosts, inventory, site).await?;
     let decided = SiteView {
         decisions: decisions.clone(),
         ..site.clone()
     };
-    let mut desired = desired(inventory, view, &decided).map_err(Fault::input)?;
+    let mut desired = desired(inventory, software, &decided).map_err(Fault::input)?;
     desired.to_decide = new;
     let key = site.digest_key.as_ref();
     let seen = observe::hosts(&phase, hosts, &desired, key).await?;
@@ -320,17 +324,16 @@ async fn settle(
 fn check(
     output: &Output,
     inventory: &Inventory,
-    view: &BundleView,
+    platforms: &BTreeSet<String>,
     seen: &Observed,
     intent: Intent,
 ) -> Result<(), Fault> {
     let phase = Phase::begin(output, "check", seen.world.hosts.len());
-    let platforms: BTreeSet<String> = view.files.keys().cloned().collect();
     let results = checks::check(&Question {
         inventory,
         facts: &seen.world.hosts,
         clock_offsets: &seen.clock_offsets,
-        platforms: &platforms,
+        platforms,
         decisions: &seen.decisions,
         desired: Some(&seen.desired),
         intent,

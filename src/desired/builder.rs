@@ -1,8 +1,8 @@
 //! Builds one host's desired state piece by piece.
 
-use super::bundle::BundleView;
 use super::command_line::{Flags, exec_start};
 use super::error::DesiredError;
+use super::software::Software;
 use super::types::*;
 use crate::digest::Digest;
 use crate::inventory::{Component, Host, Inventory};
@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Clone, Copy)]
 pub struct Inputs<'a> {
     pub inventory: &'a Inventory,
-    pub bundle: &'a BundleView,
+    pub software: &'a Software,
     pub site: &'a SiteView,
     /// What the site must hold; see [`materials::materials`].
     pub specs: &'a BTreeMap<String, MaterialSpec>,
@@ -168,12 +168,12 @@ impl<'a> HostBuilder<'a> {
         self.secret(path, text, access);
     }
 
-    /// Takes a binary from the bundle for this host's platform.
+    /// Takes a binary from its bundle for this host's platform.
     ///
     /// # Errors
     /// When the bundle lacks the platform or the file.
     pub fn binary(&mut self, name: &str) -> Result<&Binary, DesiredError> {
-        let bundle = self.inputs.bundle;
+        let bundle = self.inputs.software.bundle_of(name);
         let platform = &self.decisions.platform;
         let files = bundle
             .files

@@ -27,7 +27,7 @@ pub fn containerd(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
         builder.binary(name)?;
     }
     images(builder);
-    let bundle = builder.inputs.bundle;
+    let bundle = &builder.inputs.software.whole;
     let pause = bundle.image(PAUSE).ok_or_else(|| DesiredError::Image {
         bundle: bundle.name.clone(),
         repository: PAUSE.to_owned(),
@@ -101,7 +101,7 @@ pub fn containerd(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
 /// Every image of the bundle for the host's platform is on every node.
 fn images(builder: &mut HostBuilder<'_>) {
     let platform = &builder.decisions.platform;
-    for image in &builder.inputs.bundle.images {
+    for image in &builder.inputs.software.whole.images {
         let (Some(digest), Some(size)) = (image.digest(), image.sizes.get(platform)) else {
             continue;
         };

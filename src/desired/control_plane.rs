@@ -1,7 +1,7 @@
 //! API server, controller-manager and scheduler.
 
 use super::builder::{Access, HostBuilder, UnitSpec, own};
-use super::command_line::flags;
+use super::command_line::{Flags, flags};
 use super::error::DesiredError;
 use super::etcd;
 use super::materials::{ADMIN, CLUSTER_CA, ENCRYPTION, ETCD_CA, FRONT_PROXY_CA, SERVICE_ACCOUNT};
@@ -50,6 +50,14 @@ pub fn control_plane(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> 
 /// The API server of this very host.
 fn own_server(builder: &HostBuilder<'_>) -> String {
     format!("https://{}:{API_SERVER_PORT}", builder.host.address)
+}
+
+/// Flags of one of the three, with the minor that it emulates while it soaks.
+/// `--min-compatibility-version` follows by itself, and is as the old minor has it.
+fn component_flags(builder: &HostBuilder<'_>, component: Component, mut own: Flags) -> Flags {
+    let emulated = builder.inputs.software.emulated();
+    own.extend(emulated.map(|minor| ("emulated-version".to_owned(), minor)));
+    builder.overridden_flags(component, own)
 }
 
 fn api_server(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
@@ -115,7 +123,8 @@ fn api_server(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
         .into_iter()
         .map(etcd::client_url)
         .collect();
-    let arguments = builder.overridden_flags(
+    let arguments = component_flags(
+        builder,
         Component::KubeApiserver,
         flags([
             ("advertise-address", host.address.to_string()),
@@ -177,10 +186,12 @@ fn api_server(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
             ("audit-log-maxbackup", "10".into()),
             ("audit-log-maxsize", "100".into()),
             ("profiling", "false".into()),
-            // A stop is announced to proxies before the port closes, and late
-            // requests are told to come again.
-            ("shutdown-delay-duration", "5s".into()),
-            ("shutdown-send-retry-after", "true".into()),
+            // A stop is announced to proxies and Services before the port
+            // closes; then connections are told to go elsewhere, and watches to
+            // end. Late requests could be told to come again in five seconds
+            // (`--shutdown-send-retry-after`): a stall for every client.
+            ("shutdown-delay-duration", "10s".into()),
+            ("shutdown-watch-termination-grace-period", "10s".into()),
         ]),
     );
     let text = builder.unit_text(
@@ -235,7 +246,8 @@ fn controller_manager(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError>
     );
     builder.key(CA_KEY, CLUSTER_CA, mine);
     let cluster = &builder.inputs.inventory.cluster;
-    let arguments = builder.overridden_flags(
+    let arguments = component_flags(
+        builder,
         Component::KubeControllerManager,
         flags([
             ("kubeconfig", kubeconfig.into()),
@@ -290,7 +302,8 @@ fn scheduler(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
     let server = own_server(builder);
     let mine = Access::only(SCHEDULER);
     builder.kubeconfig(kubeconfig, &own("scheduler", builder.host), &server, mine);
-    let arguments = builder.overridden_flags(
+    let arguments = component_flags(
+        builder,
         Component::KubeScheduler,
         flags([
             ("kubeconfig", kubeconfig.into()),

@@ -54,7 +54,7 @@ pub fn manifests(inputs: Inputs<'_>) -> Result<Vec<ManifestSet>, DesiredError> {
         yaml: nodes(inputs),
         ready: Vec::new(),
     });
-    for (name, template) in &inputs.bundle.manifests {
+    for (name, template) in &inputs.software.whole.manifests {
         let yaml = render(name, template, minijinja::value::Serde(&context))?;
         let ready = readiness(&yaml).map_err(|reason| DesiredError::Render {
             what: format!("manifest {name}"),
@@ -100,7 +100,8 @@ fn context(inputs: Inputs<'_>) -> ManifestContext {
             zones: zones.len(),
         },
         images: inputs
-            .bundle
+            .software
+            .whole
             .images
             .iter()
             .filter_map(|image| {

@@ -14,12 +14,14 @@ pub mod materials;
 mod node;
 mod prepare;
 pub mod registry;
+pub mod software;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod types;
 
 pub use bundle::{BundleImage, BundleView};
 pub use error::DesiredError;
+pub use software::Software;
 pub use types::*;
 
 use crate::inventory::{Host, Inventory, Role};
@@ -36,13 +38,13 @@ use std::collections::BTreeMap;
 /// that a host needs, or a manifest can't be rendered.
 pub fn desired(
     inventory: &Inventory,
-    bundle: &BundleView,
+    software: &Software,
     site: &SiteView,
 ) -> Result<Desired, DesiredError> {
     let specs = materials::materials(inventory);
     let inputs = Inputs {
         inventory,
-        bundle,
+        software,
         site,
         specs: &specs,
     };
@@ -56,7 +58,7 @@ pub fn desired(
         to_mint.push("digest key".to_owned());
     }
     Ok(Desired {
-        bundle: format!("{} {}", bundle.name, bundle.version),
+        bundle: software.title(),
         hosts,
         manifests: manifests::manifests(inputs)?,
         to_mint,
@@ -70,10 +72,10 @@ pub fn desired(
 /// context of its own: none of them is special.
 pub fn admin_kubeconfig(inventory: &Inventory, site: &SiteView) -> Option<String> {
     let specs = materials::materials(inventory);
-    let bundle = BundleView::default();
+    let software = Software::default();
     let inputs = Inputs {
         inventory,
-        bundle: &bundle,
+        software: &software,
         site,
         specs: &specs,
     };

@@ -104,7 +104,7 @@ pub fn registry(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
         change: Change::Restart,
         ready: Some(ready),
     });
-    let artifacts = builder.inputs.bundle.artifacts();
+    let artifacts = builder.inputs.software.artifacts();
     builder.built.registry = Some(RegistryContent {
         artifacts: artifacts
             .map(|artifact| {
@@ -133,7 +133,8 @@ pub fn client(builder: &mut HostBuilder<'_>) {
 pub fn mirrors(builder: &mut HostBuilder<'_>) -> Vec<String> {
     let upstreams: BTreeSet<&str> = builder
         .inputs
-        .bundle
+        .software
+        .whole
         .images
         .iter()
         .map(|image| image.upstream_registry())

@@ -174,15 +174,15 @@ fn before_and_after(text: &str) -> (Desired, Desired) {
     let root = Utf8PathBuf::from_path_buf(directory.path().join("site")).unwrap();
     let site = Site::open(&root, "test").unwrap();
     site.record_decisions(&decisions(&inventory)).unwrap();
-    let before = desired(&inventory, &bundle(), &site.view().unwrap()).unwrap();
+    let before = desired(&inventory, &Software::of(bundle()), &site.view().unwrap()).unwrap();
     let specs = materials::materials(&inventory);
     site.mint(
         &specs,
         OffsetDateTime::from_unix_timestamp(1_790_000_000).unwrap(),
     )
     .unwrap();
-    let after = desired(&inventory, &bundle(), &site.view().unwrap()).unwrap();
-    let again = desired(&inventory, &bundle(), &site.view().unwrap()).unwrap();
+    let after = desired(&inventory, &Software::of(bundle()), &site.view().unwrap()).unwrap();
+    let again = desired(&inventory, &Software::of(bundle()), &site.view().unwrap()).unwrap();
     assert_eq!(
         serde_json::to_string(&after).unwrap(),
         serde_json::to_string(&again).unwrap(),

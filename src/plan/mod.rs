@@ -28,8 +28,20 @@ pub enum Intent {
     /// Hosts and cluster as the inventory says, in the versions that they have.
     #[default]
     Install,
-    /// To the versions of the bundle.
+    /// To the versions of the bundle; to a new minor with the control plane
+    /// first, which behaves as the old one until it is finished.
     Upgrade,
+    /// To the versions of the bundle in one go.
+    UpgradeAtOnce,
+    /// From a control plane that soaks to all that the bundle has.
+    Finish,
+}
+
+impl Intent {
+    /// Whether versions may go forward.
+    pub fn upgrades(self) -> bool {
+        self != Self::Install
+    }
 }
 
 /// The name under which steps on the jump host appear.

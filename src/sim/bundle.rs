@@ -143,6 +143,11 @@ impl SimulatedBundle {
         }
     }
 
+    /// Adds those of another edition.
+    pub fn take(&mut self, edition: &str) {
+        self.blobs.extend(Self::new(edition).blobs);
+    }
+
     /// Makes one blob's bytes other than its digest says.
     pub fn damage(&mut self, digest: &Digest) {
         self.blobs.insert(*digest, Bytes::from_static(b"damaged"));

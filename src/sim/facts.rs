@@ -182,6 +182,7 @@ fn unit(machine: &Machine, name: &str) -> UnitFacts {
             .filter(|process| !process.is_replaced)
             .and_then(|process| process.executable),
         main_pid: u32::from(process.is_some() && is_service),
+        emulated: None,
         active_seconds: None,
     }
 }

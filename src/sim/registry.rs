@@ -85,7 +85,11 @@ impl World {
         };
         let content = self.desired.hosts.get(host)?.registry.as_ref()?;
         let mut artifacts = content.artifacts.values();
-        let artifact = artifacts.find(|artifact| artifact.repository == *repository)?;
+        // Two versions of a file share its repository.
+        let artifact = artifacts.find(|artifact| {
+            let mut manifests = artifact.manifests.iter();
+            artifact.repository == *repository && manifests.any(|part| part.digest == *digest)
+        })?;
         let held = &machine.disk.registry;
         // Manifests come in push order, so that what stands before one must
         // be there already.

@@ -1,7 +1,7 @@
 //! A site in memory, with made-up keys.
 
 use super::world::SharedWorld;
-use crate::desired::{BundleView, DigestKey, desired, materials};
+use crate::desired::{DigestKey, Software, desired, materials};
 use crate::execute::{Mint, Minted};
 use crate::inventory::Inventory;
 use crate::site::{Decisions, Material, SiteView};
@@ -52,7 +52,7 @@ pub(super) struct SimulatedMint<'a> {
     pub(super) site: &'a SimulatedSite,
     pub(super) world: &'a SharedWorld,
     pub(super) inventory: &'a Inventory,
-    pub(super) bundle: &'a BundleView,
+    pub(super) software: &'a Software,
     pub(super) decisions: &'a Decisions,
 }
 
@@ -92,7 +92,7 @@ impl Mint for SimulatedMint<'_> {
                 view.materials.insert(name, material);
             });
         }
-        let desired = desired(self.inventory, self.bundle, &self.site.view())?;
+        let desired = desired(self.inventory, self.software, &self.site.view())?;
         Ok(Minted { desired, key })
     }
 }

@@ -6,7 +6,7 @@ use super::machine::{Disk, Machine, MachineOptions};
 use super::site::{SimulatedMint, SimulatedSite};
 use super::world::{EndState, Fault, SharedWorld, World as Model};
 use super::zones::Heals;
-use crate::desired::{BundleView, Condition, Desired, DigestKey, desired};
+use crate::desired::{Condition, Desired, DigestKey, Software, desired};
 use crate::event::{Event, EventSink};
 use crate::execute::{Finished, Patience, Run, Stopped, execute};
 use crate::facts::{ClusterFacts, HostFacts, ObserveRequest};
@@ -25,7 +25,7 @@ use std::time::Duration;
 /// Simulated machines with a site and a bundle.
 pub struct Simulation {
     pub inventory: Inventory,
-    pub bundle: BundleView,
+    pub software: Software,
     pub blobs: SimulatedBundle,
     pub site: SimulatedSite,
     /// Hosts that runs leave out.
@@ -92,13 +92,13 @@ impl Simulation {
             });
             (host.name.clone(), simulated)
         });
-        let bundle = bundle_view("");
-        world.with(|world| world.minors.learn(&bundle));
+        let software = Software::of(bundle_view(""));
+        world.with(|world| world.minors.learn(&software.whole));
         Ok(Self {
             hosts: hosts.collect(),
             world,
             inventory,
-            bundle,
+            software,
             blobs: SimulatedBundle::new(""),
             site: SimulatedSite::default(),
             left_out: BTreeSet::new(),
@@ -107,9 +107,18 @@ impl Simulation {
 
     /// Takes another edition of the bundle from now on.
     pub fn take_bundle(&mut self, edition: &str) {
-        self.bundle = bundle_view(edition);
-        self.world.with(|world| world.minors.learn(&self.bundle));
-        self.blobs = SimulatedBundle::new(edition);
+        self.software = Software::of(bundle_view(edition));
+        self.world
+            .with(|world| world.minors.learn(&self.software.whole));
+        self.blobs.take(edition);
+    }
+
+    /// Takes another edition for the control plane, to soak.
+    pub fn soak(&mut self, edition: &str) {
+        let soaking = bundle_view(edition);
+        self.world.with(|world| world.minors.learn(&soaking));
+        self.software.soaking = Some(soaking);
+        self.blobs.take(edition);
     }
 
     /// Takes another inventory of the same hosts from now on.
@@ -144,7 +153,7 @@ impl Simulation {
             decisions: decisions.clone(),
             ..view
         };
-        let mut desired = desired(&self.inventory, &self.bundle, &view)?;
+        let mut desired = desired(&self.inventory, &self.software, &view)?;
         desired.to_decide = new;
         self.world.with(|world| world.desired = desired.clone());
         let mut world = World::default();
@@ -183,7 +192,7 @@ impl Simulation {
             site: &self.site,
             world: &self.world,
             inventory: &self.inventory,
-            bundle: &self.bundle,
+            software: &self.software,
             decisions: &planned.decisions,
         };
         let run = Run {

@@ -346,3 +346,20 @@ async fn any_shape_of_one_to_five_hosts_is_finished() {
         assert!(again.plan.is_empty(), "{inventory}\n{}", text(&again.plan));
     }
 }
+
+#[tokio::test]
+async fn a_soak_and_its_finish_are_finished_from_any_moment() {
+    let soaking = async |seed| {
+        let mut world = installed(THREE_ZONES, seed).await;
+        world.soak(NEXT_MINOR);
+        world
+    };
+    stop_and_repeat(701, soaking).await;
+    let finishing = async |seed| {
+        let mut world = soaking(seed).await;
+        world.install(None).await.unwrap().result.unwrap();
+        world.take_bundle(NEXT_MINOR);
+        world
+    };
+    stop_and_repeat(907, finishing).await;
+}

@@ -168,7 +168,7 @@ async fn all_hosts_come_back_together_and_nothing_is_to_be_done() {
 #[tokio::test]
 async fn a_damaged_blob_stops_the_run_and_is_stored_nowhere() {
     let mut world = world(SMALL, 0);
-    let registry = world.bundle.files["linux/amd64"]["registry"].clone();
+    let registry = world.software.whole.files["linux/amd64"]["registry"].clone();
     world.blobs.damage(&registry.blob);
     let ran = world.install(None).await.unwrap();
     let stopped = ran.result.unwrap_err();
@@ -335,5 +335,37 @@ async fn what_came_up_after_the_plan_was_made_is_restarted_one_after_the_other()
         }
         assert_eq!(world.violations(), Vec::<String>::new(), "{unit}");
         assert_eq!(world.stale_units(), Vec::<String>::new(), "{unit}");
+    }
+}
+
+/// The control plane first, as the old minor; then etcd, nodes and the new
+/// behaviour. What is between the two is stable.
+#[tokio::test]
+async fn a_minor_soaks_before_it_is_finished() {
+    for inventory in ALL {
+        let mut world = installed(inventory, 1).await;
+        world.soak(NEXT_MINOR);
+        let ran = world.install(None).await.unwrap();
+        let plan = text(&ran.planned.plan);
+        if let Err(stopped) = &ran.result {
+            panic!("{stopped}\n{plan}");
+        }
+        assert!(
+            !plan.contains("drain") && !plan.contains("etcd in place"),
+            "{plan}"
+        );
+        assert_eq!(world.violations(), Vec::<String>::new());
+        let again = world.plan().await.unwrap();
+        assert!(again.plan.is_empty(), "{}", text(&again.plan));
+
+        world.take_bundle(NEXT_MINOR);
+        let ran = world.install(None).await.unwrap();
+        if let Err(stopped) = &ran.result {
+            panic!("{stopped}\n{}", text(&ran.planned.plan));
+        }
+        assert_eq!(world.violations(), Vec::<String>::new());
+        assert_eq!(world.stale_units(), Vec::<String>::new());
+        let again = world.plan().await.unwrap();
+        assert!(again.plan.is_empty(), "{}", text(&again.plan));
     }
 }

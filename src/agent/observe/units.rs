@@ -26,6 +26,13 @@ const SERVICES_OF_INTEREST: [&str; 4] = [
     "systemd-networkd.service",
 ];
 
+/// Units that may behave as an older minor.
+const EMULATING: [&str; 3] = [
+    "kube-apiserver.service",
+    "kube-controller-manager.service",
+    "kube-scheduler.service",
+];
+
 /// Pulls in all swap at boot.
 const SWAP_TARGET: &str = "swap.target";
 
@@ -179,6 +186,7 @@ fn facts_of(root: &Root, name: &str, shown: &Shown) -> UnitFacts {
             Executable::NotStored | Executable::Other => None,
         },
         main_pid: shown.main_pid(),
+        emulated: emulated_by(root, name, shown.main_pid()),
         active_seconds: shown
             .get("ActiveEnterTimestampMonotonic")
             .parse::<u64>()
@@ -186,6 +194,33 @@ fn facts_of(root: &Root, name: &str, shown: &Shown) -> UnitFacts {
             .filter(|since| *since != 0 && shown.is_active())
             .map(|since| (monotonic_microseconds().saturating_sub(since)) as f64 / 1e6),
     }
+}
+
+/// The minor that a component of the control plane emulates, by the arguments of
+/// its process; of a unit without one, by its file.
+fn emulated_by(root: &Root, name: &str, process: u32) -> Option<String> {
+    if !EMULATING.contains(&name) {
+        return None;
+    }
+    let arguments = match process {
+        0 => String::from_utf8_lossy(
+            &fs_err::read(root.path(format!("{}{name}", layout::UNITS))).ok()?,
+        )
+        .into_owned(),
+        _ => String::from_utf8_lossy(
+            &fs_err::read(root.path(format!("/proc/{process}/cmdline"))).ok()?,
+        )
+        .into_owned(),
+    };
+    emulated_in(&arguments)
+}
+
+fn emulated_in(arguments: &str) -> Option<String> {
+    let ends = |letter: char| letter == '\0' || letter.is_whitespace() || "\"'\\".contains(letter);
+    let (_, rest) = arguments.split_once("--emulated-version=")?;
+    let value = rest.split(ends).next()?;
+    let value = value.strip_prefix("kube=").unwrap_or(value);
+    (!value.is_empty()).then(|| value.to_owned())
 }
 
 /// The inputs that a unit started with: from the environment of its process.
@@ -303,6 +338,25 @@ LoadState=not-found
 ActiveState=inactive
 SubState=dead
 ";
+
+    #[test]
+    fn the_emulated_minor_is_read_off_arguments_and_unit_files() {
+        for (arguments, expected) in [
+            (
+                "kube-apiserver\0--emulated-version=1.36\0--profiling=false\0",
+                Some("1.36"),
+            ),
+            ("--emulated-version=kube=1.36\0", Some("1.36")),
+            (
+                "ExecStart=/x \\\n  --emulated-version=1.36 \\\n  --y",
+                Some("1.36"),
+            ),
+            ("kube-apiserver\0--profiling=false\0", None),
+            ("--emulated-version=\0", None),
+        ] {
+            assert_eq!(emulated_in(arguments).as_deref(), expected, "{arguments:?}");
+        }
+    }
 
     #[test]
     fn reads_one_block_for_each_unit() {

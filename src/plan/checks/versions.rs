@@ -41,7 +41,7 @@ pub(super) fn kept(question: &Question) -> Vec<Finding> {
 
 /// An upgrade changes clusters that are there.
 pub(super) fn installed(question: &Question) -> Vec<Finding> {
-    if question.intent != Intent::Upgrade {
+    if !question.intent.upgrades() {
         return Vec::new();
     }
     question.each(|subject| {
@@ -62,7 +62,7 @@ pub(super) fn installed(question: &Question) -> Vec<Finding> {
 
 /// Nothing goes back to an older version.
 pub(super) fn downgrade(question: &Question) -> Vec<Finding> {
-    if question.intent != Intent::Upgrade {
+    if !question.intent.upgrades() {
         return Vec::new();
     }
     let mut findings = Vec::new();
@@ -81,7 +81,7 @@ pub(super) fn downgrade(question: &Question) -> Vec<Finding> {
 
 /// Kubernetes goes on one minor at a time, kubelets within their skew.
 pub(super) fn one_minor(question: &Question) -> Vec<Finding> {
-    if question.intent != Intent::Upgrade {
+    if !question.intent.upgrades() {
         return Vec::new();
     }
     let mut findings = Vec::new();
@@ -107,7 +107,7 @@ pub(super) fn one_minor(question: &Question) -> Vec<Finding> {
 
 /// etcd goes on one minor at a time, and only from patch releases that can.
 pub(super) fn etcd_path(question: &Question) -> Vec<Finding> {
-    if question.intent != Intent::Upgrade {
+    if !question.intent.upgrades() {
         return Vec::new();
     }
     let mut findings = Vec::new();
@@ -143,7 +143,7 @@ pub(super) fn etcd_path(question: &Question) -> Vec<Finding> {
 
 /// All members of etcd run what they are known to, before any goes on.
 pub(super) fn etcd_settled(question: &Question) -> Vec<Finding> {
-    if question.intent != Intent::Upgrade {
+    if !question.intent.upgrades() {
         return Vec::new();
     }
     let mut findings = Vec::new();
@@ -183,7 +183,7 @@ pub(super) fn etcd_settled(question: &Question) -> Vec<Finding> {
 
 /// Nodes are ready, but for those that a run which was cut short left.
 pub(super) fn nodes_ready(question: &Question) -> Vec<Finding> {
-    let (Intent::Upgrade, Some(cluster)) = (question.intent, question.cluster) else {
+    let Some(cluster) = question.cluster.filter(|_| question.intent.upgrades()) else {
         return Vec::new();
     };
     question.each(|subject| {
