@@ -70,6 +70,8 @@ pub enum Command {
     Install(InstallArgs),
     /// Bring a running cluster to a bundle's versions, host by host
     Upgrade(UpgradeArgs),
+    /// Go back from a new minor that soaks, from what hosts keep
+    Rollback(RollbackArgs),
     /// Show what install would do; changes nothing but the hosts' agent
     Plan(PlanArgs),
     /// Show how the cluster stands, zone by zone
@@ -124,6 +126,7 @@ impl Command {
         match self {
             Self::Install(args) => args.json,
             Self::Upgrade(args) => args.json,
+            Self::Rollback(args) => args.json,
             Self::Plan(args) => args.json,
             Self::Status(args) => args.json,
             Self::Ports(args) => args.format == PortsFormat::Json,
@@ -192,6 +195,21 @@ pub struct UpgradeArgs {
     pub yes: bool,
     /// Print events as JSON lines on standard output, or a dry run's plan as an
     /// object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RollbackArgs {
+    #[command(flatten)]
+    pub inventory: InventoryArgs,
+    /// What goes back: a host, a zone as `@zone`, or `all`; may be repeated
+    #[arg(long, value_name = "HOST", required = true)]
+    pub on: Vec<String>,
+    /// Run the plan without asking
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Print events as JSON lines on standard output
     #[arg(long)]
     pub json: bool,
 }

@@ -15,7 +15,7 @@ use std::io::{self, Read};
 use std::sync::{Mutex, PoisonError};
 
 /// Name of cofferdam's own binary in bundles.
-const AGENT_FILE: &str = "cofferdam";
+pub(super) const AGENT_FILE: &str = "cofferdam";
 
 /// A bundle's bytes for hosts.
 pub struct BundleContent {
@@ -67,6 +67,16 @@ impl AgentSource for BundleContent {
         let agent = (file.digest, Bytes::from(bytes));
         agents.insert(platform.to_owned(), agent.clone());
         Ok(Some(agent))
+    }
+}
+
+/// Where no bundle is at hand: everything is on the hosts already.
+pub struct NoBundle;
+
+impl BlobSource for NoBundle {
+    fn open(&self, digest: &Digest) -> io::Result<Box<dyn Body>> {
+        let message = format!("{digest} is on no host, and no bundle was given");
+        Err(io::Error::new(io::ErrorKind::NotFound, message))
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) async fn carry_out(
         desired: prospect.desired.clone(),
         world: &prospect.world,
         hosts: &hosts,
-        blobs: &prospect.content,
+        blobs: prospect.content.as_ref(),
         mint: &SiteMint { prospect },
         events: output,
         stop,

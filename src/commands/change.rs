@@ -6,16 +6,16 @@ use super::interrupt::Interrupt;
 use super::prospect::{Prospect, Purpose, Request, prospect};
 use super::{ask, conclude, connect, software};
 use crate::bundle::inspect::human_bytes;
-use crate::cli::{BundleArgs, InstallArgs, UpgradeArgs};
+use crate::cli::{BundleArgs, InstallArgs, RollbackArgs, UpgradeArgs};
 use crate::desired::admin_kubeconfig;
 use crate::event::{Event, EventSink};
-use crate::host::Host;
-use crate::inventory::Inventory;
+use crate::host::Host as _;
+use crate::inventory::{Host, Inventory};
 use crate::output::{Journal, Output, Style, seconds};
 use crate::plan::{Intent, json, text};
 use crate::site::Site;
 use camino::Utf8PathBuf;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -27,8 +27,9 @@ struct Wish {
     verb: &'static str,
     intent: Intent,
     inventory: Utf8PathBuf,
-    bundle: BundleArgs,
+    bundle: Option<BundleArgs>,
     without: Vec<String>,
+    back: Vec<String>,
     yes: bool,
 }
 
@@ -37,8 +38,9 @@ pub(super) async fn install(args: InstallArgs, style: Style) -> Result<ExitCode,
         verb: "install",
         intent: Intent::Install,
         inventory: args.inventory.inventory,
-        bundle: args.bundle,
+        bundle: Some(args.bundle),
         without: args.without,
+        back: Vec::new(),
         yes: args.yes,
     };
     run(wish, style).await
@@ -52,11 +54,45 @@ pub(super) async fn upgrade(args: UpgradeArgs, style: Style) -> Result<ExitCode,
         verb: "upgrade",
         intent: intent_of(&args),
         inventory: args.inventory.inventory,
-        bundle: args.bundle,
+        bundle: Some(args.bundle),
         without: Vec::new(),
+        back: Vec::new(),
         yes: args.yes,
     };
     run(wish, style).await
+}
+
+pub(super) async fn rollback(args: RollbackArgs, style: Style) -> Result<ExitCode, Fault> {
+    let wish = Wish {
+        verb: "rollback",
+        intent: Intent::Rollback,
+        inventory: args.inventory.inventory,
+        bundle: None,
+        without: Vec::new(),
+        back: args.on,
+        yes: args.yes,
+    };
+    run(wish, style).await
+}
+
+/// Names of the hosts that `HOST`, `@zone` and `all` stand for.
+fn hosts_on(inventory: &Inventory, on: &[String]) -> Result<BTreeSet<String>, Fault> {
+    let mut names = BTreeSet::new();
+    for text in on {
+        let is_meant = |host: &Host| match text.strip_prefix('@') {
+            Some(zone) => host.zone == zone,
+            None => text == "all" || host.name == *text,
+        };
+        let before = names.len();
+        let meant = inventory.hosts.iter().filter(|host| is_meant(host));
+        names.extend(meant.map(|host| host.name.clone()));
+        if names.len() == before {
+            let message = format!("`--on {text}` is no host of {}", inventory.file);
+            let hint = "name a host, a zone as `@zone`, or `all`";
+            return Err(Fault::new(Exit::Input, message).hint(hint));
+        }
+    }
+    Ok(names)
 }
 
 fn intent_of(args: &UpgradeArgs) -> Intent {
@@ -74,12 +110,13 @@ async fn dry_run(args: UpgradeArgs, style: Style) -> Result<ExitCode, Fault> {
     let (inventory, site) = connect::read(&args.inventory.inventory)?;
     let request = Request {
         output: &output,
-        bundle: &args.bundle,
+        bundle: Some(&args.bundle),
         without: &[],
         inventory,
         site,
         purpose: Purpose::Look,
         intent: intent_of(&args),
+        back: BTreeSet::new(),
     };
     let prospect = conclude(&output, prospect(request, &interrupt).await)?;
     let text = match args.json {
@@ -102,7 +139,7 @@ async fn run(wish: Wish, style: Style) -> Result<ExitCode, Fault> {
     output.emit(Event::RunStarted {
         verb: wish.verb.to_owned(),
         cluster: inventory.cluster.name.clone(),
-        bundle: Some(wish.bundle.bundle.to_string()),
+        bundle: wish.bundle.as_ref().map(|bundle| bundle.bundle.to_string()),
     });
     let result = phases(&output, &interrupt, &wish, inventory, site).await;
     conclude(&output, result)?;
@@ -116,28 +153,31 @@ async fn phases(
     inventory: Inventory,
     site: Site,
 ) -> Result<(), Fault> {
+    let back = hosts_on(&inventory, &wish.back)?;
     let request = Request {
         output,
-        bundle: &wish.bundle,
+        bundle: wish.bundle.as_ref(),
         without: &wish.without,
         inventory,
         site,
         purpose: Purpose::Change,
         intent: wish.intent,
+        back,
     };
     let prospect = prospect(request, interrupt).await?;
     if prospect.plan.is_empty() && prospect.plan.refusals.is_empty() {
         write_kubeconfig(&prospect)?;
-        software::record(&prospect.site, &prospect.software)?;
+        software::record_end(&prospect.site, &prospect.software).map_err(Fault::input)?;
         tell_nothing_to_do(output, &prospect);
         return Ok(());
     }
     output.say(text(&prospect.plan).trim_end());
     confirm(output, interrupt, wish.yes).await?;
+    software::record_begin(&prospect.site, &prospect.software).map_err(Fault::input)?;
     let steps = carry_out(output, interrupt, &prospect).await?;
     prove(output, interrupt, &prospect).await?;
     write_kubeconfig(&prospect)?;
-    software::record(&prospect.site, &prospect.software)?;
+    software::record_end(&prospect.site, &prospect.software).map_err(Fault::input)?;
     tell_totals(output, &prospect, steps);
     Ok(())
 }
@@ -183,10 +223,16 @@ fn tell_totals(output: &Output, prospect: &Prospect, steps: usize) {
     run_done(output, prospect, steps);
     let zones = prospect.inventory.registries().len();
     let registries = if zones == 1 { "registry" } else { "registries" };
+    let what_for = match prospect.bundle_bytes {
+        0 => String::new(),
+        bytes => format!(
+            ", for a bundle of {} and {zones} {registries}",
+            human_bytes(bytes)
+        ),
+    };
     output.say(&format!(
-        "link      {} sent, for a bundle of {} and {zones} {registries}",
-        human_bytes(sent(prospect)),
-        human_bytes(prospect.bundle_bytes)
+        "link      {} sent{what_for}",
+        human_bytes(sent(prospect))
     ));
     for (zone, sent) in sent_by_zone(prospect) {
         let all = human_bytes(sent.values().sum());

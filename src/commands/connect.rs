@@ -112,7 +112,8 @@ pub(super) struct ConnectRequest<'a> {
     pub(super) output: &'a Arc<Output>,
     pub(super) inventory: &'a Inventory,
     pub(super) site: &'a Site,
-    pub(super) source: &'a dyn AgentSource,
+    /// None to make do with the agents that are there.
+    pub(super) source: Option<&'a dyn AgentSource>,
     /// Names of hosts that are left out.
     pub(super) without: &'a [String],
     pub(super) purpose: Purpose,
@@ -182,7 +183,7 @@ pub(super) async fn connect_all(
     targets.retain(|name, _| !without.contains(name));
     let keys = host_keys(site)?;
     let each = targets.iter().map(|(name, target)| {
-        let reach = remote::reach(target, &keys, Some(source));
+        let reach = remote::reach(target, &keys, source);
         let work = async move {
             let reached = reach.await?;
             match (purpose, reached.would_disturb()) {

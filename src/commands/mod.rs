@@ -84,6 +84,7 @@ fn style(cli: &Cli) -> Style {
     let json = match &cli.command {
         Command::Install(args) => args.json,
         Command::Upgrade(args) => args.json && !args.dry_run,
+        Command::Rollback(args) => args.json,
         _ => false,
     };
     let shape = match (json, cli.quiet, cli.no_progress) {
@@ -105,6 +106,7 @@ fn dispatch(command: Command, style: Style) -> Result<ExitCode, Fault> {
         Command::Hosts(command) => block_on(hosts::run(command, style)),
         Command::Install(args) => block_on(change::install(args, style)),
         Command::Upgrade(args) => block_on(change::upgrade(args, style)),
+        Command::Rollback(args) => block_on(change::rollback(args, style)),
         Command::Plan(args) => block_on(plan::run(args, style)),
         Command::Status(args) => block_on(status::run(args, style)),
         Command::Ports(args) => ports::run(&args, style),

@@ -7,6 +7,7 @@ use super::{conclude, connect};
 use crate::cli::PlanArgs;
 use crate::output::Style;
 use crate::plan::{Intent, json, text};
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 /// What `--detailed-exitcode` makes of a plan with steps.
@@ -18,12 +19,13 @@ pub(super) async fn run(args: PlanArgs, style: Style) -> Result<ExitCode, Fault>
     let (inventory, site) = connect::read(&args.inventory.inventory)?;
     let request = Request {
         output: &output,
-        bundle: &args.bundle,
+        bundle: Some(&args.bundle),
         without: &args.without,
         inventory,
         site,
         purpose: Purpose::Look,
         intent: Intent::Install,
+        back: BTreeSet::new(),
     };
     let prospect = conclude(&output, prospect(request, &interrupt).await)?;
     let plan = &prospect.plan;

@@ -1,18 +1,19 @@
 //! What `install` and `plan` share: everything up to the plan, phase by phase.
 
-use super::bundle_content::{BundleContent, view};
+use super::bundle_content::{BundleContent, NoBundle, view};
 use super::connect::{self, ConnectRequest};
 use super::fault::{Exit, Fault};
 use super::interrupt::Interrupt;
 use super::observe;
 use super::phase::Phase;
-use super::software;
+use super::software::{self, Wanted};
 use crate::bundle::inspect::human_bytes;
 use crate::bundle::{Bundle, TrustedKey, verify};
 use crate::cli::BundleArgs;
 use crate::desired::{BundleView, Desired, Software, desired};
 use crate::event::{Event, EventSink};
-use crate::host::remote::RemoteHost;
+use crate::execute::BlobSource;
+use crate::host::remote::{AgentSource, RemoteHost};
 use crate::inventory::Inventory;
 use crate::output::{Output, TransferProgress};
 use crate::plan::checks::{self, Question, Severity};
@@ -27,7 +28,7 @@ use std::sync::Arc;
 pub(super) struct Prospect {
     pub(super) inventory: Inventory,
     pub(super) site: Site,
-    pub(super) content: BundleContent,
+    pub(super) content: Arc<dyn BlobSource>,
     pub(super) software: Software,
     /// Size of the bundle in bytes.
     pub(super) bundle_bytes: u64,
@@ -50,13 +51,16 @@ pub(super) enum Purpose {
 /// What a prospect is made of.
 pub(super) struct Request<'a> {
     pub(super) output: &'a Arc<Output>,
-    pub(super) bundle: &'a BundleArgs,
+    /// None to go back to what hosts have.
+    pub(super) bundle: Option<&'a BundleArgs>,
     /// Names of hosts that are left out.
     pub(super) without: &'a [String],
     pub(super) inventory: Inventory,
     pub(super) site: Site,
     pub(super) purpose: Purpose,
     pub(super) intent: Intent,
+    /// Names of hosts that go back.
+    pub(super) back: BTreeSet<String>,
 }
 
 /// Everything up to the plan. May be dropped at any moment: nothing but the
@@ -78,25 +82,39 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
         site,
         purpose,
         intent,
+        back,
     } = request;
     connect::check_left_out(&inventory, without)?;
-    let (bundle, view) = verify_bundle(output, bundle).await?;
-    let site_view = read_site(output, &inventory, &site, &view)?;
+    let verified = match bundle {
+        Some(bundle) => Some(verify_bundle(output, bundle).await?),
+        None => None,
+    };
+    let (bundle, given) = verified.unzip();
+    let site_view = read_site(output, &inventory, &site, given.as_ref())?;
     connect::check_seen(without, &site_view.decisions)?;
-    let bundle_bytes = bundle.length();
-    let content = BundleContent::new(bundle);
+    let bundle_bytes = bundle.as_ref().map_or(0, Bundle::length);
+    let content = bundle.map(|bundle| Arc::new(BundleContent::new(bundle)));
     let hosts = connect_hosts(ConnectRequest {
         output,
         inventory: &inventory,
         site: &site,
-        source: &content,
+        source: content
+            .as_deref()
+            .map(|content| content as &dyn AgentSource),
         without,
         purpose,
     })
     .await?;
-    let platforms: BTreeSet<String> = view.files.keys().cloned().collect();
     let phase = Phase::begin(output, "observe", hosts.len());
-    let software = software::resolve(&phase, &hosts, &inventory, &site, view, intent).await?;
+    let wanted = Wanted {
+        inventory: &inventory,
+        site: &site,
+        given,
+        intent,
+        back: &back,
+    };
+    let software = software::resolve(&phase, &hosts, wanted).await?;
+    let platforms: BTreeSet<String> = software.whole.files.keys().cloned().collect();
     let seen = observe_hosts(phase, output, &inventory, &software, &site_view, &hosts).await?;
     check(output, &inventory, &platforms, &seen, intent)?;
     let plan = plan(output, &seen, &site_view);
@@ -109,7 +127,10 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
     Ok(Prospect {
         inventory,
         site,
-        content,
+        content: match content {
+            Some(content) => content,
+            None => Arc::new(NoBundle),
+        },
         software,
         bundle_bytes,
         decisions,
@@ -181,7 +202,7 @@ fn read_site(
     output: &Output,
     inventory: &Inventory,
     site: &Site,
-    view: &BundleView,
+    given: Option<&BundleView>,
 ) -> Result<SiteView, Fault> {
     let phase = Phase::begin(output, "read", 0);
     for warning in &inventory.warnings {
@@ -191,7 +212,11 @@ fn read_site(
             message,
         });
     }
-    for platform in view.files.keys() {
+    let platforms = given.iter().flat_map(|view| {
+        let platforms = view.files.keys();
+        platforms.map(|platform| (*view, platform))
+    });
+    for (view, platform) in platforms {
         let known = view.flags.get(platform).cloned().unwrap_or_default();
         inventory
             .check_flags(&known)

@@ -1,6 +1,7 @@
 //! Which bundles the cluster is to be of: what was given, beside what the site
 //! knows that it is of, and what its masters run now.
 
+use super::bundle_content::AGENT_FILE;
 use super::fault::{Exit, Fault};
 use super::observe;
 use super::phase::Phase;
@@ -9,31 +10,26 @@ use crate::desired::{BundleView, Software};
 use crate::digest::Digest;
 use crate::facts::ObserveRequest;
 use crate::host::remote::RemoteHost;
-use crate::inventory::{Inventory, Role};
+use crate::inventory::{Host, Inventory, Role};
 use crate::layout;
 use crate::plan::Intent;
 use crate::plan::diff::linked;
 use crate::site::Site;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Where a site keeps what is known of the bundle that all is of.
-const RECORD: &str = "software.json";
+/// Where a site keeps what is known of the bundle that all is of, and of the one
+/// that soaks.
+const WHOLE: &str = "software.json";
+const SOAKING: &str = "software-soaking.json";
+
+/// What tells which bundle a host's part of the software is of.
 const API_SERVER: &str = "kube-apiserver";
 const API_SERVER_UNIT: &str = "kube-apiserver.service";
 
-/// What a master's API server is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Master {
-    name: String,
-    /// What its link leads to.
-    program: Option<Digest>,
-    emulated: Option<String>,
-}
-
-/// The bundle that all of the cluster was last brought to, if the site knows.
-pub(super) fn recorded(site: &Site) -> Result<Option<BundleView>, Fault> {
-    let path = site.path(RECORD);
+/// A bundle that a site knows.
+fn recorded(site: &Site, name: &str) -> Result<Option<BundleView>, Fault> {
+    let path = site.path(name);
     if !path.exists() {
         return Ok(None);
     }
@@ -46,144 +42,239 @@ pub(super) fn recorded(site: &Site) -> Result<Option<BundleView>, Fault> {
     Ok(Some(view))
 }
 
-/// Notes the bundle that all of the cluster is of now.
-pub(super) fn record(site: &Site, software: &Software) -> Result<(), Fault> {
-    if software.soaking.is_some() {
-        return Ok(());
+fn record(site: &Site, name: &str, view: &BundleView) -> anyhow::Result<()> {
+    let bytes = serde_json::to_vec(view)?;
+    let there = fs_err::read(site.path(name)).ok();
+    if there.as_ref() != Some(&bytes) {
+        site.write(name, &bytes)?;
     }
-    let bytes = serde_json::to_vec(&software.whole).map_err(anyhow::Error::from)?;
-    let there = fs_err::read(site.path(RECORD)).ok();
-    if there.as_ref() == Some(&bytes) {
-        return Ok(());
-    }
-    site.write(RECORD, &bytes).map_err(Fault::input)
+    Ok(())
 }
 
-/// The software that is wanted. Masters are asked only where it depends on them.
+/// Notes a bundle that is about to soak, without which no other could tell it.
+pub(super) fn record_begin(site: &Site, software: &Software) -> anyhow::Result<()> {
+    match &software.soaking {
+        Some(soaking) => record(site, SOAKING, soaking),
+        None => Ok(()),
+    }
+}
+
+/// Notes the bundle that all of the cluster is of now.
+pub(super) fn record_end(site: &Site, software: &Software) -> anyhow::Result<()> {
+    match &software.soaking {
+        Some(_) => Ok(()),
+        None => record(site, WHOLE, &software.whole),
+    }
+}
+
+/// What the software depends on.
+pub(super) struct Wanted<'a> {
+    pub(super) inventory: &'a Inventory,
+    pub(super) site: &'a Site,
+    /// None to go back.
+    pub(super) given: Option<BundleView>,
+    pub(super) intent: Intent,
+    /// Names of hosts that go back.
+    pub(super) back: &'a BTreeSet<String>,
+}
+
+/// The software that is wanted. Hosts are asked only where it depends on them.
 pub(super) async fn resolve(
     phase: &Phase<'_>,
     hosts: &BTreeMap<String, Arc<RemoteHost>>,
-    inventory: &Inventory,
-    site: &Site,
-    given: BundleView,
-    intent: Intent,
+    wanted: Wanted<'_>,
 ) -> Result<Software, Fault> {
-    let current = recorded(site)?;
-    let is_other = |current: &BundleView| minor_of(current) != minor_of(&given);
-    if current.as_ref().is_some_and(|current| !is_other(current)) && intent != Intent::Finish {
-        return Ok(Software::of(given));
+    let known = Known {
+        given: wanted.given,
+        whole: recorded(wanted.site, WHOLE)?,
+        soaking: recorded(wanted.site, SOAKING)?,
+    };
+    // Nothing ever soaked here, and nothing is to.
+    let is_same = |whole: &BundleView| known.given.as_ref().map(minor_of) == Some(minor_of(whole));
+    if let (Intent::Install, Some(given), None) = (wanted.intent, &known.given, &known.soaking)
+        && known.whole.as_ref().is_none_or(is_same)
+    {
+        return Ok(Software::of(given.clone()));
     }
-    let masters = ask_masters(phase, hosts, inventory).await?;
-    choose(given, current, &masters, intent)
+    let seen = ask(phase, hosts, wanted.inventory).await?;
+    choose(known, &seen, wanted.intent, wanted.back)
 }
 
-async fn ask_masters(
+async fn ask(
     phase: &Phase<'_>,
     hosts: &BTreeMap<String, Arc<RemoteHost>>,
     inventory: &Inventory,
-) -> Result<Vec<Master>, Fault> {
-    let masters = inventory
-        .hosts
-        .iter()
-        .filter(|host| host.has(Role::ControlPlane));
-    let link = format!("{}/{API_SERVER}", layout::BIN);
-    let requests = masters.map(|host| {
+) -> Result<Vec<Seen>, Fault> {
+    let program_of = |host: &Host| match host.has(Role::ControlPlane) {
+        true => API_SERVER,
+        false => AGENT_FILE,
+    };
+    let requests = inventory.hosts.iter().map(|host| {
         let request = ObserveRequest {
-            files: [link.clone()].into(),
+            files: [format!("{}/{}", layout::BIN, program_of(host))].into(),
             units: [API_SERVER_UNIT.to_owned()].into(),
             ..ObserveRequest::default()
         };
         (host.name.clone(), request)
     });
     let seen = observe::look(phase, hosts, requests.collect()).await?;
-    let masters = seen.facts.into_iter().map(|(name, facts)| Master {
-        program: linked(API_SERVER, &facts),
-        emulated: facts
-            .units
-            .get(API_SERVER_UNIT)
-            .and_then(|unit| unit.emulated.clone()),
-        name,
+    let hosts = inventory.hosts.iter().filter_map(|host| {
+        let facts = seen.facts.get(&host.name)?;
+        let unit = facts.units.get(API_SERVER_UNIT);
+        let program = program_of(host);
+        Some(Seen {
+            name: host.name.clone(),
+            program,
+            content: linked(program, facts),
+            emulated: unit.and_then(|unit| unit.emulated.clone()),
+        })
     });
-    Ok(masters.collect())
+    Ok(hosts.collect())
+}
+
+/// The bundles that may be meant.
+struct Known {
+    given: Option<BundleView>,
+    /// What all was last brought to.
+    whole: Option<BundleView>,
+    /// What last began to soak.
+    soaking: Option<BundleView>,
+}
+
+/// What a host has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Seen {
+    name: String,
+    /// What tells it, and what its link leads to.
+    program: &'static str,
+    content: Option<Digest>,
+    emulated: Option<String>,
+}
+
+impl Seen {
+    fn is_master(&self) -> bool {
+        self.program == API_SERVER
+    }
+
+    fn is_of(&self, view: &BundleView) -> bool {
+        let mut files = view.files.values();
+        files.any(|files| {
+            let binary = files.get(self.program);
+            binary.is_some_and(|binary| Some(binary.digest) == self.content)
+        })
+    }
 }
 
 /// What follows from all that.
 fn choose(
-    given: BundleView,
-    current: Option<BundleView>,
-    masters: &[Master],
+    known: Known,
+    seen: &[Seen],
     intent: Intent,
+    back: &BTreeSet<String>,
 ) -> Result<Software, Fault> {
-    let has = |master: &Master, view: &BundleView| {
-        let programs = view
-            .files
-            .values()
-            .filter_map(|files| files.get(API_SERVER));
-        let mut programs = programs.map(|program| program.digest);
-        programs.any(|digest| Some(digest) == master.program)
+    let Known {
+        given,
+        whole,
+        soaking,
+    } = known;
+    let refuse = |message: String, hint: &str| Err(Fault::new(Exit::Input, message).hint(hint));
+    // The bundle that soaks or is to; to go back, and for an install with the
+    // old one, the site knows it.
+    let is_old = |view: &BundleView| {
+        whole
+            .as_ref()
+            .is_some_and(|whole| minor_of(whole) == minor_of(view))
     };
-    let names = |wanted: &dyn Fn(&Master) -> bool| -> Vec<&str> {
-        let masters = masters.iter().filter(|master| wanted(master));
+    let next = given.clone().filter(|given| !is_old(given)).or(soaking);
+    let Some(next) = next else {
+        return match (given, intent) {
+            (Some(given), Intent::Install | Intent::Upgrade | Intent::UpgradeAtOnce) => {
+                Ok(Software::of(given))
+            }
+            _ => refuse(
+                "no new minor soaks".to_owned(),
+                "`cofferdam status` shows what runs",
+            ),
+        };
+    };
+    let title = next.title();
+    let masters = || seen.iter().filter(|host| host.is_master());
+    let names = |is_wanted: &dyn Fn(&Seen) -> bool| -> Vec<&str> {
+        let masters = masters().filter(|master| is_wanted(master));
         masters.map(|master| master.name.as_str()).collect()
     };
-    let new = names(&|master| has(master, &given));
-    let soaking = names(&|master| has(master, &given) && master.emulated.is_some());
-    let lifted = names(&|master| has(master, &given) && master.emulated.is_none());
-    let others = names(&|master| !has(master, &given) && master.emulated.is_some());
-    let title = format!("{} {}", given.name, given.version);
-    let refuse = |message: String, hint: &str| Err(Fault::new(Exit::Input, message).hint(hint));
-    if let [first, ..] = others[..]
-        && intent.upgrades()
-    {
-        return refuse(
-            format!("{first}: its control plane soaks, and not with {title}"),
-            "finish that upgrade first: `cofferdam upgrade --finish` with its bundle",
-        );
-    }
-    let begun = !soaking.is_empty() && !lifted.is_empty();
+    let soaks = names(&|master| master.is_of(&next) && master.emulated.is_some());
+    let lifted = names(&|master| master.is_of(&next) && master.emulated.is_none());
+    let others = names(&|master| !master.is_of(&next) && master.emulated.is_some());
+    let is_finishing = !soaks.is_empty() && !lifted.is_empty();
     match intent {
-        Intent::Install if begun => refuse(
+        Intent::Install | Intent::Rollback if is_finishing => refuse(
             format!(
                 "an upgrade to {title} is being finished: {} behaves as the new minor, {} as \
                  the old one",
                 lifted.join(", "),
-                soaking.join(", ")
+                soaks.join(", ")
             ),
             "go on with `cofferdam upgrade --finish`",
         ),
-        Intent::Install if !new.is_empty() && new == soaking && new.len() == masters.len() => {
-            soak(given, current)
+        // Hosts keep what they have.
+        Intent::Install if !soaks.is_empty() && whole.is_some() => {
+            let as_before = seen.iter().filter(|host| !host.is_of(&next));
+            let as_before = as_before.map(|host| host.name.clone()).collect();
+            soak(next, whole, as_before)
         }
-        Intent::Install | Intent::UpgradeAtOnce => Ok(Software::of(given)),
-        Intent::Upgrade => {
-            let is_next = current.as_ref().and_then(minor_of) != minor_of(&given);
-            if !is_next && current.is_some() {
-                return Ok(Software::of(given));
-            }
-            match lifted[..] {
-                [first, ..] if current.is_some() => refuse(
-                    format!("{first} behaves as {title} already: there is nothing to soak"),
-                    "go on with `cofferdam upgrade --finish` where a finish was begun, else with \
-                     `--no-soak`",
+        Intent::Install => Ok(Software::of(given.unwrap_or(next))),
+        Intent::UpgradeAtOnce => Ok(Software::of(given.unwrap_or(next))),
+        Intent::Upgrade | Intent::Finish if !others.is_empty() => refuse(
+            format!(
+                "{}: its control plane soaks, and not with {title}",
+                others[0]
+            ),
+            "finish that upgrade first: `cofferdam upgrade --finish` with its bundle",
+        ),
+        Intent::Upgrade if given.as_ref().is_some_and(is_old) => {
+            Ok(Software::of(given.unwrap_or(next)))
+        }
+        Intent::Upgrade => match lifted[..] {
+            [first, ..] => refuse(
+                format!("{first} behaves as {title} already: there is nothing to soak"),
+                "go on with `cofferdam upgrade --finish` where a finish was begun, else with \
+                 `--no-soak`",
+            ),
+            [] => soak(next, whole, BTreeSet::new()),
+        },
+        Intent::Finish => match names(&|master| !master.is_of(&next))[..] {
+            [first, ..] => refuse(
+                format!("{first} does not run {title} yet: there is nothing to finish"),
+                "run `cofferdam upgrade` without `--finish` first",
+            ),
+            [] => Ok(Software::of(next)),
+        },
+        Intent::Rollback => match lifted[..] {
+            [first, ..] => refuse(
+                format!(
+                    "{first} behaves as {title}, and has stored what an older one can't read: \
+                     there is no way back from there",
                 ),
-                _ => soak(given, current),
+                "a snapshot of etcd from before lies in /var/lib/cofferdam/snapshots of two \
+                 masters; what was written since would be lost",
+            ),
+            [] => {
+                let as_before = seen.iter().filter(|host| !host.is_of(&next));
+                let as_before = as_before.map(|host| &host.name).chain(back);
+                let as_before = as_before.cloned().collect();
+                soak(next, whole, as_before)
             }
-        }
-        Intent::Finish => {
-            let left = names(&|master| !has(master, &given));
-            match left[..] {
-                [first, ..] => refuse(
-                    format!("{first} does not run {title} yet: there is nothing to finish"),
-                    "run `cofferdam upgrade` without `--finish` first",
-                ),
-                [] => Ok(Software::of(given)),
-            }
-        }
+        },
     }
 }
 
-fn soak(given: BundleView, current: Option<BundleView>) -> Result<Software, Fault> {
-    let Some(current) = current else {
+fn soak(
+    next: BundleView,
+    whole: Option<BundleView>,
+    as_before: BTreeSet<String>,
+) -> Result<Software, Fault> {
+    let Some(whole) = whole else {
         return Err(Fault::new(
             Exit::Input,
             "the site does not know which bundle the cluster is of, to which it could go back",
@@ -192,13 +283,14 @@ fn soak(given: BundleView, current: Option<BundleView>) -> Result<Software, Faul
             "run `cofferdam install` with that bundle once; or upgrade in one go, with `--no-soak`",
         ));
     };
-    if kubernetes_of(&current) > kubernetes_of(&given) {
+    if kubernetes_of(&whole) > kubernetes_of(&next) {
         // The checks say why not.
-        return Ok(Software::of(given));
+        return Ok(Software::of(next));
     }
     Ok(Software {
-        whole: current,
-        soaking: Some(given),
+        whole,
+        soaking: Some(next),
+        as_before,
     })
 }
 
@@ -228,7 +320,7 @@ mod tests {
     }
 
     /// Masters `m1`, `m2`, …, each `VERSION` or `VERSION/EMULATED`.
-    fn masters(texts: &str) -> Vec<Master> {
+    fn masters(texts: &str) -> Vec<Seen> {
         let texts = texts.split_whitespace().enumerate();
         texts
             .map(|(index, text)| {
@@ -236,9 +328,10 @@ mod tests {
                     Some((version, emulated)) => (version, Some(emulated.to_owned())),
                     None => (text, None),
                 };
-                Master {
+                Seen {
                     name: format!("m{}", index + 1),
-                    program: Some(Digest::of(version)),
+                    program: API_SERVER,
+                    content: Some(Digest::of(version)),
                     emulated,
                 }
             })
@@ -247,7 +340,7 @@ mod tests {
 
     #[test]
     fn what_is_wanted_follows_from_bundle_site_and_masters() {
-        use Intent::{Finish, Install, Upgrade, UpgradeAtOnce};
+        use Intent::{Finish, Install, Rollback, Upgrade, UpgradeAtOnce};
         let soaks = "kubernetes-1.37 1.37.0, emulating 1.36";
         let whole = "kubernetes-1.37 1.37.0";
         let next = "1.37.0";
@@ -287,8 +380,35 @@ mod tests {
                 "1.37.0/1.36 1.37.0/1.36",
                 soaks,
             ),
-            // An install that is no way on: the checks refuse it.
-            (Install, next, Some("1.36.0"), "1.37.0/1.36 1.36.0", whole),
+            (
+                Install,
+                next,
+                Some("1.36.0"),
+                "1.37.0/1.36 1.36.0",
+                "kubernetes-1.37 1.37.0, emulating 1.36, but m2",
+            ),
+            // Back on m1.
+            (
+                Rollback,
+                next,
+                Some("1.36.0"),
+                "1.37.0/1.36 1.37.0/1.36",
+                "kubernetes-1.37 1.37.0, emulating 1.36, but m1",
+            ),
+            (
+                Rollback,
+                next,
+                Some("1.36.0"),
+                "1.37.0/1.36 1.36.0",
+                "kubernetes-1.37 1.37.0, emulating 1.36, but m1 m2",
+            ),
+            (
+                Rollback,
+                next,
+                Some("1.36.0"),
+                "1.37.0 1.37.0",
+                "m1 behaves as kubernetes-1.37 1.37.0, and has stored what an older one can't read: there is no way back from there",
+            ),
             // The finish.
             (
                 Finish,
@@ -337,9 +457,19 @@ mod tests {
                 "kubernetes-1.35 1.35.0",
             ),
         ] {
-            let current = current.map(bundle);
-            let found = choose(bundle(given), current, &masters(running), intent);
+            let is_back = intent == Rollback;
+            let known = Known {
+                given: (!is_back).then(|| bundle(given)),
+                whole: current.map(bundle),
+                soaking: is_back.then(|| bundle(given)),
+            };
+            let back = is_back.then(|| "m1".to_owned()).into_iter().collect();
+            let found = choose(known, &masters(running), intent, &back);
             let found = match found {
+                Ok(software) if !software.as_before.is_empty() => {
+                    let names: Vec<&str> = software.as_before.iter().map(String::as_str).collect();
+                    format!("{}, but {}", software.title(), names.join(" "))
+                }
                 Ok(software) => software.title(),
                 Err(fault) => fault.failures[0].message.clone(),
             };

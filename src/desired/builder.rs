@@ -173,7 +173,7 @@ impl<'a> HostBuilder<'a> {
     /// # Errors
     /// When the bundle lacks the platform or the file.
     pub fn binary(&mut self, name: &str) -> Result<&Binary, DesiredError> {
-        let bundle = self.inputs.software.bundle_of(name);
+        let bundle = self.inputs.software.bundle_of(&self.host.name, name);
         let platform = &self.decisions.platform;
         let files = bundle
             .files

@@ -61,6 +61,11 @@ impl BundleImage {
 }
 
 impl BundleView {
+    /// `kubernetes-1.36 1.36.0`
+    pub fn title(&self) -> String {
+        format!("{} {}", self.name, self.version)
+    }
+
     /// Everything that a zone's registry is to hold.
     pub fn artifacts(&self) -> impl Iterator<Item = &RegistryArtifact> {
         self.images

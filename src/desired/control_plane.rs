@@ -55,7 +55,7 @@ fn own_server(builder: &HostBuilder<'_>) -> String {
 /// Flags of one of the three, with the minor that it emulates while it soaks.
 /// `--min-compatibility-version` follows by itself, and is as the old minor has it.
 fn component_flags(builder: &HostBuilder<'_>, component: Component, mut own: Flags) -> Flags {
-    let emulated = builder.inputs.software.emulated();
+    let emulated = builder.inputs.software.emulated(&builder.host.name);
     own.extend(emulated.map(|minor| ("emulated-version".to_owned(), minor)));
     builder.overridden_flags(component, own)
 }

@@ -99,6 +99,7 @@ pub fn admin_kubeconfig(inventory: &Inventory, site: &SiteView) -> Option<String
 fn desired_host(inputs: Inputs<'_>, host: &Host) -> Result<DesiredHost, DesiredError> {
     let mut builder = HostBuilder::new(inputs, host)?;
     builder.built.zone.clone_from(&host.zone);
+    builder.built.bundle = inputs.software.title_on(&host.name);
     prepare::prepare(&mut builder)?;
     registry::client(&mut builder);
     if host.has(Role::Registry) {

@@ -4,6 +4,7 @@
 use super::bundle::BundleView;
 use super::types::RegistryArtifact;
 use semver::Version;
+use std::collections::BTreeSet;
 
 /// What a control plane that soaks takes from the new bundle, and what nothing
 /// else depends on. etcd and nodes follow when it is finished.
@@ -23,6 +24,8 @@ pub struct Software {
     pub whole: BundleView,
     /// Of the control plane, while it soaks.
     pub soaking: Option<BundleView>,
+    /// Names of hosts on which nothing soaks: not yet, or not any more.
+    pub as_before: BTreeSet<String>,
 }
 
 impl Software {
@@ -30,30 +33,42 @@ impl Software {
     pub fn of(whole: BundleView) -> Self {
         Self {
             whole,
-            soaking: None,
+            ..Self::default()
         }
     }
 
-    /// The bundle that a program is taken from.
-    pub fn bundle_of(&self, program: &str) -> &BundleView {
-        let soaking = self.soaking.as_ref();
+    /// The bundle that a host's program is taken from.
+    pub fn bundle_of(&self, host: &str, program: &str) -> &BundleView {
+        let soaking = self.soaking_on(host);
         let soaking = soaking.filter(|_| SOAKING.contains(&program));
         soaking.unwrap_or(&self.whole)
     }
 
-    /// The minor that the control plane behaves as, `1.36`; none if that is its
-    /// own.
-    pub fn emulated(&self) -> Option<String> {
-        self.soaking.as_ref()?;
+    /// The minor that a host's control plane behaves as, `1.36`; none if that is
+    /// its own.
+    pub fn emulated(&self, host: &str) -> Option<String> {
+        self.soaking_on(host)?;
         minor_of(&self.whole)
+    }
+
+    fn soaking_on(&self, host: &str) -> Option<&BundleView> {
+        let soaking = self.soaking.as_ref();
+        soaking.filter(|_| !self.as_before.contains(host))
     }
 
     /// For people: `kubernetes-1.37 1.37.0`, with what it emulates.
     pub fn title(&self) -> String {
-        let title = |view: &BundleView| format!("{} {}", view.name, view.version);
-        match (&self.soaking, self.emulated()) {
-            (Some(soaking), Some(minor)) => format!("{}, emulating {minor}", title(soaking)),
-            _ => title(&self.whole),
+        match (&self.soaking, minor_of(&self.whole)) {
+            (Some(soaking), Some(minor)) => format!("{}, emulating {minor}", soaking.title()),
+            _ => self.whole.title(),
+        }
+    }
+
+    /// The same of what one host has.
+    pub fn title_on(&self, host: &str) -> String {
+        match self.soaking_on(host) {
+            Some(_) => self.title(),
+            None => self.whole.title(),
         }
     }
 

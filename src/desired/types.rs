@@ -30,6 +30,8 @@ pub struct Desired {
 pub struct DesiredHost {
     /// The failure zone that it stands in.
     pub zone: String,
+    /// Name and version of the bundle that it is of, for people.
+    pub bundle: String,
     /// Managed directories and files by absolute path.
     pub files: BTreeMap<String, File>,
     /// Binaries in the store with a link in [`crate::layout::BIN`], by name.

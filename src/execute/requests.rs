@@ -57,7 +57,7 @@ pub(super) fn apply_request(step: &Step, desired: &Desired) -> Result<ApplyReque
             request.manifests = Some(ManifestBody::from(known));
         }
         Action::Commit { generation } => {
-            let generation = generation_of(host()?, &desired.bundle, *generation);
+            let generation = generation_of(host()?, *generation);
             let generation = generation.ok_or_else(|| missing(step, "a file's content"))?;
             request.generation = Some(generation);
         }

@@ -10,7 +10,7 @@ use crate::desired::{
     RegistryArtifact, Stage, Swap, Unit,
 };
 use crate::digest::Digest;
-use crate::facts::{Entry, FileFacts, Generation, HostFacts, RegistryFacts, UnitFacts};
+use crate::facts::{Entry, FileFacts, HostFacts, RegistryFacts, UnitFacts};
 use crate::layout;
 use crate::owned::{owned_paths, owned_units};
 use std::collections::BTreeMap;
@@ -327,10 +327,10 @@ impl<'a> HostDiff<'a> {
     /// The number of the generation that is to be written; none if the newest
     /// one is as desired and nothing is left over from a run that was cut
     /// short, nor by the plan itself.
-    pub fn generation_to_commit(&self, bundle: &str, leftovers: Leftovers) -> Option<u64> {
+    pub fn generation_to_commit(&self, leftovers: Leftovers) -> Option<u64> {
         let found = self.facts.generation.as_ref();
         let number = found.map_or(0, |generation| generation.number);
-        let desired = generation_of(self.desired, bundle, number);
+        let desired = generation_of(self.desired, number);
         if desired.is_none() || desired.as_ref() != found {
             return Some(number + 1);
         }
@@ -344,11 +344,6 @@ impl<'a> HostDiff<'a> {
     pub fn is_unmet(&self, condition: &Condition) -> bool {
         let mut unmet = self.facts.unmet.iter();
         unmet.any(|found| found.condition == *condition)
-    }
-
-    /// The generation that a run leaves behind, for the executor.
-    pub fn generation(&self, bundle: &str, number: u64) -> Option<Generation> {
-        generation_of(self.desired, bundle, number)
     }
 }
 

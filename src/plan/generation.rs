@@ -7,9 +7,7 @@ use crate::facts::{Generation, GenerationFile};
 
 /// The generation that a host has once it is as desired. None while the
 /// content of one of its files is still pending.
-///
-/// `bundle` is name and version of the bundle, `kubernetes-1.36 1.36.0`.
-pub fn generation_of(host: &DesiredHost, bundle: &str, number: u64) -> Option<Generation> {
+pub fn generation_of(host: &DesiredHost, number: u64) -> Option<Generation> {
     let software = host
         .files
         .iter()
@@ -33,7 +31,7 @@ pub fn generation_of(host: &DesiredHost, bundle: &str, number: u64) -> Option<Ge
     let binaries = host.binaries.iter();
     Some(Generation {
         number,
-        bundle: bundle.to_owned(),
+        bundle: host.bundle.clone(),
         files,
         binaries: binaries
             .map(|(name, binary)| (name.clone(), binary.digest))

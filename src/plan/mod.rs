@@ -35,12 +35,14 @@ pub enum Intent {
     UpgradeAtOnce,
     /// From a control plane that soaks to all that the bundle has.
     Finish,
+    /// From a control plane that soaks to what it was before.
+    Rollback,
 }
 
 impl Intent {
     /// Whether versions may go forward.
     pub fn upgrades(self) -> bool {
-        self != Self::Install
+        !matches!(self, Self::Install | Self::Rollback)
     }
 }
 

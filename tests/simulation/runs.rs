@@ -369,3 +369,34 @@ async fn a_minor_soaks_before_it_is_finished() {
         assert!(again.plan.is_empty(), "{}", text(&again.plan));
     }
 }
+
+/// From soak all the way back, up again, and finished; one host after the other
+/// as well.
+#[tokio::test]
+async fn what_soaks_can_go_back() {
+    for inventory in ALL {
+        let mut world = installed(inventory, 2).await;
+        world.soak(NEXT_MINOR);
+        let hosts = world.inventory.hosts.iter().map(|host| host.name.clone());
+        let hosts: Vec<String> = hosts.collect();
+        let mut backs = vec![hosts.clone(), Vec::new()];
+        backs.extend((1..=hosts.len()).map(|count| hosts[..count].to_vec()));
+        backs.push(Vec::new());
+        world.install(None).await.unwrap().result.unwrap();
+        for back in backs {
+            world.software.as_before = back.into_iter().collect();
+            let told = format!("{:?} as before", world.software.as_before);
+            let ran = world.install(None).await.unwrap();
+            if let Err(stopped) = &ran.result {
+                panic!("{told}: {stopped}\n{}", text(&ran.planned.plan));
+            }
+            assert_eq!(world.violations(), Vec::<String>::new(), "{told}");
+            assert_eq!(world.stale_units(), Vec::<String>::new(), "{told}");
+            let again = world.plan().await.unwrap();
+            assert!(again.plan.is_empty(), "{told}: {}", text(&again.plan));
+        }
+        world.take_bundle(NEXT_MINOR);
+        world.install(None).await.unwrap().result.unwrap();
+        assert_eq!(world.violations(), Vec::<String>::new());
+    }
+}

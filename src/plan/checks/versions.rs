@@ -31,7 +31,7 @@ pub(super) fn kept(question: &Question) -> Vec<Finding> {
             return Some((told(&changes), remedy.to_owned()));
         }
         // Images may differ, or what an earlier release wrote no versions of.
-        let wanted = &question.desired?.bundle;
+        let wanted = &subject.desired?.bundle;
         (generation.bundle != *wanted).then(|| {
             let found = format!("it has {}, the bundle is {wanted}", generation.bundle);
             (found, remedy.to_owned())

@@ -46,7 +46,6 @@ pub(in super::super) fn remove_what_is_no_longer_desired(
 /// A new generation on each host whose software changed, and the present one
 /// again where the plan so far stages what is to be collected.
 pub(in super::super) fn commit(comparison: &Comparison, plan: &Plan) -> Vec<StagePlan> {
-    let bundle = &comparison.desired.bundle;
     let lanes = lanes(comparison, |host| {
         let is_staged = plan
             .steps()
@@ -55,7 +54,7 @@ pub(in super::super) fn commit(comparison: &Comparison, plan: &Plan) -> Vec<Stag
             true => Leftovers::Made,
             false => Leftovers::None,
         };
-        let Some(generation) = host.generation_to_commit(bundle, leftovers) else {
+        let Some(generation) = host.generation_to_commit(leftovers) else {
             return Vec::new();
         };
         let title = format!("keep this as generation {generation}");

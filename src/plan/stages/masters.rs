@@ -106,7 +106,10 @@ fn change(comparison: &Comparison, host: &HostDiff, stage: Stage) -> Vec<Step> {
         .filter(|unit| unit.stage == Stage::ControlPlane && host.runs(&unit.name))
         .map(|unit| unit.name.clone())
         .collect();
-    let stop: Vec<String> = match changes_etcd {
+    // Back to an older version, what asks the API server goes first.
+    let goes_back = versions::changes(host.desired, host.facts)
+        .any(|change| change.program == "kube-apiserver" && change.to < change.from);
+    let stop: Vec<String> = match changes_etcd || goes_back {
         true => running.iter().rev().cloned().collect(),
         false => Vec::new(),
     };
@@ -127,7 +130,8 @@ fn change(comparison: &Comparison, host: &HostDiff, stage: Stage) -> Vec<Step> {
         })
         .collect();
     // A member may need others to get ready, and its API server needs it.
-    let step = switch(host, stage, stop, changes.clone(), !changes_etcd);
+    let is_awaited = !changes_etcd;
+    let step = switch(host, stage, stop, changes.clone(), is_awaited);
     let mut what = Vec::new();
     what.extend(changes_etcd.then_some(Disruption::EtcdMember));
     let changes_control_plane = host.interrupts(Stage::ControlPlane) || !running.is_empty();
@@ -136,7 +140,7 @@ fn change(comparison: &Comparison, host: &HostDiff, stage: Stage) -> Vec<Step> {
     let mut due = due_conditions(comparison, host, units(host), &changes);
     let silent = units(host).filter(|unit| unit.ready.is_none());
     for unit in silent.map(|unit| &unit.name) {
-        if changes_etcd && changes.iter().any(|change| change.name == *unit) {
+        if !is_awaited && changes.iter().any(|change| change.name == *unit) {
             due.push(Condition::UnitActive { unit: unit.clone() });
         }
     }

@@ -197,17 +197,22 @@ const THREE_ZONES: &[Scenario] = &[
         name: "three zones: all hosts off and on together",
         run: failures::all_off_and_on,
     },
+    // Last: there is no way back.
+    Scenario {
+        name: "three zones: upgrade to the next minor under load",
+        run: upgrade::to_the_next_minor,
+    },
 ];
 
-/// The same hosts, from one minor to the next.
+/// The same hosts, from one minor to the next, and all the ways between.
 const UPGRADED: &[Scenario] = &[
     Scenario {
         name: "install: over three zones, to be upgraded",
         run: |c| c.product.install(),
     },
     Scenario {
-        name: "upgrade: to the next minor under load",
-        run: upgrade::to_the_next_minor,
+        name: "upgrade: soak, back, soak and finish under load",
+        run: upgrade::there_back_and_there_again,
     },
 ];
 
@@ -342,14 +347,14 @@ pub(super) const LAB: &[Group] = &[
         scenarios: ROOMS,
         site: SiteOf::Itself,
     },
+];
+
+pub(super) const CHAOS: &[Group] = &[
     Group {
         hosts: THREE_MASTERS,
         scenarios: UPGRADED,
         site: SiteOf::Itself,
     },
-];
-
-pub(super) const CHAOS: &[Group] = &[
     Group {
         hosts: THREE_MASTERS,
         scenarios: LOSSES,

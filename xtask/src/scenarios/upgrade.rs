@@ -2,6 +2,7 @@
 
 use super::Context;
 use super::zones::all_well;
+use crate::lab::Lab;
 use crate::load::{Load, Rates};
 use crate::product::{Product, outcome};
 use crate::shell;
@@ -26,10 +27,66 @@ pub fn to_the_next_minor(context: &Context) -> Result<()> {
         refused.stderr
     );
     under_load(context, || {
-        shell::run(&mut next.verb("upgrade", &["--yes"]))?;
-        soaks(&next)?;
-        shell::run(&mut next.verb("upgrade", &["--finish", "--yes"]))
+        soak(context, &next)?;
+        finish(&next)
     })?;
+    is_finished(&context.product, &next)
+}
+
+/// Up, all the way back from soak, up again, and finished.
+pub fn there_back_and_there_again(context: &Context) -> Result<()> {
+    let (old, lab) = (&context.product, context.lab()?);
+    let next = Product::for_lab(NEXT)?;
+    under_load(context, || {
+        soak(context, &next)?;
+        let inventory = next.inventory.as_str();
+        let back = ["rollback", "-i", inventory, "--yes", "--on"];
+        // One alone, and an install that leaves it so, whichever bundle it has.
+        shell::run(&mut next.command(&[&back[..], &["m2"]].concat()))?;
+        is_of(&lab, "m1", "37", "36")?;
+        is_of(&lab, "m2", "36", "36")?;
+        for product in [old, &next] {
+            ensure!(
+                product.plan()?.is_empty(),
+                "an install would undo the rollback"
+            );
+        }
+        shell::run(&mut next.command(&[&back[..], &["all"]].concat()))?;
+        for master in MASTERS {
+            is_of(&lab, master, "36", "36")?;
+        }
+        ensure!(
+            old.plan()?.is_empty(),
+            "something is left to do after the rollback"
+        );
+        soak(context, &next)?;
+        finish(&next)
+    })?;
+    is_finished(old, &next)
+}
+
+fn soak(context: &Context, next: &Product) -> Result<()> {
+    shell::run(&mut next.verb("upgrade", &["--yes"]))?;
+    soaks(context, next)
+}
+
+fn finish(next: &Product) -> Result<()> {
+    shell::run(&mut next.verb("upgrade", &["--finish", "--yes"]))
+}
+
+/// Fails unless a master's API server is of a minor, and behaves as another.
+fn is_of(lab: &Lab, master: &str, minor: &str, emulated: &str) -> Result<()> {
+    let own = "/opt/cofferdam/bin/kubectl --kubeconfig /etc/kubernetes/admin.kubeconfig";
+    let text = lab.ssh_output(master, &format!("{own} get --raw /version"))?;
+    let version: serde_json::Value = serde_json::from_str(&text)?;
+    ensure!(
+        version["minor"] == minor && version["emulationMinor"] == emulated,
+        "{master} is {text}"
+    );
+    Ok(())
+}
+
+fn is_finished(old: &Product, next: &Product) -> Result<()> {
     let versions = next.kubectl(&KUBELETS)?;
     ensure!(
         versions
@@ -38,8 +95,8 @@ pub fn to_the_next_minor(context: &Context) -> Result<()> {
         "kubelets are of {versions}"
     );
     ensure!(next.plan()?.is_empty(), "something is left to do");
-    back_is_refused(&context.product)?;
-    all_well(&next).map(drop)
+    back_is_refused(old)?;
+    all_well(next).map(drop)
 }
 
 /// Does something that no request may fail for, and nothing be lost.
@@ -60,24 +117,25 @@ fn under_load(context: &Context, work: impl FnOnce() -> Result<()>) -> Result<()
     Ok(())
 }
 
-/// The control plane is new and behaves as before; nodes and etcd are as they
-/// were; and install keeps that.
-fn soaks(next: &Product) -> Result<()> {
-    let version: serde_json::Value =
-        serde_json::from_str(&next.kubectl(&["get", "--raw", "/version"])?)?;
-    ensure!(
-        version["minor"] == "37" && version["emulationMinor"] == "36",
-        "the API server is {version}"
-    );
+/// The control plane is new and behaves as before; nodes are as they were; and
+/// an install keeps that.
+fn soaks(context: &Context, next: &Product) -> Result<()> {
+    let lab = context.lab()?;
+    for master in MASTERS {
+        is_of(&lab, master, "37", "36")?;
+    }
     let kubelets = next.kubectl(&KUBELETS)?;
     ensure!(!kubelets.contains(NEXT), "kubelets are of {kubelets}");
-    ensure!(
-        next.plan()?.is_empty(),
-        "something is left to do while it soaks"
-    );
+    for product in [&context.product, next] {
+        ensure!(
+            product.plan()?.is_empty(),
+            "something is left to do while it soaks"
+        );
+    }
     Ok(())
 }
 
+const MASTERS: [&str; 3] = ["m1", "m2", "m3"];
 /// The versions of all kubelets.
 const KUBELETS: [&str; 4] = [
     "get",
