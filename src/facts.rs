@@ -384,6 +384,40 @@ pub struct ClusterFacts {
     pub unavailable: BTreeMap<String, String>,
 }
 
+/// Who uses the cluster, and how, as far as an upgrade has to know.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageFacts {
+    /// APIs that were asked for since the API server started, and that a later
+    /// release no longer has.
+    pub removed: Vec<RemovedApi>,
+    /// Pods that no controller would start again.
+    pub bare_pods: Vec<Pod>,
+    /// Pods with emptyDir volumes.
+    pub local_data: Vec<Pod>,
+    /// PodDisruptionBudgets, `namespace/name`, that allow no eviction even while
+    /// all is healthy, and why.
+    pub budgets: Vec<(String, String)>,
+}
+
+/// An API that is still asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedApi {
+    pub group: String,
+    pub version: String,
+    pub resource: String,
+    /// `1.37`
+    pub removed_in: String,
+    /// Field managers that wrote objects by it.
+    pub clients: BTreeSet<String>,
+}
+
+/// A pod, `namespace/name`, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    pub name: String,
+    pub node: String,
+}
+
 /// A node object.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeFacts {

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// Reads are answered in milliseconds; an API server under start may hang.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+/// Metrics of a busy API server are some megabytes.
+const TEXT_LIMIT: Duration = Duration::from_secs(20);
 
 /// A connection to an API server with the administrator's rights.
 #[derive(Clone, Debug)]
@@ -69,6 +71,19 @@ impl Api {
         let value =
             serde_json::from_str(&text).with_context(|| format!("reading the answer of {url}"))?;
         Ok(Some(value))
+    }
+
+    /// Reads what is no object, such as `/metrics`.
+    ///
+    /// # Errors
+    /// If the API server does not answer or refuses.
+    pub async fn text(&self, path: &str) -> Result<String> {
+        let url = format!("{}{path}", self.server);
+        let request = self.client.get(&url).timeout(TEXT_LIMIT);
+        let answer = async { request.send().await?.error_for_status()?.text().await };
+        answer
+            .await
+            .map_err(|error| anyhow!("asking {url}: {}", http::reason(&error)))
     }
 }
 

@@ -31,6 +31,7 @@ pub mod staging;
 mod taken_up;
 #[cfg(test)]
 pub(crate) mod test_host;
+mod usage;
 mod worker;
 mod workloads;
 

@@ -5,7 +5,7 @@ use super::failure::failure_of;
 use super::root::Root;
 use super::seed::{ManifestTarget, Seed, pieces};
 use super::staging::{self, Stored};
-use super::{apply, cluster, observe, run};
+use super::{apply, cluster, observe, run, usage};
 use crate::digest::Digest;
 use crate::host::{BlobTarget, Failure, Request, Response};
 use anyhow::Result;
@@ -77,6 +77,10 @@ impl Worker {
             } => {
                 let facts = cluster::observe(&self.root, &manifests, &conditions).await?;
                 Ok(Response::Cluster(Box::new(facts)))
+            }
+            Request::ObserveUsage => {
+                let facts = usage::observe(&self.root).await?;
+                Ok(Response::Usage(Box::new(facts)))
             }
             Request::Apply(request) => {
                 apply::apply(&self.root, *request, &notices).await?;

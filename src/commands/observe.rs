@@ -4,7 +4,7 @@ use super::fault::{Exit, Fault};
 use super::phase::Phase;
 use crate::desired::{Desired, DigestKey};
 use crate::event::{Event, EventSink};
-use crate::facts::{ClusterFacts, HostFacts, ObserveRequest};
+use crate::facts::{ClusterFacts, HostFacts, ObserveRequest, UsageFacts};
 use crate::host::remote::RemoteHost;
 use crate::host::{Call, Host, HostError, Notice, Request, Response};
 use crate::output::Output;
@@ -94,6 +94,45 @@ pub(super) async fn world(
         cluster,
         cluster_host,
     })
+}
+
+/// Who uses the cluster, as each master whose API server runs knows it.
+pub(super) async fn usage(
+    phase: &Phase<'_>,
+    output: &Output,
+    hosts: &BTreeMap<String, Arc<RemoteHost>>,
+    desired: &Desired,
+    world: &World,
+) -> Result<BTreeMap<String, UsageFacts>, Fault> {
+    let mut all = BTreeMap::new();
+    for (name, host) in hosts {
+        let one = [(
+            name.clone(),
+            world.hosts.get(name).cloned().unwrap_or_default(),
+        )];
+        if running_master(desired, &one.into()).is_none() {
+            continue;
+        }
+        phase.doing(format!("asking {name} who uses its API"));
+        let call = Call {
+            request: Request::ObserveUsage,
+            body: None,
+            notices: &|_| (),
+            limit: CLUSTER_LIMIT,
+        };
+        match host.call(call).await {
+            Ok(Response::Usage(facts)) => {
+                all.insert(name.clone(), *facts);
+            }
+            Err(error @ HostError::Lost { .. }) => return Err(error.into()),
+            Ok(_) => {}
+            Err(error) => output.emit(Event::Warning {
+                host: Some(name.clone()),
+                message: format!("{error}; who uses its API is not known"),
+            }),
+        }
+    }
+    Ok(all)
 }
 
 /// The master to ask, if its API server runs.

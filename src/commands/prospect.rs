@@ -13,6 +13,7 @@ use crate::cli::BundleArgs;
 use crate::desired::{BundleView, Desired, Software, desired};
 use crate::event::{Event, EventSink};
 use crate::execute::BlobSource;
+use crate::facts::UsageFacts;
 use crate::host::remote::{AgentSource, RemoteHost};
 use crate::inventory::Inventory;
 use crate::output::{Output, TransferProgress};
@@ -115,7 +116,15 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
     };
     let software = software::resolve(&phase, &hosts, wanted).await?;
     let platforms: BTreeSet<String> = software.whole.files.keys().cloned().collect();
-    let seen = observe_hosts(phase, output, &inventory, &software, &site_view, &hosts).await?;
+    let seen = observe_hosts(
+        phase,
+        output,
+        &inventory,
+        (&software, intent),
+        &site_view,
+        &hosts,
+    )
+    .await?;
     check(output, &inventory, &platforms, &seen, intent)?;
     let plan = plan(output, &seen, &site_view);
     let Observed {
@@ -293,13 +302,15 @@ struct Observed {
     world: World,
     /// Each host's clock less ours, in seconds.
     clock_offsets: BTreeMap<String, f64>,
+    /// By master, where it matters.
+    usage: BTreeMap<String, UsageFacts>,
 }
 
 async fn observe_hosts(
     phase: Phase<'_>,
     output: &Output,
     inventory: &Inventory,
-    software: &Software,
+    (software, intent): (&Software, Intent),
     site: &SiteView,
     hosts: &BTreeMap<String, Arc<RemoteHost>>,
 ) -> Result<Observed, Fault> {
@@ -313,6 +324,10 @@ async fn observe_hosts(
     let key = site.digest_key.as_ref();
     let seen = observe::hosts(&phase, hosts, &desired, key).await?;
     let world = observe::world(&phase, output, hosts, &desired, seen.facts).await?;
+    let usage = match intent.upgrades() && world.cluster.is_some() {
+        true => observe::usage(&phase, output, hosts, &desired, &world).await?,
+        false => BTreeMap::new(),
+    };
     phase.done(match &world.cluster {
         Some(cluster) => format!("{} hosts, {} nodes", hosts.len(), cluster.nodes.len()),
         None => format!("{} hosts, no cluster yet", hosts.len()),
@@ -322,6 +337,7 @@ async fn observe_hosts(
         desired,
         world,
         clock_offsets: seen.clock_offsets,
+        usage,
     })
 }
 
@@ -363,6 +379,7 @@ fn check(
         desired: Some(&seen.desired),
         intent,
         cluster: seen.world.cluster.as_ref(),
+        usage: &seen.usage,
     });
     let (fatal, warnings): (Vec<_>, Vec<_>) = results
         .into_iter()

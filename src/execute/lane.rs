@@ -188,6 +188,7 @@ pub(super) fn unexpected(step: &Step, response: &Response) -> StepError {
     let answer = match response {
         Response::Facts(_) => "facts",
         Response::Cluster(_) => "facts of the cluster",
+        Response::Usage(_) => "who uses the cluster",
         Response::Done => "done",
         Response::Stored { .. } => "stored",
         Response::Exited { .. } => "exited",

@@ -407,6 +407,7 @@ pub fn describe(request: &Request) -> String {
         Request::Acquire { .. } => "taking the host for this run".to_owned(),
         Request::Observe(_) => "observing".to_owned(),
         Request::ObserveCluster { .. } => "observing the cluster".to_owned(),
+        Request::ObserveUsage => "asking who uses the cluster".to_owned(),
         Request::Apply(apply) => {
             let value = serde_json::to_value(&apply.action).unwrap_or_default();
             let name = value

@@ -3,7 +3,7 @@
 
 use crate::desired::{Condition, FileKind, ManifestSet};
 use crate::digest::Digest;
-use crate::facts::{ClusterFacts, Generation, HostFacts, ObserveRequest};
+use crate::facts::{ClusterFacts, Generation, HostFacts, ObserveRequest, UsageFacts};
 use crate::plan::Action;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -27,6 +27,9 @@ pub enum Request {
         manifests: BTreeMap<String, String>,
         conditions: Vec<Condition>,
     },
+    /// On a master: which APIs that go away were asked for at its own API server,
+    /// and which pods a drain would end for good.
+    ObserveUsage,
     /// Does one action of a plan. For [`Action::PutBlobs`] and
     /// [`Action::Seed`] the caller sends [`Request::PutBlob`]s instead.
     Apply(Box<ApplyRequest>),
@@ -151,6 +154,7 @@ pub struct RunRequest {
 pub enum Response {
     Facts(Box<HostFacts>),
     Cluster(Box<ClusterFacts>),
+    Usage(Box<UsageFacts>),
     Done,
     /// `true` if the blob was there already and its body was not needed.
     Stored {

@@ -60,3 +60,13 @@ pub fn changes<'a>(
         (from != to).then_some(VersionChange { program, from, to })
     })
 }
+
+/// A kubelet and a container runtime of another minor want an empty node:
+/// <https://kubernetes.io/docs/tasks/administer-cluster/kubeadm/upgrading-linux-nodes/>.
+const EMPTY_FOR: [&str; 2] = ["kubelet", "containerd"];
+
+/// Whether the host's pods are to be elsewhere while it changes.
+pub fn wants_empty_node(desired: &DesiredHost, facts: &HostFacts) -> bool {
+    changes(desired, facts)
+        .any(|change| EMPTY_FOR.contains(&change.program) && change.is_of_minor())
+}

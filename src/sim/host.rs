@@ -87,6 +87,8 @@ impl SimulatedHost {
             Request::Acquire { .. } => Ok(Response::Done),
             Request::SeedStart => self.set_seeding(Seeding::Started).await,
             Request::SeedStop => self.set_seeding(Seeding::Stopped).await,
+            // The checks that want it are asked by the verbs alone.
+            Request::ObserveUsage => Ok(Response::Usage(Box::default())),
             Request::Run(_) => Err(self.failed("simulated hosts run no programs")),
         }
     }

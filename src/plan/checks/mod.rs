@@ -8,10 +8,11 @@ mod network;
 mod others;
 #[cfg(test)]
 mod tests;
+mod usage;
 mod versions;
 
 use crate::desired::{Desired, DesiredHost};
-use crate::facts::{ClusterFacts, HostFacts};
+use crate::facts::{ClusterFacts, HostFacts, UsageFacts};
 use crate::inventory::{Host, Inventory};
 use crate::plan::Intent;
 use crate::site::Decisions;
@@ -53,6 +54,8 @@ pub struct Question<'a> {
     pub intent: Intent,
     /// None before there is one, or where no master could be asked.
     pub cluster: Option<&'a ClusterFacts>,
+    /// By master; empty where an upgrade is not what is wanted.
+    pub usage: &'a BTreeMap<String, UsageFacts>,
 }
 
 /// Something that a check found wrong with one host.
@@ -176,6 +179,31 @@ pub const CHECKS: &[Check] = &[
         "nodes-ready",
         "nodes are ready before one is changed",
         versions::nodes_ready,
+    ),
+    fatal(
+        "removed-apis",
+        "no client asks for APIs that the new minor lacks",
+        usage::removed,
+    ),
+    warning(
+        "removed-at-finish",
+        "the same, before the new minor is finished",
+        usage::removed_at_finish,
+    ),
+    fatal(
+        "bare-pods",
+        "every pod that is drained would be started again",
+        usage::bare_pods,
+    ),
+    fatal(
+        "budgets",
+        "every disruption budget can be kept by a drain",
+        usage::budgets,
+    ),
+    warning(
+        "local-data",
+        "pods that are drained keep nothing on their node",
+        usage::local_data,
     ),
     fatal("selinux", "SELinux does not enforce", others::selinux),
     fatal("fapolicyd", "fapolicyd does not run", others::fapolicyd),

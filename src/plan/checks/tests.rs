@@ -21,6 +21,7 @@ struct World {
     decisions: Decisions,
     desired: Desired,
     intent: Intent,
+    usage: BTreeMap<String, UsageFacts>,
 }
 
 fn good_world() -> World {
@@ -68,6 +69,7 @@ fn good_world() -> World {
         },
         desired,
         intent: Intent::Install,
+        usage: BTreeMap::new(),
     }
 }
 
@@ -117,6 +119,7 @@ fn results(world: &World) -> Vec<String> {
         desired: Some(&world.desired),
         intent: world.intent,
         cluster: None,
+        usage: &world.usage,
     };
     let results = check(&question);
     results

@@ -141,24 +141,19 @@ fn let_pods_back(comparison: &Comparison, node: &str, stage: Stage) -> Vec<Step>
 }
 
 /// Whether the node's pods go elsewhere before it is changed. They outlive a
-/// restart of containerd and kubelet; but a kubelet of another minor is
-/// supported only on a node that was drained, as is containerd's shim:
-/// <https://kubernetes.io/docs/tasks/administer-cluster/kubeadm/upgrading-linux-nodes/>.
-/// Where no other node could take them, they had better stay.
+/// restart of containerd and kubelet, but other minors of these want an empty
+/// node. Where no other node could take them, they had better stay.
 fn is_drained(comparison: &Comparison, host: &HostDiff) -> bool {
-    let changes_minor = versions::changes(host.desired, host.facts)
-        .any(|change| DRAINED_FOR.contains(&change.program) && change.is_of_minor());
+    let is_wanted = versions::wants_empty_node(host.desired, host.facts);
     let own = host.desired.node.as_ref();
     let takes_all = |other: &&HostDiff| {
         let node = other.desired.node.as_ref();
         other.name != host.name
             && node.is_some_and(|node| own.is_some_and(|own| own.is_tainted || !node.is_tainted))
     };
-    changes_minor && comparison.hosts.iter().any(|other| takes_all(&other))
+    is_wanted && comparison.hosts.iter().any(|other| takes_all(&other))
 }
 
-/// A kubelet and a container runtime of another minor want an empty node.
-const DRAINED_FOR: [&str; 2] = ["kubelet", "containerd"];
 /// Pods may take minutes to end, and budgets minutes to allow it.
 const DRAIN_LIMIT_SECONDS: u32 = 600;
 

@@ -4,9 +4,10 @@ use super::Context;
 use super::zones::all_well;
 use crate::lab::Lab;
 use crate::load::{Load, Rates};
-use crate::product::{Product, outcome};
+use crate::product::{Product, outcome, wait_until};
 use crate::shell;
 use anyhow::{Result, ensure};
+use std::time::Duration;
 
 /// The minor after the one that scenarios install.
 const NEXT: &str = "1.37";
@@ -26,11 +27,75 @@ pub fn to_the_next_minor(context: &Context) -> Result<()> {
         refused.status,
         refused.stderr
     );
+    what_can_not_move_is_named(&next)?;
+    an_unknown_flag_is_named(&next)?;
     under_load(context, || {
         soak(context, &next)?;
         finish(&next)
     })?;
     is_finished(&context.product, &next)
+}
+
+/// A pod that nothing would start again, and a budget that lets it nowhere.
+const STUCK: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: alone, namespace: default, labels: {app: alone}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: alone
+    image: docker.io/library/busybox:1.36.1
+    imagePullPolicy: IfNotPresent
+    command: [sleep, "86400"]
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: alone, namespace: default}
+spec:
+  minAvailable: 1
+  selector: {matchLabels: {app: alone}}
+"#;
+
+fn what_can_not_move_is_named(next: &Product) -> Result<()> {
+    next.apply(STUCK)?;
+    let refused = wait_until("a refusal", Duration::from_secs(60), || {
+        let refused = outcome(&mut next.verb("upgrade", &["--no-soak", "--dry-run"]))?;
+        let named = [
+            "pod default/alone has no controller that would start it elsewhere",
+            "PodDisruptionBudget default/alone allows no eviction: 1 of its 1 pods",
+        ];
+        let is_named = named.iter().all(|text| refused.stderr.contains(text));
+        ensure!(
+            refused.status == 3 && is_named,
+            "exit {}\n{}",
+            refused.status,
+            refused.stderr
+        );
+        Ok(())
+    });
+    next.kubectl(&["delete", "pod/alone", "pdb/alone", "-n", "default"])?;
+    refused
+}
+
+/// A flag in the inventory that only the old minor knows.
+fn an_unknown_flag_is_named(next: &Product) -> Result<()> {
+    let mut changed = next.clone();
+    changed.inventory = next.inventory.with_file_name("flag.toml");
+    let text = fs_err::read_to_string(&next.inventory)?;
+    let flag = "\n[overrides.kube-controller-manager]\nflags = { concurrent-service-syncs = 2 }\n";
+    fs_err::write(&changed.inventory, text + flag)?;
+    let refused = outcome(&mut changed.verb("upgrade", &["--yes"]))?;
+    let line = fs_err::read_to_string(&changed.inventory)?.lines().count();
+    ensure!(
+        refused.status == 2
+            && refused.stderr.contains("concurrent-service-syncs")
+            && refused.stderr.contains(&format!("flag.toml:{line}:")),
+        "exit {}\n{}",
+        refused.status,
+        refused.stderr
+    );
+    Ok(())
 }
 
 /// Up, all the way back from soak, up again, and finished.

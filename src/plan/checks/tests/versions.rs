@@ -1,7 +1,7 @@
 //! From which versions to which.
 
 use super::*;
-use crate::facts::{Entry, FileFacts, Generation};
+use crate::facts::{Entry, FileFacts, Generation, Pod, RemovedApi};
 
 /// The good world with programs installed and desired on `w1`, each given as
 /// `NAME FROM TO`.
@@ -163,4 +163,70 @@ fn etcd_is_healthy_before_it_is_upgraded() {
             "Fatal etcd-settled: m1: etcd is not healthy: m2 knows no leader; look at `journalctl -u etcd` there, and upgrade once `cofferdam status` is fine"
         ]
     );
+}
+
+#[test]
+fn what_an_upgrade_would_break_is_named() {
+    let usage = UsageFacts {
+        removed: vec![RemovedApi {
+            group: "storage.k8s.io".to_owned(),
+            version: "v1beta1".to_owned(),
+            resource: "volumeattributesclasses".to_owned(),
+            removed_in: "1.37".to_owned(),
+            clients: ["helm".to_owned()].into(),
+        }],
+        bare_pods: vec![Pod {
+            name: "default/debug".to_owned(),
+            node: "w1".to_owned(),
+        }],
+        local_data: ["shop/cache", "kube-system/metrics-server"]
+            .map(|name| Pod {
+                name: name.to_owned(),
+                node: "w1".to_owned(),
+            })
+            .into(),
+        budgets: vec![(
+            "shop/web".to_owned(),
+            "2 of its 2 pods have to be healthy at any time".to_owned(),
+        )],
+    };
+    let found = |intent: Intent, to: &str| {
+        let kubelet = format!("kubelet 1.36.0 {to}");
+        let server = format!("kube-apiserver 1.36.0 {to}");
+        let mut world = world(intent, &[&kubelet, &server]);
+        world.usage = [("m1".to_owned(), usage.clone())].into();
+        let node = crate::desired::Node {
+            name: "w1".to_owned(),
+            zone: "a".to_owned(),
+            is_tainted: false,
+        };
+        world.desired.hosts.get_mut("w1").unwrap().node = Some(node);
+        results(&world)
+    };
+    let api = "m1: clients still ask for volumeattributesclasses.storage.k8s.io/v1beta1, which Kubernetes 1.37 no longer has: written by helm; have them ask for a newer version of that API first";
+    let drained = [
+        "Fatal bare-pods: w1: pod default/debug has no controller that would start it elsewhere; delete it, or let a Deployment have it; its node is drained",
+        "Fatal budgets: m1: PodDisruptionBudget shop/web allows no eviction: 2 of its 2 pods have to be healthy at any time; add a replica, or let the budget allow one to be away",
+        "Warning local-data: w1: pod shop/cache loses its emptyDir volumes when its node is drained; copy what is to last elsewhere before",
+    ];
+    assert_eq!(
+        found(Intent::Finish, "1.37.0"),
+        [
+            &format!("Fatal removed-apis: {api}")[..],
+            drained[0],
+            drained[1],
+            drained[2]
+        ]
+    );
+    assert_eq!(
+        found(Intent::Upgrade, "1.37.0"),
+        [
+            drained[0],
+            drained[1],
+            &format!("Warning removed-at-finish: {api}"),
+            drained[2]
+        ]
+    );
+    // A patch release drains nothing, and has all APIs.
+    assert_eq!(found(Intent::Upgrade, "1.36.4"), [""; 0]);
 }
