@@ -7,7 +7,7 @@ use super::prospect::{Prospect, Purpose, Request, prospect};
 use super::{ask, conclude, connect, software};
 use crate::bundle::inspect::human_bytes;
 use crate::cli::{BundleArgs, InstallArgs, RollbackArgs, UpgradeArgs};
-use crate::desired::admin_kubeconfig;
+use crate::desired::{Software, admin_kubeconfig};
 use crate::event::{Event, EventSink};
 use crate::host::Host as _;
 use crate::inventory::{Host, Inventory};
@@ -172,6 +172,9 @@ async fn phases(
         return Ok(());
     }
     output.say(text(&prospect.plan).trim_end());
+    if let Some(way_back) = way_back(wish.intent, &prospect.software) {
+        output.say(way_back);
+    }
     confirm(output, interrupt, wish.yes).await?;
     software::record_begin(&prospect.site, &prospect.software).map_err(Fault::input)?;
     let steps = carry_out(output, interrupt, &prospect).await?;
@@ -281,5 +284,26 @@ fn sent_by_zone(prospect: &Prospect) -> BTreeMap<String, BTreeMap<String, u64>> 
 
 fn next(prospect: &Prospect) -> String {
     let inventory = &prospect.inventory.file;
+    if prospect.software.soaks() {
+        return format!(
+            "`cofferdam upgrade -i {inventory} --finish …` when all is well, or \
+             `cofferdam rollback -i {inventory} --on all`"
+        );
+    }
     format!("cofferdam kubectl -i {inventory} -- get nodes")
+}
+
+/// What a run makes irrevocable, before it is confirmed.
+fn way_back(intent: Intent, software: &Software) -> Option<&'static str> {
+    match intent {
+        Intent::Upgrade if software.soaks() => Some(
+            "way back: the new control plane behaves as the old one, until `upgrade --finish`; \
+             `rollback` undoes this",
+        ),
+        Intent::UpgradeAtOnce | Intent::Finish => Some(
+            "no way back: once done, only the snapshot of etcd from before, without what is \
+             written since",
+        ),
+        _ => None,
+    }
 }

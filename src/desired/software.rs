@@ -37,6 +37,11 @@ impl Software {
         }
     }
 
+    /// Whether a control plane behaves as an older one.
+    pub fn soaks(&self) -> bool {
+        self.soaking.is_some()
+    }
+
     /// The bundle that a host's program is taken from.
     pub fn bundle_of(&self, host: &str, program: &str) -> &BundleView {
         let soaking = self.soaking_on(host);

@@ -186,6 +186,9 @@ fn host_status(
         api_server: host
             .has(Role::ControlPlane)
             .then(|| served(api_ready(host))),
+        emulated: facts
+            .and_then(|facts| facts.units.get("kube-apiserver.service"))
+            .and_then(|unit| unit.emulated.clone()),
         registry: host
             .has(Role::Registry)
             .then(|| served(registry_serving(host))),

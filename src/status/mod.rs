@@ -69,6 +69,9 @@ pub struct HostStatus {
     pub bundle: Option<String>,
     pub etcd: Option<EtcdStatus>,
     pub api_server: Option<Part>,
+    /// The older minor that its API server behaves as, `1.36`, while an upgrade
+    /// soaks.
+    pub emulated: Option<String>,
     pub registry: Option<Part>,
     pub node: Option<NodeStatus>,
 }

@@ -51,7 +51,11 @@ fn headline(status: &Status) -> String {
     };
     let version = status.version.as_ref();
     let version = version.map_or(String::new(), |version| format!(", Kubernetes {version}"));
-    format!("{}: {health}{version}\n", status.cluster)
+    let emulated = status.hosts.iter().find_map(|host| host.emulated.as_ref());
+    let emulated = emulated.map_or(String::new(), |minor| {
+        format!(", behaving as {minor} until `cofferdam upgrade --finish`")
+    });
+    format!("{}: {health}{version}{emulated}\n", status.cluster)
 }
 
 /// A zone's name stands on its first line only.

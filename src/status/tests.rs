@@ -98,6 +98,24 @@ fn told(seen: &Seen) -> (Health, String) {
 }
 
 #[test]
+fn a_control_plane_that_soaks_is_told() {
+    let mut seen = seen();
+    seen.cluster.as_mut().unwrap().version = Some("v1.37.0".to_owned());
+    let server = UnitFacts {
+        emulated: Some("1.36".to_owned()),
+        ..unit("active")
+    };
+    let units = &mut facts(&mut seen, "m1").units;
+    units.insert("kube-apiserver.service".to_owned(), server);
+    let (health, text) = told(&seen);
+    assert_eq!(health, Health::Fine);
+    assert_eq!(
+        text.lines().next().unwrap(),
+        "lab: fine, Kubernetes v1.37.0, behaving as 1.36 until `cofferdam upgrade --finish`"
+    );
+}
+
+#[test]
 fn a_cluster_that_is_well() {
     let (health, text) = told(&seen());
     assert_eq!(health, Health::Fine);

@@ -216,6 +216,18 @@ const UPGRADED: &[Scenario] = &[
     },
 ];
 
+/// The same, cut short again and again.
+const KILLED: &[Scenario] = &[
+    Scenario {
+        name: "install: over three zones, to be upgraded",
+        run: |c| c.product.install(),
+    },
+    Scenario {
+        name: "upgrade: twenty random kills under load",
+        run: upgrade::killed_again_and_again,
+    },
+];
+
 /// The same hosts, one after the other.
 const GROWING: &[Scenario] = &[
     Scenario {
@@ -353,6 +365,11 @@ pub(super) const CHAOS: &[Group] = &[
     Group {
         hosts: THREE_MASTERS,
         scenarios: UPGRADED,
+        site: SiteOf::Itself,
+    },
+    Group {
+        hosts: THREE_MASTERS,
+        scenarios: KILLED,
         site: SiteOf::Itself,
     },
     Group {

@@ -1,13 +1,15 @@
 //! To the next minor, under load.
 
 use super::Context;
+use super::random::Random;
 use super::zones::all_well;
 use crate::lab::Lab;
 use crate::load::{Load, Rates};
 use crate::product::{Product, outcome, wait_until};
 use crate::shell;
-use anyhow::{Result, ensure};
-use std::time::Duration;
+use anyhow::{Context as _, Result, ensure};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 /// The minor after the one that scenarios install.
 const NEXT: &str = "1.37";
@@ -30,10 +32,65 @@ pub fn to_the_next_minor(context: &Context) -> Result<()> {
     what_can_not_move_is_named(&next)?;
     an_unknown_flag_is_named(&next)?;
     under_load(context, || {
+        killed_after(&next, &["--yes"], random_moment(&mut Random::of(1)))?;
         soak(context, &next)?;
         finish(&next)
     })?;
     is_finished(&context.product, &next)
+}
+
+/// `kill -9` of the CLI at random moments of both steps, each time the same
+/// command again. `COFFERDAM_SEED` repeats a run.
+pub fn killed_again_and_again(context: &Context) -> Result<()> {
+    const MOST_FOR_EACH: usize = 12;
+    const LEAST: usize = 20;
+    let mut random = Random::seeded()?;
+    let next = Product::for_lab(NEXT)?;
+    under_load(context, || {
+        let mut kills = 0;
+        for arguments in [&["--yes"][..], &["--finish", "--yes"]] {
+            for _ in 0..MOST_FOR_EACH {
+                if !killed_after(&next, arguments, random_moment(&mut random))? {
+                    break;
+                }
+                kills += 1;
+            }
+            shell::run(&mut next.verb("upgrade", arguments))?;
+        }
+        ensure!(kills >= LEAST, "it was killed only {kills} times");
+        Ok(())
+    })?;
+    is_finished(&context.product, &next)
+}
+
+/// Within what an upgrade takes until and between its steps.
+fn random_moment(random: &mut Random) -> Duration {
+    const LEAST_MILLISECONDS: u64 = 4_000;
+    const WITHIN_MILLISECONDS: u64 = 24_000;
+    Duration::from_millis(LEAST_MILLISECONDS + random.below(WITHIN_MILLISECONDS))
+}
+
+/// Starts an upgrade and kills it; false if it came to its end before.
+fn killed_after(next: &Product, arguments: &[&str], moment: Duration) -> Result<bool> {
+    let mut child = next
+        .verb("upgrade", arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("starting an upgrade")?;
+    let deadline = Instant::now() + moment;
+    while Instant::now() < deadline {
+        if child.try_wait()?.is_some() {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    child.kill()?;
+    child.wait()?;
+    let seconds = moment.as_secs_f64();
+    shell::say(&format!("        kill -9 after {seconds:.1} s"));
+    Ok(true)
 }
 
 /// A pod that nothing would start again, and a budget that lets it nowhere.
