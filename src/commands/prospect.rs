@@ -304,6 +304,8 @@ struct Observed {
     clock_offsets: BTreeMap<String, f64>,
     /// By master, where it matters.
     usage: BTreeMap<String, UsageFacts>,
+    /// When the site's certificates end.
+    certificates: BTreeMap<String, i64>,
 }
 
 async fn observe_hosts(
@@ -338,6 +340,11 @@ async fn observe_hosts(
         world,
         clock_offsets: seen.clock_offsets,
         usage,
+        certificates: site
+            .materials
+            .iter()
+            .filter_map(|(name, material)| Some((name.clone(), material.not_after?)))
+            .collect(),
     })
 }
 
@@ -380,6 +387,7 @@ fn check(
         intent,
         cluster: seen.world.cluster.as_ref(),
         usage: &seen.usage,
+        certificates: &seen.certificates,
     });
     let (fatal, warnings): (Vec<_>, Vec<_>) = results
         .into_iter()

@@ -32,6 +32,8 @@ fn the_first_help_tells_verbs_and_exit_codes() {
       bundle       Make, check and show bundles
       hosts        Look after the hosts' SSH keys
       install      Make hosts and cluster as inventory and bundle say
+      upgrade      Bring a running cluster to a bundle's versions, host by host
+      rollback     Go back from a new minor that soaks, from what hosts keep
       plan         Show what install would do; changes nothing but the hosts' agent
       status       Show how the cluster stands, zone by zone
       ports        Print the ports that firewalls between zones must let pass

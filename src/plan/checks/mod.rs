@@ -56,6 +56,8 @@ pub struct Question<'a> {
     pub cluster: Option<&'a ClusterFacts>,
     /// By master; empty where an upgrade is not what is wanted.
     pub usage: &'a BTreeMap<String, UsageFacts>,
+    /// When the site's certificates end, by name, in seconds since the epoch.
+    pub certificates: &'a BTreeMap<String, i64>,
 }
 
 /// Something that a check found wrong with one host.
@@ -179,6 +181,11 @@ pub const CHECKS: &[Check] = &[
         "nodes-ready",
         "nodes are ready before one is changed",
         versions::nodes_ready,
+    ),
+    fatal(
+        "certificates",
+        "no certificate ends within the time that an upgrade may need",
+        versions::certificates,
     ),
     fatal(
         "removed-apis",

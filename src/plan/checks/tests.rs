@@ -22,6 +22,7 @@ struct World {
     desired: Desired,
     intent: Intent,
     usage: BTreeMap<String, UsageFacts>,
+    certificates: BTreeMap<String, i64>,
 }
 
 fn good_world() -> World {
@@ -70,6 +71,7 @@ fn good_world() -> World {
         desired,
         intent: Intent::Install,
         usage: BTreeMap::new(),
+        certificates: BTreeMap::new(),
     }
 }
 
@@ -120,6 +122,7 @@ fn results(world: &World) -> Vec<String> {
         intent: world.intent,
         cluster: None,
         usage: &world.usage,
+        certificates: &world.certificates,
     };
     let results = check(&question);
     results

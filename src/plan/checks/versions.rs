@@ -9,6 +9,8 @@ use std::collections::BTreeSet;
 /// A kubelet may be this many minors older than the API server:
 /// <https://kubernetes.io/releases/version-skew-policy/#kubelet>.
 const KUBELET_SKEW: u64 = 3;
+/// An upgrade of a large cluster, with pauses and a weekend in it.
+const CERTIFICATE_DAYS: f64 = 7.0;
 /// Names shown of many.
 const NAMES_SHOWN: usize = 3;
 
@@ -197,6 +199,34 @@ pub(super) fn nodes_ready(question: &Question) -> Vec<Finding> {
             (found, remedy.to_owned())
         })
     })
+}
+
+/// Certificates outlive the upgrade, by the hosts' own clocks.
+pub(super) fn certificates(question: &Question) -> Vec<Finding> {
+    if !question.intent.upgrades() {
+        return Vec::new();
+    }
+    let clocks = question.facts.values().map(|facts| facts.clock);
+    let now = clocks.fold(0.0, f64::max);
+    let ending: Vec<(&String, f64)> = question
+        .certificates
+        .iter()
+        .map(|(name, end)| (name, (*end as f64 - now) / 86_400.0))
+        .filter(|(_, days)| *days < CERTIFICATE_DAYS)
+        .collect();
+    let Some(subject) = question.subjects().next().filter(|_| !ending.is_empty()) else {
+        return Vec::new();
+    };
+    let first = ending.iter().min_by(|one, other| one.1.total_cmp(&other.1));
+    let (name, days) = first.copied().unwrap_or((&subject.host.name, 0.0));
+    let found = format!(
+        "{} of the site's certificates ends within {CERTIFICATE_DAYS:.0} days, the first ({name}) \
+         in {days:.1}",
+        ending.len()
+    );
+    let remedy = "have `cofferdam install` issue them anew: move the file of each out of the \
+                  site's `pki` first";
+    vec![finding(&subject, found, remedy)]
 }
 
 /// Hosts with what is to change on them.

@@ -125,20 +125,20 @@ fn with_hosts(context: &Context, name: &str, hosts: &[&str]) -> Result<Product> 
 }
 
 /// Writes ConfigMaps from a host, and keeps which were acknowledged.
-struct Writer {
+pub(super) struct Writer {
     child: Child,
     lines: std::thread::JoinHandle<Writes>,
 }
 
 #[derive(Default)]
-struct Writes {
-    acknowledged: Vec<String>,
+pub(super) struct Writes {
+    pub(super) acknowledged: Vec<String>,
     refused: usize,
 }
 
 impl Writes {
     /// None that was acknowledged is lost.
-    fn are_all_there(&self, product: &Product) -> Result<()> {
+    pub(super) fn are_all_there(&self, product: &Product) -> Result<()> {
         let there = product.kubectl(&["get", "configmap", "-n", "default", "-o", "name"])?;
         let there: BTreeSet<&str> = there
             .lines()
@@ -155,7 +155,7 @@ impl Writes {
 }
 
 impl Writer {
-    fn start(lab: &Lab, host: &str) -> Result<Self> {
+    pub(super) fn start(lab: &Lab, host: &str) -> Result<Self> {
         let follow = format!(
             "number=0; while [ -e /run/kubectl ]; do number=$((number + 1)); \
              if {KUBECTL} create configmap -n default written-$number >/dev/null 2>&1; \
@@ -179,7 +179,7 @@ impl Writer {
         Ok(Self { child, lines })
     }
 
-    fn end(mut self) -> Result<Writes> {
+    pub(super) fn end(mut self) -> Result<Writes> {
         let _ = self.child.kill();
         let _ = self.child.wait();
         self.lines

@@ -228,6 +228,18 @@ const KILLED: &[Scenario] = &[
     },
 ];
 
+/// The same, while hosts and zones are lost.
+const STRUCK: &[Scenario] = &[
+    Scenario {
+        name: "install: over three zones, to be upgraded",
+        run: |c| c.product.install(),
+    },
+    Scenario {
+        name: "upgrade: hosts and zones lost while they are changed",
+        run: upgrade::struck,
+    },
+];
+
 /// The same hosts, one after the other.
 const GROWING: &[Scenario] = &[
     Scenario {
@@ -370,6 +382,11 @@ pub(super) const CHAOS: &[Group] = &[
     Group {
         hosts: THREE_MASTERS,
         scenarios: KILLED,
+        site: SiteOf::Itself,
+    },
+    Group {
+        hosts: THREE_MASTERS,
+        scenarios: STRUCK,
         site: SiteOf::Itself,
     },
     Group {

@@ -1,13 +1,15 @@
 //! To the next minor, under load.
 
 use super::Context;
+use super::growth::Writer;
 use super::random::Random;
-use super::zones::all_well;
+use super::zones::{all_well, bring_kubectl};
 use crate::lab::Lab;
 use crate::load::{Load, Rates};
-use crate::product::{Product, outcome, wait_until};
+use crate::product::{Product, outcome, run_quietly, wait_until};
 use crate::shell;
 use anyhow::{Context as _, Result, ensure};
+use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -61,6 +63,115 @@ pub fn killed_again_and_again(context: &Context) -> Result<()> {
         Ok(())
     })?;
     is_finished(&context.product, &next)
+}
+
+/// What happens to a host that is being changed, or to its zone.
+#[derive(Clone, Copy, Debug)]
+enum Strike {
+    PowerCut,
+    ZoneCut,
+}
+
+/// In both steps hosts lose their power, and zones are cut off, while they are
+/// being changed: the upgrade stops by itself, what was in hand comes back by
+/// itself, and the same command goes on. Nothing that was written is lost.
+pub fn struck(context: &Context) -> Result<()> {
+    let (lab, next) = (context.lab()?, Product::for_lab(NEXT)?);
+    bring_kubectl(&lab, &["w1"])?;
+    let writer = Writer::start(&lab, "w1")?;
+    let (soak, finish) = (&["--yes"][..], &["--finish", "--yes"][..]);
+    let (power, zone) = (Strike::PowerCut, Strike::ZoneCut);
+    let (masters, nodes) = ("kube-apiserver", "kubelet");
+    for (arguments, changed, strikes) in [
+        (soak, masters, &[power, zone][..]),
+        (finish, masters, &[power, zone]),
+        (finish, nodes, &[power, zone, power]),
+    ] {
+        // Each of another host: what is struck comes first in the next run.
+        let mut struck = Vec::new();
+        for strike in strikes {
+            let at = Moment {
+                arguments,
+                changed,
+                not_on: &struck,
+            };
+            let host = strike_while_changed(&lab, &next, &at, *strike)
+                .with_context(|| format!("{strike:?} after those of {struck:?}"))?;
+            struck.push(host);
+        }
+        if (arguments, changed) != (finish, masters) {
+            shell::run(&mut next.verb("upgrade", arguments))?;
+        }
+    }
+    let writes = writer.end()?;
+    writes.are_all_there(&next)?;
+    shell::say(&format!(
+        "        {} writes were acknowledged, none is lost",
+        writes.acknowledged.len()
+    ));
+    is_finished(&context.product, &next)
+}
+
+/// Where in an upgrade a host is struck.
+struct Moment<'a> {
+    arguments: &'a [&'a str],
+    /// What is put in place there.
+    changed: &'a str,
+    not_on: &'a [String],
+}
+
+/// Strikes the first such host as soon as its software is put in place, and sees
+/// the upgrade end by itself. Returns its name.
+fn strike_while_changed(lab: &Lab, next: &Product, at: &Moment, strike: Strike) -> Result<String> {
+    const END_LIMIT: Duration = Duration::from_secs(420);
+    let mut child = next
+        .verb("upgrade", &[at.arguments, &["--json"]].concat())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("starting an upgrade")?;
+    let stdout = child.stdout.take().context("no standard output")?;
+    let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+    let changed_host = |line: String| {
+        let event: serde_json::Value = serde_json::from_str(&line).ok()?;
+        let (title, host) = (event["title"].as_str()?, event["host"].as_str()?);
+        let is_switch = title.starts_with("put ") && title.contains(at.changed);
+        let is_meant = event["event"] == "step-started" && is_switch;
+        let is_new = !at.not_on.iter().any(|known| known == host);
+        (is_meant && is_new).then(|| host.to_owned())
+    };
+    let host = lines.find_map(changed_host);
+    let host = host.context("the upgrade ended before")?;
+    let zone = &lab.layout().host(&host)?.zone;
+    std::thread::sleep(Duration::from_secs(1));
+    match strike {
+        Strike::PowerCut => lab.kill(&host)?,
+        Strike::ZoneCut => lab.cut(zone)?,
+    }
+    let begun = Instant::now();
+    let last = std::thread::spawn(move || lines.last());
+    let status = wait_until("the upgrade's end", END_LIMIT, || {
+        child.try_wait()?.context("it still runs")
+    });
+    match strike {
+        Strike::PowerCut => lab.boot(&host)?,
+        Strike::ZoneCut => lab.heal(zone)?,
+    }
+    let last = last.join().ok().flatten().unwrap_or_default();
+    ensure!(!status?.success(), "the upgrade claims success");
+    ensure!(
+        last.contains(&host),
+        "its last word names no {host}: {last}"
+    );
+    let seconds = begun.elapsed().as_secs_f64();
+    shell::say(&format!(
+        "        {strike:?} of {host}: the upgrade stopped by itself after {seconds:.0} s"
+    ));
+    wait_until("all hosts", Duration::from_secs(120), || {
+        run_quietly(&mut next.command(&["status", "-i", next.inventory.as_str()]))
+    })?;
+    Ok(host)
 }
 
 /// Within what an upgrade takes until and between its steps.

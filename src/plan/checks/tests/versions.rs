@@ -230,3 +230,23 @@ fn what_an_upgrade_would_break_is_named() {
     // A patch release drains nothing, and has all APIs.
     assert_eq!(found(Intent::Upgrade, "1.36.4"), [""; 0]);
 }
+
+#[test]
+fn certificates_outlive_an_upgrade() {
+    let ends_in = |days: i64| {
+        let mut world = world(Intent::Upgrade, &[]);
+        for facts in world.facts.values_mut() {
+            facts.clock = 1e9;
+        }
+        let end = 1_000_000_000 + days * 86_400;
+        world.certificates = [("apiserver m1".to_owned(), end)].into();
+        results(&world)
+    };
+    assert_eq!(ends_in(8), [""; 0]);
+    assert_eq!(
+        ends_in(3),
+        [
+            "Fatal certificates: m1: 1 of the site's certificates ends within 7 days, the first (apiserver m1) in 3.0; have `cofferdam install` issue them anew: move the file of each out of the site's `pki` first"
+        ]
+    );
+}
