@@ -61,9 +61,15 @@ pub(super) fn record_begin(site: &Site, software: &Software) -> anyhow::Result<(
 
 /// Notes the bundle that all of the cluster is of now.
 pub(super) fn record_end(site: &Site, software: &Software) -> anyhow::Result<()> {
-    match &software.soaking {
-        Some(_) => Ok(()),
-        None => record(site, WHOLE, &software.whole),
+    if software.soaks() {
+        return Ok(());
+    }
+    record(site, WHOLE, &software.whole)?;
+    // Nothing soaks any more, if anything did.
+    let soaked = site.path(SOAKING);
+    match soaked.exists() {
+        true => Ok(fs_err::remove_file(soaked)?),
+        false => Ok(()),
     }
 }
 

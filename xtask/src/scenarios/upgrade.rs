@@ -44,7 +44,7 @@ pub fn to_the_next_minor(context: &Context) -> Result<()> {
 /// `kill -9` of the CLI at random moments of both steps, each time the same
 /// command again. `COFFERDAM_SEED` repeats a run.
 pub fn killed_again_and_again(context: &Context) -> Result<()> {
-    const MOST_FOR_EACH: usize = 12;
+    const MOST_FOR_EACH: usize = 20;
     const LEAST: usize = 20;
     let mut random = Random::seeded()?;
     let next = Product::for_lab(NEXT)?;
@@ -177,7 +177,7 @@ fn strike_while_changed(lab: &Lab, next: &Product, at: &Moment, strike: Strike) 
 /// Within what an upgrade takes until and between its steps.
 fn random_moment(random: &mut Random) -> Duration {
     const LEAST_MILLISECONDS: u64 = 4_000;
-    const WITHIN_MILLISECONDS: u64 = 24_000;
+    const WITHIN_MILLISECONDS: u64 = 18_000;
     Duration::from_millis(LEAST_MILLISECONDS + random.below(WITHIN_MILLISECONDS))
 }
 
