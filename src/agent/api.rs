@@ -16,6 +16,8 @@ use std::time::Duration;
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// Metrics of a busy API server are some megabytes.
 const TEXT_LIMIT: Duration = Duration::from_secs(20);
+/// Ten thousand pods are a hundred megabytes.
+const LIST_LIMIT: Duration = Duration::from_secs(60);
 
 /// A connection to an API server with the administrator's rights.
 #[derive(Clone, Debug)]
@@ -45,11 +47,28 @@ impl Api {
     /// # Errors
     /// If the API server does not answer or refuses.
     pub async fn get(&self, path: &str) -> Result<Option<Value>> {
+        self.get_within(ANSWER_LIMIT, path).await
+    }
+
+    /// Reads a list of all there is in the cluster, which may be long.
+    ///
+    /// # Errors
+    /// As [`Api::get`].
+    pub async fn list(&self, path: &str) -> Result<Vec<Value>> {
+        let list = self.get_within(LIST_LIMIT, path).await?;
+        let mut list = list.ok_or_else(|| anyhow!("the API server has no {path}"))?;
+        match list.get_mut("items").map(Value::take) {
+            Some(Value::Array(items)) => Ok(items),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    async fn get_within(&self, limit: Duration, path: &str) -> Result<Option<Value>> {
         let url = format!("{}{path}", self.server);
         let response = self
             .client
             .get(&url)
-            .timeout(ANSWER_LIMIT)
+            .timeout(limit)
             .send()
             .await
             .map_err(|error| anyhow!("asking {url}: {}", http::reason(&error)))?;

@@ -5,7 +5,7 @@ use super::api::Api;
 use super::root::Root;
 use super::workloads::name_of;
 use crate::facts::{Pod, RemovedApi, UsageFacts};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,16 +30,8 @@ pub async fn observe(root: &Root) -> Result<UsageFacts> {
         used.clients = writers(&api, &used).await.unwrap_or_default();
         removed.push(used);
     }
-    let list = async |path: &str| -> Result<Vec<Value>> {
-        let list = api
-            .get(path)
-            .await?
-            .with_context(|| format!("there is no {path}"))?;
-        let items = list.get("items").and_then(Value::as_array);
-        Ok(items.cloned().unwrap_or_default())
-    };
-    let pods = list("/api/v1/pods").await?;
-    let budgets = list("/apis/policy/v1/poddisruptionbudgets").await?;
+    let pods = api.list("/api/v1/pods").await?;
+    let budgets = api.list("/apis/policy/v1/poddisruptionbudgets").await?;
     let moving: Vec<&Value> = pods.iter().filter(|pod| is_moved(pod)).collect();
     Ok(UsageFacts {
         removed,

@@ -1,7 +1,7 @@
 //! Workloads of the cluster: which of them are not whole.
 
 use super::api::Api;
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -39,10 +39,8 @@ const KINDS: [(&str, &str, &str, u64, &str); 3] = [
 pub async fn unavailable(api: &Api) -> Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
     for (kind, path, wanted, default, available) in KINDS {
-        let list = api.get(path).await?;
-        let list = list.ok_or_else(|| anyhow!("the API server has no {path}"))?;
-        let items = list.get("items").and_then(Value::as_array);
-        for object in items.into_iter().flatten() {
+        let items = api.list(path).await?;
+        for object in &items {
             let number = |pointer, default| {
                 let value = object.pointer(pointer).and_then(Value::as_u64);
                 value.unwrap_or(default)

@@ -167,6 +167,7 @@ async fn phases(
     let prospect = prospect(request, interrupt).await?;
     if prospect.plan.is_empty() && prospect.plan.refusals.is_empty() {
         write_kubeconfig(&prospect)?;
+        software::record_begin(&prospect.site, &prospect.software).map_err(Fault::input)?;
         software::record_end(&prospect.site, &prospect.software).map_err(Fault::input)?;
         tell_nothing_to_do(output, &prospect);
         return Ok(());

@@ -99,7 +99,6 @@ pub(super) async fn world(
 /// Who uses the cluster, as each master whose API server runs knows it.
 pub(super) async fn usage(
     phase: &Phase<'_>,
-    output: &Output,
     hosts: &BTreeMap<String, Arc<RemoteHost>>,
     desired: &Desired,
     world: &World,
@@ -126,10 +125,13 @@ pub(super) async fn usage(
             }
             Err(error @ HostError::Lost { .. }) => return Err(error.into()),
             Ok(_) => {}
-            Err(error) => output.emit(Event::Warning {
-                host: Some(name.clone()),
-                message: format!("{error}; who uses its API is not known"),
-            }),
+            Err(error) => {
+                return Err(Fault::new(
+                    Exit::Checks,
+                    format!("{error}: who uses the cluster has to be known before it is upgraded"),
+                )
+                .hint("see whether that API server is well: `cofferdam status`"));
+            }
         }
     }
     Ok(all)

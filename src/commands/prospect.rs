@@ -327,7 +327,7 @@ async fn observe_hosts(
     let seen = observe::hosts(&phase, hosts, &desired, key).await?;
     let world = observe::world(&phase, output, hosts, &desired, seen.facts).await?;
     let usage = match intent.upgrades() && world.cluster.is_some() {
-        true => observe::usage(&phase, output, hosts, &desired, &world).await?,
+        true => observe::usage(&phase, hosts, &desired, &world).await?,
         false => BTreeMap::new(),
     };
     phase.done(match &world.cluster {

@@ -64,13 +64,13 @@ pub(super) fn record_end(site: &Site, software: &Software) -> anyhow::Result<()>
     if software.soaks() {
         return Ok(());
     }
-    record(site, WHOLE, &software.whole)?;
-    // Nothing soaks any more, if anything did.
+    // Nothing soaks any more, if anything did. First, or it would seem to be
+    // what comes after.
     let soaked = site.path(SOAKING);
-    match soaked.exists() {
-        true => Ok(fs_err::remove_file(soaked)?),
-        false => Ok(()),
+    if soaked.exists() {
+        fs_err::remove_file(soaked)?;
     }
+    record(site, WHOLE, &software.whole)
 }
 
 /// What the software depends on.
@@ -132,6 +132,7 @@ async fn ask(
             name: host.name.clone(),
             program,
             content: linked(program, facts),
+            running: unit.and_then(|unit| unit.executable),
             emulated: unit.and_then(|unit| unit.emulated.clone()),
         })
     });
@@ -154,12 +155,21 @@ struct Seen {
     /// What tells it, and what its link leads to.
     program: &'static str,
     content: Option<Digest>,
+    /// What its API server's process is; none while it has none.
+    running: Option<Digest>,
     emulated: Option<String>,
 }
 
 impl Seen {
     fn is_master(&self) -> bool {
         self.program == API_SERVER
+    }
+
+    /// Whether its API server behaves as its own minor. One whose process is
+    /// still another program has yet to begin.
+    fn is_lifted(&self, view: &BundleView) -> bool {
+        let is_begun = self.running.is_none() || self.running == self.content;
+        self.is_of(view) && is_begun && self.emulated.is_none()
     }
 
     fn is_of(&self, view: &BundleView) -> bool {
@@ -209,8 +219,8 @@ fn choose(
         let masters = masters().filter(|master| is_wanted(master));
         masters.map(|master| master.name.as_str()).collect()
     };
-    let soaks = names(&|master| master.is_of(&next) && master.emulated.is_some());
-    let lifted = names(&|master| master.is_of(&next) && master.emulated.is_none());
+    let soaks = names(&|master| master.is_of(&next) && !master.is_lifted(&next));
+    let lifted = names(&|master| master.is_lifted(&next));
     let others = names(&|master| !master.is_of(&next) && master.emulated.is_some());
     let is_finishing = !soaks.is_empty() && !lifted.is_empty();
     match intent {
@@ -230,14 +240,14 @@ fn choose(
             soak(next, whole, as_before)
         }
         Intent::Install => Ok(Software::of(given.unwrap_or(next))),
-        Intent::UpgradeAtOnce => Ok(Software::of(given.unwrap_or(next))),
-        Intent::Upgrade | Intent::Finish if !others.is_empty() => refuse(
+        Intent::Upgrade | Intent::UpgradeAtOnce | Intent::Finish if !others.is_empty() => refuse(
             format!(
                 "{}: its control plane soaks, and not with {title}",
                 others[0]
             ),
             "finish that upgrade first: `cofferdam upgrade --finish` with its bundle",
         ),
+        Intent::UpgradeAtOnce => Ok(Software::of(given.unwrap_or(next))),
         Intent::Upgrade if given.as_ref().is_some_and(is_old) => {
             Ok(Software::of(given.unwrap_or(next)))
         }
@@ -265,14 +275,45 @@ fn choose(
                 "a snapshot of etcd from before lies in /var/lib/cofferdam/snapshots of two \
                  masters; what was written since would be lost",
             ),
-            [] => {
-                let as_before = seen.iter().filter(|host| !host.is_of(&next));
-                let as_before = as_before.map(|host| &host.name).chain(back);
-                let as_before = as_before.cloned().collect();
-                soak(next, whole, as_before)
-            }
+            [] => go_back(next, whole, seen, back),
         },
     }
+}
+
+/// To the whole where hosts are to go back or are already, as far as every
+/// master is of one of the two.
+fn go_back(
+    next: BundleView,
+    whole: Option<BundleView>,
+    seen: &[Seen],
+    back: &BTreeSet<String>,
+) -> Result<Software, Fault> {
+    let Some(whole) = whole.filter(|whole| kubernetes_of(whole) < kubernetes_of(&next)) else {
+        return soak(next, None, BTreeSet::new());
+    };
+    let mut masters = seen.iter().filter(|host| host.is_master());
+    if let Some(other) = masters.find(|host| !host.is_of(&next) && !host.is_of(&whole)) {
+        return Err(Fault::new(
+            Exit::Input,
+            format!(
+                "{} runs neither {} nor {}, between which this would go back",
+                other.name,
+                next.title(),
+                whole.title()
+            ),
+        )
+        .hint("bring it to its end with the command that was used last"));
+    }
+    let as_before = seen.iter().filter(|host| !host.is_of(&next));
+    let as_before: BTreeSet<String> = as_before
+        .map(|host| &host.name)
+        .chain(back)
+        .cloned()
+        .collect();
+    if seen.iter().all(|host| as_before.contains(&host.name)) {
+        return Ok(Software::of(whole));
+    }
+    soak(next, Some(whole), as_before)
 }
 
 fn soak(
@@ -338,6 +379,7 @@ mod tests {
                     name: format!("m{}", index + 1),
                     program: API_SERVER,
                     content: Some(Digest::of(version)),
+                    running: Some(Digest::of(version)),
                     emulated,
                 }
             })
@@ -406,7 +448,22 @@ mod tests {
                 next,
                 Some("1.36.0"),
                 "1.37.0/1.36 1.36.0",
-                "kubernetes-1.37 1.37.0, emulating 1.36, but m1 m2",
+                // All of it.
+                "kubernetes-1.36 1.36.0",
+            ),
+            (
+                Rollback,
+                next,
+                Some("1.36.0"),
+                "1.37.1 1.37.0/1.36",
+                "m1 runs neither kubernetes-1.37 1.37.0 nor kubernetes-1.36 1.36.0",
+            ),
+            (
+                UpgradeAtOnce,
+                "1.38.0",
+                Some("1.36.0"),
+                "1.37.0/1.36 1.37.0/1.36",
+                "m1: its control plane soaks, and not with kubernetes-1.38 1.38.0",
             ),
             (
                 Rollback,

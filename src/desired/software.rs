@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 /// What a control plane that soaks takes from the new bundle, and what nothing
 /// else depends on. etcd and nodes follow when it is finished.
-const SOAKING: [&str; 6] = [
+pub const SOAKING: [&str; 6] = [
     "cofferdam",
     "kube-apiserver",
     "kube-controller-manager",

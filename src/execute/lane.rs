@@ -131,9 +131,17 @@ pub(super) async fn run_lane(stage: &Stage<'_>, lane: &Lane) -> usize {
 async fn run_step(stage: &Stage<'_>, step: &Step) -> Result<(), StepError> {
     let mut interrupted = step.disrupts.clone();
     interrupted.extend(restarted(step));
+    // A node is named as its host.
+    let subject = match &step.action {
+        Action::Drain { node, .. } => {
+            interrupted.insert(Disruption::Node);
+            node
+        }
+        _ => &step.host,
+    };
     let _turn = match interrupted.is_empty() {
         true => None,
-        false => recheck(stage, step, &interrupted).await?,
+        false => recheck(stage, step, subject, &interrupted).await?,
     };
     match &step.action {
         Action::PutBlobs { blobs } => put_blobs(stage, step, blobs).await,

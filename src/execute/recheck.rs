@@ -14,7 +14,7 @@ use futures_util::future::join_all;
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::MutexGuard;
 
-/// Waits until all that the step interrupts may be. No other lane finds its own
+/// Waits until all that the step interrupts on the subject, a host, may be. No other lane finds its own
 /// step safe while the turn that comes back is held; what doesn't serve now
 /// interrupts nothing, and needs none.
 ///
@@ -23,6 +23,7 @@ use tokio::sync::MutexGuard;
 pub(super) async fn recheck<'a>(
     stage: &'a Stage<'_>,
     step: &Step,
+    subject: &str,
     interrupted: &BTreeSet<Disruption>,
 ) -> Result<Option<MutexGuard<'a, ()>>, StepError> {
     let patience = stage.run.patience;
@@ -39,9 +40,9 @@ pub(super) async fn recheck<'a>(
             let which = stage_of(*what, step.stage);
             let facts = fresh_facts(stage, which).await;
             let serving = serving(stage.desired, &facts, which);
-            let own = serving.hosts.get(&step.host);
+            let own = serving.hosts.get(subject);
             serves |= own.is_some_and(|server| server.down.is_none());
-            refusal = refusal.or(may_disrupt(&step.host, *what, &serving).err());
+            refusal = refusal.or(may_disrupt(subject, *what, &serving).err());
         }
         let Some(refusal) = refusal else {
             return Ok(serves.then_some(turn));

@@ -32,7 +32,7 @@ impl VersionChange<'_> {
 
 /// The version that a program has on a host, by what its link leads to: that of
 /// the newest generation, or one that was put in place since. None where it
-/// isn't there, or no run ever came to its end on the host.
+/// isn't there, or is nobody's.
 pub fn version_of(program: &str, desired: &DesiredHost, facts: &HostFacts) -> Option<Version> {
     let found = linked(program, facts)?;
     if let Some(binary) = desired.binaries.get(program)
@@ -40,10 +40,11 @@ pub fn version_of(program: &str, desired: &DesiredHost, facts: &HostFacts) -> Op
     {
         return Version::parse(&binary.version).ok();
     }
-    let generation = facts.generation.as_ref()?;
-    let version = match generation.binaries.get(program) == Some(&found) {
-        true => generation.versions.get(program),
-        false => facts.pending.versions.get(&found),
+    let generation = facts.generation.as_ref();
+    let generation = generation.filter(|known| known.binaries.get(program) == Some(&found));
+    let version = match generation {
+        Some(generation) => generation.versions.get(program),
+        None => facts.pending.versions.get(&found),
     };
     Version::parse(version?).ok()
 }

@@ -134,11 +134,14 @@ impl Scratch {
         builder
             .create(directory)
             .with_context(|| format!("making {directory}"))?;
-        let scratch = directory.join(format!(".{name}"));
-        // A run may have been killed in it.
-        if scratch.exists() {
-            fs::remove_dir_all(&scratch)?;
+        // Runs may have been killed in theirs.
+        for entry in directory.read_dir_utf8()? {
+            let entry = entry?;
+            if entry.file_name().starts_with('.') {
+                fs::remove_dir_all(entry.path())?;
+            }
         }
+        let scratch = directory.join(format!(".{name}"));
         builder
             .create(&scratch)
             .with_context(|| format!("making {scratch}"))?;

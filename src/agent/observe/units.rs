@@ -202,17 +202,14 @@ fn emulated_by(root: &Root, name: &str, process: u32) -> Option<String> {
     if !EMULATING.contains(&name) {
         return None;
     }
-    let arguments = match process {
-        0 => String::from_utf8_lossy(
-            &fs_err::read(root.path(format!("{}{name}", layout::UNITS))).ok()?,
-        )
-        .into_owned(),
-        _ => String::from_utf8_lossy(
-            &fs_err::read(root.path(format!("/proc/{process}/cmdline"))).ok()?,
-        )
-        .into_owned(),
-    };
-    emulated_in(&arguments)
+    let read = |path: String| fs_err::read(root.path(path)).ok();
+    // A process may end while it is looked at.
+    let arguments = (process != 0)
+        .then(|| read(format!("/proc/{process}/cmdline")))
+        .flatten()
+        .filter(|arguments| !arguments.is_empty())
+        .or_else(|| read(format!("{}{name}", layout::UNITS)))?;
+    emulated_in(&String::from_utf8_lossy(&arguments))
 }
 
 fn emulated_in(arguments: &str) -> Option<String> {

@@ -163,6 +163,11 @@ pub const CHECKS: &[Check] = &[
         versions::downgrade,
     ),
     fatal(
+        "way-back",
+        "a rollback takes back the control plane alone",
+        versions::way_back,
+    ),
+    fatal(
         "one-minor",
         "Kubernetes goes on one minor at a time",
         versions::one_minor,

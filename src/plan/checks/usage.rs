@@ -1,9 +1,11 @@
 //! Who uses the cluster, and how: what an upgrade would break.
 
 use super::{Finding, Question};
-use crate::facts::{RemovedApi, UsageFacts};
+use crate::desired::DesiredHost;
+use crate::facts::{HostFacts, RemovedApi, UsageFacts};
 use crate::plan::Intent;
 use crate::plan::versions;
+use std::collections::BTreeSet;
 
 /// Clients that no longer find their API, where that is at once.
 pub(super) fn removed(question: &Question) -> Vec<Finding> {
@@ -38,10 +40,10 @@ fn gone(question: &Question) -> Vec<Finding> {
             findings.push(Finding {
                 host: host.clone(),
                 found: format!(
-                    "clients still ask for {}.{}/{}, which Kubernetes {} no longer has: {by}",
+                    "since its API server started, clients asked for {}.{}/{}, which Kubernetes {} no longer has: {by}",
                     api.resource, api.group, api.version, api.removed_in
                 ),
-                remedy: "have them ask for a newer version of that API first".to_owned(),
+                remedy: "have them ask for a newer version of that API, then restart kube-apiserver on each master, one after the other".to_owned(),
             });
         }
     }
@@ -56,8 +58,9 @@ fn minor_of(version: &str) -> Option<(u64, u64)> {
 
 /// Pods that would be gone for good.
 pub(super) fn bare_pods(question: &Question) -> Vec<Finding> {
-    let told = first(question).filter(|_| drains(question));
+    let (told, drained) = (first(question), drained(question));
     let bare = told.iter().flat_map(|usage| &usage.bare_pods);
+    let bare = bare.filter(|pod| drained.contains(&pod.node));
     bare.map(|pod| Finding {
         host: pod.node.clone(),
         found: format!(
@@ -71,7 +74,7 @@ pub(super) fn bare_pods(question: &Question) -> Vec<Finding> {
 
 /// Budgets that no drain could ever keep.
 pub(super) fn budgets(question: &Question) -> Vec<Finding> {
-    let told = first(question).filter(|_| drains(question));
+    let told = first(question).filter(|_| !drained(question).is_empty());
     let host = question.usage.keys().next().cloned().unwrap_or_default();
     let budgets = told.iter().flat_map(|usage| &usage.budgets);
     budgets
@@ -85,9 +88,9 @@ pub(super) fn budgets(question: &Question) -> Vec<Finding> {
 
 /// What pods keep on their nodes. Add-ons keep nothing there that counts.
 pub(super) fn local_data(question: &Question) -> Vec<Finding> {
-    let told = first(question).filter(|_| drains(question));
+    let (told, drained) = (first(question), drained(question));
     let pods = told.iter().flat_map(|usage| &usage.local_data);
-    pods.filter(|pod| !pod.name.starts_with("kube-system/"))
+    pods.filter(|pod| drained.contains(&pod.node) && !pod.name.starts_with("kube-system/"))
         .map(|pod| Finding {
             host: pod.node.clone(),
             found: format!(
@@ -104,10 +107,23 @@ fn first<'a>(question: &Question<'a>) -> Option<&'a UsageFacts> {
     question.usage.values().next()
 }
 
-/// Whether any node is drained.
-fn drains(question: &Question) -> bool {
-    question.subjects().any(|subject| {
-        let desired = subject.desired.filter(|desired| desired.node.is_some());
-        desired.is_some_and(|desired| versions::wants_empty_node(desired, subject.facts))
-    })
+/// Hosts whose nodes are drained: another one could take their pods.
+fn drained(question: &Question) -> BTreeSet<String> {
+    let nodes = || {
+        question.subjects().filter_map(|subject| {
+            let desired = subject.desired?;
+            Some((subject, desired, desired.node.as_ref()?))
+        })
+    };
+    let is_drained = |name: &str, desired: &DesiredHost, facts: &HostFacts, is_tainted: bool| {
+        let mut others = nodes().filter(|(other, ..)| other.host.name != name);
+        versions::wants_empty_node(desired, facts)
+            && others.any(|(_, _, node)| is_tainted || !node.is_tainted)
+    };
+    nodes()
+        .filter(|(subject, desired, node)| {
+            is_drained(&subject.host.name, desired, subject.facts, node.is_tainted)
+        })
+        .map(|(subject, ..)| subject.host.name.clone())
+        .collect()
 }

@@ -1,6 +1,8 @@
 //! From which versions to which a run may go.
 
 use super::{Finding, Question, Subject, finding};
+use crate::desired::Stage;
+use crate::desired::software::SOAKING;
 use crate::plan::Intent;
 use crate::plan::versions::{KUBERNETES, VersionChange, changes};
 use semver::Version;
@@ -27,10 +29,23 @@ pub(super) fn kept(question: &Question) -> Vec<Finding> {
     }
     let remedy = "`cofferdam upgrade` changes versions; to install, give the bundle of what runs";
     question.each(|subject| {
-        let generation = subject.facts.generation.as_ref()?;
         let changes: Vec<VersionChange> = changes(subject.desired?, subject.facts).collect();
+        let Some(generation) = &subject.facts.generation else {
+            // An install that was given up, but not for one that can't read what
+            // it has written.
+            let keeps_data = |change: &VersionChange| {
+                ["etcd", "kube-apiserver"].contains(&change.program) && change.to < change.from
+            };
+            let back: Vec<VersionChange> = changes.into_iter().filter(keeps_data).collect();
+            let remedy = "an install of a newer bundle was begun here: bring it to its end";
+            return (!back.is_empty()).then(|| (told(&back), remedy.to_owned()));
+        };
         if !changes.is_empty() {
             return Some((told(&changes), remedy.to_owned()));
+        }
+        // A run was cut short: what it put in place is no generation yet.
+        if !subject.facts.pending.is_empty() {
+            return None;
         }
         // Images may differ, or what an earlier release wrote no versions of.
         let wanted = &subject.desired?.bundle;
@@ -76,6 +91,25 @@ pub(super) fn downgrade(question: &Question) -> Vec<Finding> {
         if !back.is_empty() {
             let remedy = "an upgrade never goes back: give a bundle with these or later versions";
             findings.push(finding(&subject, told(&back), remedy));
+        }
+    }
+    findings
+}
+
+/// A rollback takes back what soaks, and nothing that keeps data.
+pub(super) fn way_back(question: &Question) -> Vec<Finding> {
+    if question.intent != Intent::Rollback {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    for (subject, changes) in changed(question) {
+        let others: Vec<VersionChange> = changes
+            .into_iter()
+            .filter(|change| !SOAKING.contains(&change.program))
+            .collect();
+        if !others.is_empty() {
+            let remedy = "there is no way back for these: bring the upgrade to its end";
+            findings.push(finding(&subject, told(&others), remedy));
         }
     }
     findings
@@ -190,10 +224,19 @@ pub(super) fn nodes_ready(question: &Question) -> Vec<Finding> {
     };
     question.each(|subject| {
         let node = subject.desired?.node.as_ref()?;
-        let kubelet = subject.facts.units.get("kubelet.service");
-        let is_up = kubelet.is_some_and(|unit| unit.active == "active");
+        let of_node = subject
+            .desired?
+            .units
+            .iter()
+            .filter(|unit| matches!(unit.stage, Stage::Stage | Stage::Nodes | Stage::Network));
+        // What is down, the run starts.
+        let is_up = |name: &str| {
+            let unit = subject.facts.units.get(name);
+            unit.is_some_and(|unit| unit.active == "active")
+        };
+        let all_up = of_node.map(|unit| unit.name.as_str()).all(is_up);
         let known = cluster.nodes.get(&node.name)?;
-        (is_up && !known.ready).then(|| {
+        (all_up && !known.ready && !known.cordoned_by_us).then(|| {
             let found = format!("node {} is not ready: {}", node.name, known.message);
             let remedy = "look at `journalctl -u kubelet` there, and upgrade once it is ready";
             (found, remedy.to_owned())
@@ -224,8 +267,8 @@ pub(super) fn certificates(question: &Question) -> Vec<Finding> {
          in {days:.1}",
         ending.len()
     );
-    let remedy = "have `cofferdam install` issue them anew: move the file of each out of the \
-                  site's `pki` first";
+    let remedy = "move their files out of the site's `pki`, then run the same command again: it \
+                  issues them anew";
     vec![finding(&subject, found, remedy)]
 }
 

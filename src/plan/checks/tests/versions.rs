@@ -200,10 +200,15 @@ fn what_an_upgrade_would_break_is_named() {
             zone: "a".to_owned(),
             is_tainted: false,
         };
+        let other = crate::desired::Node {
+            name: "m2".to_owned(),
+            ..node.clone()
+        };
         world.desired.hosts.get_mut("w1").unwrap().node = Some(node);
+        world.desired.hosts.get_mut("m2").unwrap().node = Some(other);
         results(&world)
     };
-    let api = "m1: clients still ask for volumeattributesclasses.storage.k8s.io/v1beta1, which Kubernetes 1.37 no longer has: written by helm; have them ask for a newer version of that API first";
+    let api = "m1: since its API server started, clients asked for volumeattributesclasses.storage.k8s.io/v1beta1, which Kubernetes 1.37 no longer has: written by helm; have them ask for a newer version of that API, then restart kube-apiserver on each master, one after the other";
     let drained = [
         "Fatal bare-pods: w1: pod default/debug has no controller that would start it elsewhere; delete it, or let a Deployment have it; its node is drained",
         "Fatal budgets: m1: PodDisruptionBudget shop/web allows no eviction: 2 of its 2 pods have to be healthy at any time; add a replica, or let the budget allow one to be away",
@@ -246,7 +251,7 @@ fn certificates_outlive_an_upgrade() {
     assert_eq!(
         ends_in(3),
         [
-            "Fatal certificates: m1: 1 of the site's certificates ends within 7 days, the first (apiserver m1) in 3.0; have `cofferdam install` issue them anew: move the file of each out of the site's `pki` first"
+            "Fatal certificates: m1: 1 of the site's certificates ends within 7 days, the first (apiserver m1) in 3.0; move their files out of the site's `pki`, then run the same command again: it issues them anew"
         ]
     );
 }
