@@ -44,3 +44,11 @@ async fn first_install_of_three_zones_stopped_twice() {
 async fn new_bundle_on_three_zones_stopped_twice() {
     stop_twice_and_repeat(1, async |seed| with_new_bundle(THREE_ZONES, seed).await).await;
 }
+
+/// Every thousandth moment: each run of fifty hosts takes minutes.
+#[tokio::test]
+async fn new_bundle_on_fifty_hosts() {
+    let inventory = spread(5, 45);
+    let made = async |seed| with_new_bundle(&inventory, seed).await;
+    stop_and_repeat(1_000, made).await;
+}

@@ -152,11 +152,14 @@ async fn masters_that_join_are_finished_from_any_moment() {
     stop_and_repeat(211, async |seed| growing(&from, &to, seed).await).await;
 }
 
+/// All its moments are tried by `--test exhaustive`.
 #[tokio::test]
-async fn a_new_bundle_on_fifty_hosts_is_finished_from_any_moment() {
-    let inventory = spread(5, 45);
-    let made = async |seed| with_new_bundle(&inventory, seed).await;
-    stop_and_repeat(90_000, made).await;
+async fn a_new_bundle_on_fifty_hosts_is_gone_on_with() {
+    let world = with_new_bundle(&spread(5, 45), 3).await;
+    let fault = fault(2_000, FaultKind::RunKilled);
+    assert_eq!(finish(&world, &[fault]).await, 1);
+    assert_eq!(world.violations(), Vec::<String>::new());
+    assert_eq!(world.stale_units(), Vec::<String>::new());
 }
 
 #[tokio::test]
