@@ -250,6 +250,10 @@ fn node_status(host: &Host, seen: &Seen) -> (NodeStatus, Option<String>) {
     };
     let problem = match (node.ready, node.unschedulable) {
         (false, _) => Some(format!("the node is not ready: {}", node.message)),
+        (true, true) if node.cordoned_by_us => Some(
+            "the node is cordoned by an upgrade that did not come to its end: run it again"
+                .to_owned(),
+        ),
         (true, true) => Some("the node is cordoned".to_owned()),
         (true, false) => None,
     };

@@ -6,7 +6,7 @@ use super::random::Random;
 use super::zones::{all_well, bring_kubectl};
 use crate::lab::Lab;
 use crate::load::{Load, Rates};
-use crate::product::{Product, outcome, run_quietly, wait_until};
+use crate::product::{Product, outcome, wait_until};
 use crate::shell;
 use anyhow::{Context as _, Result, ensure};
 use std::io::{BufRead as _, BufReader};
@@ -112,6 +112,20 @@ pub fn struck(context: &Context) -> Result<()> {
     is_finished(&context.product, &next)
 }
 
+/// Whether all serves again; a node may still be cordoned.
+fn comes_back(product: &Product) -> Result<()> {
+    let inventory = product.inventory.as_str();
+    let told = outcome(&mut product.command(&["status", "-i", inventory, "--json"]))?;
+    let status: serde_json::Value = serde_json::from_str(&told.stdout)?;
+    let problems = status["problems"].as_array().context("no problems")?;
+    let is_cordon = |problem: &serde_json::Value| {
+        let message = problem["message"].as_str();
+        message.is_some_and(|message| message.contains("cordoned by an upgrade"))
+    };
+    ensure!(problems.iter().all(is_cordon), "{problems:?}");
+    Ok(())
+}
+
 /// Where in an upgrade a host is struck.
 struct Moment<'a> {
     arguments: &'a [&'a str],
@@ -168,9 +182,7 @@ fn strike_while_changed(lab: &Lab, next: &Product, at: &Moment, strike: Strike) 
     shell::say(&format!(
         "        {strike:?} of {host}: the upgrade stopped by itself after {seconds:.0} s"
     ));
-    wait_until("all hosts", Duration::from_secs(120), || {
-        run_quietly(&mut next.command(&["status", "-i", next.inventory.as_str()]))
-    })?;
+    wait_until("all hosts", Duration::from_secs(120), || comes_back(next))?;
     Ok(host)
 }
 
