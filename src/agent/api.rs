@@ -106,6 +106,14 @@ impl Api {
     }
 }
 
+/// The text at a place in an object; empty if there is none.
+pub fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
+    object
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or("")
+}
+
 /// The message of a Kubernetes `Status`, or the text itself.
 fn message_of(text: &str) -> String {
     serde_json::from_str::<Value>(text)

@@ -1,7 +1,7 @@
 //! What an upgrade must know of who uses the cluster, and how: APIs that go
 //! away, and pods that don't move.
 
-use super::api::Api;
+use super::api::{Api, text};
 use super::root::Root;
 use super::workloads::name_of;
 use crate::facts::{Pod, RemovedApi, UsageFacts};
@@ -145,10 +145,6 @@ fn pod_of(pod: &Value) -> Pod {
         name: name_of(pod),
         node: text(pod, "/spec/nodeName").to_owned(),
     }
-}
-
-fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or("")
 }
 
 #[cfg(test)]

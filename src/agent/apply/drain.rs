@@ -4,7 +4,7 @@
 //! cordoned carries an annotation, written in the same change. One that people
 //! cordoned has none, and stays cordoned.
 
-use crate::agent::api::Api;
+use crate::agent::api::{Api, text};
 use crate::agent::channel::NoticeSender;
 use crate::agent::cluster::is_cordoned_by_us;
 use crate::agent::kubectl;
@@ -170,10 +170,6 @@ fn what_is_left(node: &str, list: &Value) -> String {
         count if count > NAMES_SHOWN => format!("{node}: {count} pods are left: {names}, …"),
         count => format!("{node}: {count} pods are left: {names}"),
     }
-}
-
-fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or("")
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Conditions of objects in the cluster.
 
-use crate::agent::api::Api;
+use crate::agent::api::{Api, text};
 use crate::agent::root::Root;
 use crate::agent::workloads;
 use anyhow::{Result, anyhow, bail};
@@ -101,10 +101,6 @@ fn judge_rollout(deployment: &Value) -> Result<()> {
         bail!("{available} of {updated} replicas are available");
     }
     Ok(())
-}
-
-fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or("")
 }
 
 #[cfg(test)]
