@@ -18,6 +18,7 @@ mod inside;
 pub mod install;
 pub mod journal;
 pub mod kubectl;
+mod leadership;
 mod moving;
 pub mod netlink;
 pub mod observe;

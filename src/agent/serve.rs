@@ -271,6 +271,7 @@ fn is_brought_to_its_end(request: &Request) -> bool {
                 | Action::FetchBinaries { .. }
                 | Action::PullImages { .. }
         ),
+        Request::Suspend { .. } | Request::Resume { .. } | Request::MoveEtcdLeader { .. } => true,
         _ => false,
     }
 }

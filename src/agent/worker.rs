@@ -5,10 +5,11 @@ use super::failure::failure_of;
 use super::root::Root;
 use super::seed::{ManifestTarget, Seed, pieces};
 use super::staging::{self, Stored};
-use super::{apply, cluster, observe, run, usage};
+use super::{apply, cluster, leadership, observe, run, usage};
 use crate::digest::Digest;
 use crate::host::{BlobTarget, Failure, Request, Response};
 use anyhow::Result;
+use std::time::Duration;
 
 /// State of one agent.
 #[derive(Debug)]
@@ -102,6 +103,22 @@ impl Worker {
             }
             Request::SeedStop => {
                 self.seed.stop().await?;
+                Ok(Response::Done)
+            }
+            Request::Suspend {
+                unit,
+                limit_seconds,
+            } => {
+                let limit = Duration::from_secs(limit_seconds.into());
+                leadership::suspend(&self.root, &unit, limit).await?;
+                Ok(Response::Done)
+            }
+            Request::Resume { unit } => {
+                leadership::resume(&self.root, &unit).await?;
+                Ok(Response::Done)
+            }
+            Request::MoveEtcdLeader { endpoint, to } => {
+                leadership::hand_over(&self.root, &endpoint, &to).await?;
                 Ok(Response::Done)
             }
             Request::Run(request) => {

@@ -1,6 +1,7 @@
 //! The steps of one lane.
 
 use super::failure::{StepError, StepFailure, Stopped};
+use super::leadership::step_down;
 use super::limits::limit;
 use super::recheck::recheck;
 use super::requests::apply_request;
@@ -139,10 +140,13 @@ async fn run_step(stage: &Stage<'_>, step: &Step) -> Result<(), StepError> {
         }
         _ => &step.host,
     };
-    let _turn = match interrupted.is_empty() {
+    let turn = match interrupted.is_empty() {
         true => None,
         false => recheck(stage, step, subject, &interrupted).await?,
     };
+    if turn.is_some() && interrupted.contains(&Disruption::EtcdMember) {
+        step_down(stage, step).await?;
+    }
     match &step.action {
         Action::PutBlobs { blobs } => put_blobs(stage, step, blobs).await,
         Action::Seed { artifacts } => seed(stage, step, artifacts).await,

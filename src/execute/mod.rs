@@ -3,6 +3,7 @@
 
 mod failure;
 mod lane;
+mod leadership;
 mod limits;
 mod recheck;
 mod requests;

@@ -76,7 +76,11 @@ async fn fresh_facts(
     join_all(answers).await.into_iter().collect()
 }
 
-async fn observe(stage: &Stage<'_>, name: &str, request: Request) -> Result<HostFacts, String> {
+pub(super) async fn observe(
+    stage: &Stage<'_>,
+    name: &str,
+    request: Request,
+) -> Result<HostFacts, String> {
     let host = stage.host(name).map_err(|error| error.to_string())?;
     let call = Call {
         request,

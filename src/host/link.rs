@@ -418,6 +418,9 @@ pub fn describe(request: &Request) -> String {
         }
         Request::PutBlob { digest, .. } => format!("sending blob {}", digest.short()),
         Request::SeedStart | Request::SeedStop => "filling the registry".to_owned(),
+        Request::Suspend { unit, .. } => format!("suspending {unit}"),
+        Request::Resume { unit } => format!("resuming {unit}"),
+        Request::MoveEtcdLeader { .. } => "moving etcd's leadership".to_owned(),
         Request::Run(run) => format!("running {}", run.program),
     }
 }

@@ -44,6 +44,22 @@ pub enum Request {
     /// `SeedStop`, or with the agent.
     SeedStart,
     SeedStop,
+    /// Has a unit's processes stand still, until [`Request::Resume`] or for
+    /// `limit_seconds`, whatever happens to the agent.
+    Suspend {
+        unit: String,
+        limit_seconds: u32,
+    },
+    /// Lets them go on.
+    Resume {
+        unit: String,
+    },
+    /// Has the member at `endpoint`, a client URL, which leads etcd, hand that over
+    /// to the member with this id (hexadecimal).
+    MoveEtcdLeader {
+        endpoint: String,
+        to: String,
+    },
     /// Runs a program with the body as its standard input; its output comes
     /// back as events while it runs.
     Run(RunRequest),

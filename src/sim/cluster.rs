@@ -28,6 +28,9 @@ const REGISTRY: &str = "registry.service";
 pub(super) struct Cluster {
     /// Who belongs to etcd itself.
     pub members: Members,
+    pub leader: Option<String>,
+    /// Who was told to hand its leadership over since it was started.
+    pub handed_over: BTreeSet<String>,
     /// Applied sets, name to text.
     pub manifests: BTreeMap<String, String>,
     /// Nodes that registered, with their share of the pod addresses.
@@ -42,6 +45,7 @@ impl World {
         // Readiness of one thing makes that of the next possible.
         for _ in 0..4 {
             self.join_etcd_members();
+            self.elect_etcd_leader();
             self.activate_units();
             self.register_nodes();
             self.render_pod_networks();

@@ -2,10 +2,12 @@
 //! when it serves.
 
 use super::world::World;
-use crate::facts::{EtcdFacts, EtcdMember};
+use super::zones::Link;
+use crate::facts::{EtcdFacts, EtcdMember, EtcdMemberStatus};
 use std::collections::BTreeMap;
 
 const ETCD: &str = "etcd.service";
+const API_SERVER: &str = "kube-apiserver.service";
 
 /// What a member is. Those that start together form the cluster once most of
 /// them run; others are added, and get their vote later.
@@ -113,8 +115,57 @@ impl World {
         process.is_some_and(|process| self.now >= process.ready_at)
     }
 
-    /// A member that nobody knows ends at its start, and leaves what it wrote.
+    /// Whoever leads goes on to, while a majority follows.
+    pub(super) fn elect_etcd_leader(&mut self) {
+        let leads = |name: &str| self.is_active(name, ETCD) && self.reaches_quorum(name);
+        if self.cluster.leader.as_deref().is_some_and(leads) {
+            return;
+        }
+        let voters = self.etcd_voters();
+        let elected = voters.into_iter().find(|name| leads(name));
+        self.cluster.leader = elected.map(str::to_owned);
+    }
+
+    /// Has another member lead, by its id.
+    ///
+    /// # Errors
+    /// Why etcd refuses that.
+    pub(super) fn move_etcd_leader(&mut self, host: &str, to: &str) -> Result<(), String> {
+        if self.cluster.leader.as_deref() != Some(host) {
+            return Err("etcdserver: not leader".to_owned());
+        }
+        let mut members = self.cluster.members.keys().enumerate();
+        let successor = members.find(|(index, _)| format!("{index:x}") == to);
+        let successor = successor.map(|(_, name)| name.clone());
+        let successor = successor
+            .filter(|name| self.is_active(name, ETCD) && self.reaches_quorum(name))
+            .ok_or("etcdserver: bad leader transferee")?;
+        for (name, machine) in &self.machines {
+            let is_suspended = machine.memory.suspended.contains(API_SERVER);
+            let is_asked = self.link(name) == Link::Up && !self.lost.contains(name);
+            if machine.is_active(API_SERVER) && is_asked && !is_suspended {
+                self.violations.push(format!(
+                    "{host}: etcd's leadership was moved while {name} wrote to it"
+                ));
+            }
+        }
+        self.cluster.leader = Some(successor);
+        self.cluster.handed_over.insert(host.to_owned());
+        Ok(())
+    }
+
+    /// A member that nobody knows ends at its start, and leaves what it wrote. One
+    /// that leads others drops what they propose while it ends.
     pub(super) fn check_etcd_start(&mut self, host: &str) {
+        let is_told = self.cluster.handed_over.remove(host);
+        let others = self.etcd_voters().into_iter();
+        let mut others = others.filter(|other| *other != host);
+        let leads = self.cluster.leader.as_deref() == Some(host) && self.is_active(host, ETCD);
+        let is_followed = others.any(|other| self.is_active(other, ETCD));
+        if leads && is_followed && !is_told && self.reaches_quorum(host) {
+            let violation = format!("{host}: etcd was restarted while it led");
+            self.violations.push(violation);
+        }
         let desired = self.desired.hosts.get(host);
         let joins = desired.and_then(|desired| desired.etcd.as_ref()?.joins);
         if joins.is_some() && !self.cluster.members.contains_key(host) {
@@ -191,7 +242,7 @@ impl World {
         let silent = voters.find(|name| !answers(name));
         EtcdFacts {
             unhealthy: silent.map(|name| format!("{name} does not answer")),
-            leader: self.etcd_voters().first().map(|name| (*name).to_owned()),
+            leader: self.cluster.leader.clone(),
             members: members
                 .filter_map(|(index, (name, vote))| {
                     let member = self.desired.hosts.get(name)?.etcd.as_ref()?;
@@ -200,7 +251,7 @@ impl World {
                         name: name.clone(),
                         peer_urls: vec![member.peer_url.clone()],
                         learner: *vote == Vote::Learner,
-                        status: None,
+                        status: answers(name).then(EtcdMemberStatus::default),
                     })
                 })
                 .collect(),

@@ -1,6 +1,7 @@
 //! The [`Host`] over a simulated machine.
 
 use super::apply::apply;
+use super::machine::Machine;
 use super::registry::{is_present, is_to_be_removed, store};
 use super::world::{Durability, Gone, InHand, SharedWorld};
 use super::zones::Link;
@@ -89,6 +90,31 @@ impl SimulatedHost {
             Request::SeedStop => self.set_seeding(Seeding::Stopped).await,
             // The checks that want it are asked by the verbs alone.
             Request::ObserveUsage => Ok(Response::Usage(Box::default())),
+            Request::Suspend { unit, .. } => {
+                let suspend = |machine: &mut Machine, _| {
+                    machine.memory.suspended.insert(unit);
+                };
+                self.operate(InHand::Finished, Durability::Unsynced, suspend)
+                    .await?;
+                Ok(Response::Done)
+            }
+            Request::Resume { unit } => {
+                let resume = |machine: &mut Machine, _| {
+                    machine.memory.suspended.remove(&unit);
+                };
+                self.operate(InHand::Finished, Durability::Unsynced, resume)
+                    .await?;
+                Ok(Response::Done)
+            }
+            Request::MoveEtcdLeader { to, .. } => {
+                self.operate(InHand::Finished, Durability::Unsynced, |_, _| {})
+                    .await?;
+                let moved = self
+                    .world
+                    .with(|world| world.move_etcd_leader(&self.name, &to));
+                moved.map_err(|reason| self.failed(reason))?;
+                Ok(Response::Done)
+            }
             Request::Run(_) => Err(self.failed("simulated hosts run no programs")),
         }
     }

@@ -106,6 +106,8 @@ pub struct Memory {
     pub network_manager: Option<Digest>,
     /// Whether the writable registry instance runs.
     pub is_seeding: bool,
+    /// Units whose processes stand still.
+    pub suspended: BTreeSet<String>,
 }
 
 /// A unit that was started.

@@ -302,6 +302,7 @@ impl World {
     /// The next run finds all connections whole and its own life ahead.
     pub(super) fn reconnect(&mut self) {
         self.heal(|_, heals| heals != Heals::WhenTold);
+        self.resume_units();
         self.lost.clear();
         self.given_up.clear();
         self.answers_lost.clear();
@@ -312,6 +313,22 @@ impl World {
             // It ends with the agent that started it.
             machine.memory.is_seeding = false;
         }
+    }
+
+    /// systemd lets them go on; a run that could have is to have done so.
+    fn resume_units(&mut self) {
+        let mut left = Vec::new();
+        for (name, machine) in &mut self.machines {
+            let is_cut_off = self.lost.contains(name) || self.given_up.contains(name);
+            if machine.memory.suspended.is_empty() {
+                continue;
+            }
+            machine.memory.suspended.clear();
+            if !is_cut_off && !self.run_is_dead {
+                left.push(format!("{name}: units were left suspended"));
+            }
+        }
+        self.violations.extend(left);
     }
 
     /// Counts down a condition that takes its time.
