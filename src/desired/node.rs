@@ -17,6 +17,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 const CA: &str = "/etc/kubernetes/pki/ca.crt";
 const RESOLV_CONF: &str = "/etc/kubernetes/resolv.conf";
+/// Rules in the language of nft.
+const MASQUERADE: &str = "/etc/kubernetes/masquerade.nft";
 const PROXY_USER: &str = "cofferdam-api-proxy";
 const PROXY_CONFIG: &str = "/etc/cofferdam/api-proxy.toml";
 const PROXY_CA: &str = "/etc/cofferdam/pki/cluster-ca.crt";
@@ -167,6 +169,8 @@ fn kubelet(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
         "tlsPrivateKeyFile": serving_key,
         "tlsMinVersion": "VersionTLS12",
     });
+    let rules = masquerade(&inventory.cluster.pod_cidr.to_string());
+    builder.plain(MASQUERADE, rules);
     let config = builder.overridden_config(Component::Kubelet, base);
     builder.plain(config_file, yaml(config_file, &config)?);
     let arguments = builder.overridden_flags(
@@ -194,7 +198,7 @@ fn kubelet(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
         stage: Stage::Nodes,
         text,
         // The kubeconfig's certificate is only the first; kubelet renews it.
-        reads: &[config_file, CA, RESOLV_CONF],
+        reads: &[config_file, CA, RESOLV_CONF, MASQUERADE],
         follows: &[kubeconfig, serving, serving_key],
         binaries: &["kubelet"],
         change: Change::Restart,
@@ -203,6 +207,24 @@ fn kubelet(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
         }),
     });
     Ok(())
+}
+
+/// What pods send out of the pod network goes under their node's address from
+/// the first packet on. flanneld sees to that too, and keeps it so, but only
+/// once it has heard of its lease: the first pods of a boot are up before.
+fn masquerade(pod_cidr: &str) -> String {
+    format!(
+        r#"# Written by cofferdam.
+table ip cofferdam
+delete table ip cofferdam
+table ip cofferdam {{
+  chain postrouting {{
+    type nat hook postrouting priority srcnat; policy accept;
+    ip saddr {pod_cidr} ip daddr != {{ {pod_cidr}, 224.0.0.0/4 }} masquerade fully-random
+  }}
+}}
+"#
+    )
 }
 
 fn kube_proxy(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {

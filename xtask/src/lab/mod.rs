@@ -21,7 +21,6 @@ pub use control::Lab;
 pub use layout::{Host, Kind, Wanted};
 pub use make::{Options, Rules, up};
 pub use network::DefaultRoute;
-pub use router::Flow;
 pub use status::status;
 
 use crate::shell;
