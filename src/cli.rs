@@ -83,6 +83,9 @@ pub enum Command {
     Kubectl(RunArgs),
     /// Run etcdctl on a master
     Etcdctl(RunArgs),
+    /// Save snapshots of etcd, and begin it anew from one
+    #[command(subcommand)]
+    Etcd(EtcdCommand),
     /// Print a shell's completions
     Completions {
         /// The shell
@@ -129,6 +132,9 @@ impl Command {
             Self::Rollback(args) => args.json,
             Self::Plan(args) => args.json,
             Self::Status(args) => args.json,
+            Self::Etcd(EtcdCommand::Snapshot(args)) => args.json,
+            Self::Etcd(EtcdCommand::Snapshots(args)) => args.json,
+            Self::Etcd(EtcdCommand::Restore(args)) => args.json,
             Self::Ports(args) => args.format == PortsFormat::Json,
             Self::Bundle(
                 BundleCommand::Verify { json, .. } | BundleCommand::Inspect { json, .. },
@@ -206,6 +212,58 @@ pub struct RollbackArgs {
     /// What goes back: a host, a zone as `@zone`, or `all`; may be repeated
     #[arg(long, value_name = "HOST", required = true)]
     pub on: Vec<String>,
+    /// Run the plan without asking
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Print events as JSON lines on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum EtcdCommand {
+    /// Save a snapshot on hosts of two zones, and prove that it can be restored
+    Snapshot(EtcdSnapshotArgs),
+    /// Show the snapshots that hosts keep
+    Snapshots(EtcdSnapshotsArgs),
+    /// Begin etcd anew on all its members, from one snapshot
+    Restore(EtcdRestoreArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct EtcdSnapshotArgs {
+    #[command(flatten)]
+    pub inventory: InventoryArgs,
+    /// Copy it to this file too, which must not be there yet
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<Utf8PathBuf>,
+    /// Print what was saved as a JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct EtcdSnapshotsArgs {
+    #[command(flatten)]
+    pub inventory: InventoryArgs,
+    /// Print them as a JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct EtcdRestoreArgs {
+    #[command(flatten)]
+    pub inventory: InventoryArgs,
+    #[command(flatten)]
+    pub bundle: BundleArgs,
+    /// The snapshot: one that a host keeps, as `etcd snapshots` shows it, or a
+    /// file
+    #[arg(long, value_name = "HOST:NAME|FILE")]
+    pub from: String,
+    /// Give up a restore from another snapshot that was begun
+    #[arg(long)]
+    pub anew: bool,
     /// Run the plan without asking
     #[arg(long, short)]
     pub yes: bool,

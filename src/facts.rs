@@ -88,6 +88,9 @@ pub struct HostFacts {
     /// Whether the host holds the data of a member of etcd.
     #[serde(default)]
     pub etcd_data: bool,
+    /// The token of the last restore of etcd that put its data in place here.
+    #[serde(default)]
+    pub etcd_restored: Option<String>,
     /// The newest software generation.
     pub generation: Option<Generation>,
     /// Software that the newest generation does not name.
@@ -328,6 +331,16 @@ pub struct EtcdMemberStatus {
     pub applied_index: u64,
     /// Size of its database in bytes, what is free in it included.
     pub database_bytes: u64,
+}
+
+/// A snapshot of etcd that a host keeps, proven when it was saved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotFacts {
+    pub name: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// When it was saved, in seconds since 1970 by the host's clock.
+    pub saved: i64,
 }
 
 /// A numbered manifest of software on a host. Holds all that is needed to go

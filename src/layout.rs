@@ -90,6 +90,8 @@ pub const KUBELET: &str = "/var/lib/kubelet";
 pub const SNAPSHOTS: &str = "/var/lib/cofferdam/snapshots";
 /// Data of the host's etcd member.
 pub const ETCD: &str = "/var/lib/etcd";
+/// Holds the token of the last restore of etcd that was done on the host.
+pub const ETCD_RESTORED: &str = "/var/lib/cofferdam/etcd-restored";
 /// Logs of pods, audit logs of API servers, the journal.
 pub const LOGS: &str = "/var/log";
 /// Directories that cofferdam or what it installs writes to, of which each

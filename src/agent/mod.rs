@@ -28,6 +28,7 @@ pub mod run;
 pub mod seed;
 pub mod serve;
 mod silence;
+mod snapshots;
 pub mod staging;
 mod taken_up;
 #[cfg(test)]

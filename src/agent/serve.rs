@@ -264,6 +264,7 @@ fn is_brought_to_its_end(request: &Request) -> bool {
             Action::Wait { .. }
                 | Action::Drain { .. }
                 | Action::SnapshotEtcd { .. }
+                | Action::PrepareEtcdData { .. }
                 | Action::AddEtcdLearner { .. }
                 | Action::PromoteEtcdLearner { .. }
                 | Action::CopyArtifacts { .. }

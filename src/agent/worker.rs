@@ -5,7 +5,7 @@ use super::failure::failure_of;
 use super::root::Root;
 use super::seed::{ManifestTarget, Seed, pieces};
 use super::staging::{self, Stored};
-use super::{apply, cluster, leadership, observe, run, usage};
+use super::{apply, cluster, leadership, observe, run, snapshots, usage};
 use crate::digest::Digest;
 use crate::host::{BlobTarget, Failure, Request, Response};
 use anyhow::Result;
@@ -103,6 +103,14 @@ impl Worker {
             }
             Request::SeedStop => {
                 self.seed.stop().await?;
+                Ok(Response::Done)
+            }
+            Request::ListSnapshots => {
+                let snapshots = snapshots::list(&self.root)?;
+                Ok(Response::Snapshots { snapshots })
+            }
+            Request::ReadSnapshot { name } => {
+                snapshots::read(&self.root, &name, &notices).await?;
                 Ok(Response::Done)
             }
             Request::Suspend {

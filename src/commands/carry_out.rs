@@ -66,7 +66,8 @@ impl Mint for SiteMint<'_> {
         site.record_decisions(decisions)?;
         site.mint(&materials(inventory), OffsetDateTime::now_utc())?;
         let site_view = site.view()?;
-        let desired = desired(inventory, software, &site_view)?;
+        let mut desired = desired(inventory, software, &site_view)?;
+        desired.restore.clone_from(&self.prospect.desired.restore);
         let key = site_view
             .digest_key
             .ok_or_else(|| anyhow::anyhow!("the site has no key for digests after minting"))?;

@@ -4,9 +4,10 @@ use super::carry_out::{carry_out, prove};
 use super::fault::{Exit, Fault};
 use super::interrupt::Interrupt;
 use super::prospect::{Prospect, Purpose, Request, prospect};
+use super::restore::{self, Source};
 use super::{ask, conclude, connect, software};
 use crate::bundle::inspect::human_bytes;
-use crate::cli::{BundleArgs, InstallArgs, RollbackArgs, UpgradeArgs};
+use crate::cli::{BundleArgs, EtcdRestoreArgs, InstallArgs, RollbackArgs, UpgradeArgs};
 use crate::desired::{Software, admin_kubeconfig};
 use crate::event::{Event, EventSink};
 use crate::host::Host as _;
@@ -30,6 +31,8 @@ struct Wish {
     bundle: Option<BundleArgs>,
     without: Vec<String>,
     back: Vec<String>,
+    /// Where etcd begins anew from.
+    restore: Option<Source>,
     yes: bool,
 }
 
@@ -41,6 +44,7 @@ pub(super) async fn install(args: InstallArgs, style: Style) -> Result<ExitCode,
         bundle: Some(args.bundle),
         without: args.without,
         back: Vec::new(),
+        restore: None,
         yes: args.yes,
     };
     run(wish, style).await
@@ -57,6 +61,7 @@ pub(super) async fn upgrade(args: UpgradeArgs, style: Style) -> Result<ExitCode,
         bundle: Some(args.bundle),
         without: Vec::new(),
         back: Vec::new(),
+        restore: None,
         yes: args.yes,
     };
     run(wish, style).await
@@ -70,6 +75,24 @@ pub(super) async fn rollback(args: RollbackArgs, style: Style) -> Result<ExitCod
         bundle: None,
         without: Vec::new(),
         back: args.on,
+        restore: None,
+        yes: args.yes,
+    };
+    run(wish, style).await
+}
+
+pub(super) async fn restore(args: EtcdRestoreArgs, style: Style) -> Result<ExitCode, Fault> {
+    let wish = Wish {
+        verb: "etcd-restore",
+        intent: Intent::Install,
+        inventory: args.inventory.inventory,
+        bundle: Some(args.bundle),
+        without: Vec::new(),
+        back: Vec::new(),
+        restore: Some(Source {
+            from: args.from,
+            anew: args.anew,
+        }),
         yes: args.yes,
     };
     run(wish, style).await
@@ -117,6 +140,7 @@ async fn dry_run(args: UpgradeArgs, style: Style) -> Result<ExitCode, Fault> {
         purpose: Purpose::Look,
         intent: intent_of(&args),
         back: BTreeSet::new(),
+        restore: None,
     };
     let prospect = conclude(&output, prospect(request, &interrupt).await)?;
     let text = match args.json {
@@ -163,12 +187,14 @@ async fn phases(
         purpose: Purpose::Change,
         intent: wish.intent,
         back,
+        restore: wish.restore.as_ref(),
     };
     let prospect = prospect(request, interrupt).await?;
     if prospect.plan.is_empty() && prospect.plan.refusals.is_empty() {
         write_kubeconfig(&prospect)?;
         software::record_begin(&prospect.site, &prospect.software).map_err(Fault::input)?;
         software::record_end(&prospect.site, &prospect.software).map_err(Fault::input)?;
+        restore::record_end(&prospect.site).map_err(Fault::input)?;
         tell_nothing_to_do(output, &prospect);
         return Ok(());
     }
@@ -176,12 +202,21 @@ async fn phases(
     if let Some(way_back) = way_back(wish.intent, &prospect.software) {
         output.say(way_back);
     }
+    if let Some(restoring) = &prospect.restoring {
+        output.say(&restoring.warning());
+    }
     confirm(output, interrupt, wish.yes).await?;
     software::record_begin(&prospect.site, &prospect.software).map_err(Fault::input)?;
+    if let Some(restoring) = &prospect.restoring {
+        restoring
+            .record_begin(&prospect.site)
+            .map_err(Fault::input)?;
+    }
     let steps = carry_out(output, interrupt, &prospect).await?;
     prove(output, interrupt, &prospect).await?;
     write_kubeconfig(&prospect)?;
     software::record_end(&prospect.site, &prospect.software).map_err(Fault::input)?;
+    restore::record_end(&prospect.site).map_err(Fault::input)?;
     tell_totals(output, &prospect, steps);
     Ok(())
 }

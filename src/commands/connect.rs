@@ -7,7 +7,7 @@ use crate::agent::host_lock;
 use crate::bundle::Progress;
 use crate::host::remote::{self, AgentSource, RemoteError, RemoteHost};
 use crate::host::upload::Uploads;
-use crate::host::{Call, Host, Notice, Request};
+use crate::host::{Call, Host, HostError, Notice, Request};
 use crate::inventory::{self, Inventory};
 use crate::output::{Output, TransferProgress};
 use crate::site::{Decisions, Site};
@@ -357,31 +357,37 @@ fn operator() -> String {
     format!("{user}@{}", system.nodename().to_string_lossy())
 }
 
+/// Takes one host for this run.
+pub(super) async fn acquire_one(
+    host: &RemoteHost,
+    waiting: &(dyn Fn(String) + Send + Sync),
+) -> Result<(), HostError> {
+    let notices = |notice| {
+        if let Notice::Waiting { reason } = notice {
+            waiting(reason);
+        }
+    };
+    let call = Call {
+        request: Request::Acquire {
+            by: operator(),
+            limit_seconds: u32::try_from(host_lock::LIMIT.as_secs()).unwrap_or(u32::MAX),
+        },
+        body: None,
+        notices: &notices,
+        limit: host_lock::LIMIT + ANSWER_ALLOWANCE,
+    };
+    host.call(call).await.map(drop)
+}
+
 /// Takes all hosts for this run.
 pub(super) async fn acquire(
     phase: &Phase<'_>,
     hosts: &BTreeMap<String, Arc<RemoteHost>>,
 ) -> Result<(), Fault> {
-    let limit_seconds = u32::try_from(host_lock::LIMIT.as_secs()).unwrap_or(u32::MAX);
-    let by = operator();
-    let by = by.as_str();
     let each = hosts.iter().map(|(name, host)| {
         let work = async move {
-            let notices = |notice| {
-                if let Notice::Waiting { reason } = notice {
-                    phase.doing(format!("{name}: {reason}"));
-                }
-            };
-            let call = Call {
-                request: Request::Acquire {
-                    by: by.to_owned(),
-                    limit_seconds,
-                },
-                body: None,
-                notices: &notices,
-                limit: host_lock::LIMIT + ANSWER_ALLOWANCE,
-            };
-            host.call(call).await
+            let waiting = |reason| phase.doing(format!("{name}: {reason}"));
+            acquire_one(host, &waiting).await
         };
         (name.clone(), work)
     });

@@ -15,11 +15,14 @@ mod phase;
 mod plan;
 mod ports;
 mod prospect;
+mod restore;
 mod run;
+mod snapshot_file;
+mod snapshots;
 mod software;
 mod status;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, EtcdCommand};
 use crate::event::{EVENT_VERSION, EventSink, TimedEvent};
 use crate::output::{Output, Shape, Style, failure_lines, paint};
 use fault::{Exit, Fault};
@@ -85,6 +88,7 @@ fn style(cli: &Cli) -> Style {
         Command::Install(args) => args.json,
         Command::Upgrade(args) => args.json && !args.dry_run,
         Command::Rollback(args) => args.json,
+        Command::Etcd(EtcdCommand::Restore(args)) => args.json,
         _ => false,
     };
     let shape = match (json, cli.quiet, cli.no_progress) {
@@ -112,6 +116,9 @@ fn dispatch(command: Command, style: Style) -> Result<ExitCode, Fault> {
         Command::Ports(args) => ports::run(&args, style),
         Command::Kubectl(args) => block_on(run::run("kubectl", args)),
         Command::Etcdctl(args) => block_on(run::run("etcdctl", args)),
+        Command::Etcd(EtcdCommand::Snapshot(args)) => block_on(snapshots::save(args, style)),
+        Command::Etcd(EtcdCommand::Snapshots(args)) => block_on(snapshots::show(args, style)),
+        Command::Etcd(EtcdCommand::Restore(args)) => block_on(change::restore(args, style)),
         Command::Completions { shell } => hidden::completions(shell, style),
         Command::Agent => hidden::agent(),
         Command::AgentInstall { digest } => hidden::agent_install(&digest),

@@ -26,6 +26,7 @@ pub(super) async fn run(args: PlanArgs, style: Style) -> Result<ExitCode, Fault>
         purpose: Purpose::Look,
         intent: Intent::Install,
         back: BTreeSet::new(),
+        restore: None,
     };
     let prospect = conclude(&output, prospect(request, &interrupt).await)?;
     let plan = &prospect.plan;

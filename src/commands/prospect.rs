@@ -6,6 +6,8 @@ use super::fault::{Exit, Fault};
 use super::interrupt::Interrupt;
 use super::observe;
 use super::phase::Phase;
+use super::restore::{self, Restoring, Source};
+use super::snapshot_file::WithSnapshot;
 use super::software::{self, Wanted};
 use crate::bundle::inspect::human_bytes;
 use crate::bundle::{Bundle, TrustedKey, verify};
@@ -38,6 +40,7 @@ pub(super) struct Prospect {
     pub(super) desired: Desired,
     pub(super) world: World,
     pub(super) plan: Plan,
+    pub(super) restoring: Option<Restoring>,
 }
 
 /// Whether hosts are taken for a run. To look takes no lock: it goes on beside
@@ -62,6 +65,8 @@ pub(super) struct Request<'a> {
     pub(super) intent: Intent,
     /// Names of hosts that go back.
     pub(super) back: BTreeSet<String>,
+    /// Where etcd begins anew from.
+    pub(super) restore: Option<&'a Source>,
 }
 
 /// Everything up to the plan. May be dropped at any moment: nothing but the
@@ -84,7 +89,11 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
         purpose,
         intent,
         back,
+        restore,
     } = request;
+    if restore.is_none() {
+        restore::refuse_if_begun(&site)?;
+    }
     connect::check_left_out(&inventory, without)?;
     let verified = match bundle {
         Some(bundle) => Some(verify_bundle(output, bundle).await?),
@@ -95,6 +104,10 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
     connect::check_seen(without, &site_view.decisions)?;
     let bundle_bytes = bundle.as_ref().map_or(0, Bundle::length);
     let content = bundle.map(|bundle| Arc::new(BundleContent::new(bundle)));
+    let restoring = match restore {
+        Some(source) => Some(restore::find(output, &inventory, &site, source).await?),
+        None => None,
+    };
     let hosts = connect_hosts(ConnectRequest {
         output,
         inventory: &inventory,
@@ -123,6 +136,7 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
         (&software, intent),
         &site_view,
         &hosts,
+        restoring.as_ref(),
     )
     .await?;
     check(output, &inventory, &platforms, &seen, intent)?;
@@ -133,13 +147,21 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
         world,
         ..
     } = seen;
+    let bundle: Arc<dyn BlobSource> = match content {
+        Some(content) => content,
+        None => Arc::new(NoBundle),
+    };
+    let content: Arc<dyn BlobSource> = match &restoring {
+        Some(restoring) => Arc::new(WithSnapshot {
+            bundle,
+            snapshot: restoring.file.clone(),
+        }),
+        None => bundle,
+    };
     Ok(Prospect {
         inventory,
         site,
-        content: match content {
-            Some(content) => content,
-            None => Arc::new(NoBundle),
-        },
+        content,
         software,
         bundle_bytes,
         decisions,
@@ -147,6 +169,7 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
         desired,
         world,
         plan,
+        restoring,
     })
 }
 
@@ -315,14 +338,19 @@ async fn observe_hosts(
     (software, intent): (&Software, Intent),
     site: &SiteView,
     hosts: &BTreeMap<String, Arc<RemoteHost>>,
+    restoring: Option<&Restoring>,
 ) -> Result<Observed, Fault> {
-    let (decisions, new) = settle(&phase, hosts, inventory, site).await?;
+    let (mut decisions, mut new) = settle(&phase, hosts, inventory, site).await?;
+    if restoring.is_some() {
+        new.extend(planning::restore::decide(&mut decisions, inventory));
+    }
     let decided = SiteView {
         decisions: decisions.clone(),
         ..site.clone()
     };
     let mut desired = desired(inventory, software, &decided).map_err(Fault::input)?;
     desired.to_decide = new;
+    desired.restore = restoring.map(|restoring| restoring.restore.clone());
     let key = site.digest_key.as_ref();
     let seen = observe::hosts(&phase, hosts, &desired, key).await?;
     let world = observe::world(&phase, output, hosts, &desired, seen.facts).await?;

@@ -63,6 +63,7 @@ pub fn desired(
         manifests: manifests::manifests(inputs)?,
         to_mint,
         to_decide: Vec::new(),
+        restore: None,
     })
 }
 

@@ -23,6 +23,19 @@ pub struct Desired {
     pub to_mint: Vec<String>,
     /// Decisions that are not yet recorded in the site.
     pub to_decide: Vec<String>,
+    /// A restore of etcd that is to be brought to its end.
+    pub restore: Option<EtcdRestore>,
+}
+
+/// A restore of etcd: all its members begin anew, from one snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EtcdRestore {
+    /// Tells it from others: when it was begun, `20261129T084501Z`.
+    pub token: String,
+    /// Digest of the snapshot's file.
+    pub snapshot: Digest,
+    /// Its size in bytes.
+    pub size: u64,
 }
 
 /// What one host should be like.

@@ -156,6 +156,7 @@ async fn run_step(stage: &Stage<'_>, step: &Step) -> Result<(), StepError> {
         Action::Wait { .. }
         | Action::Drain { .. }
         | Action::SnapshotEtcd { .. }
+        | Action::PrepareEtcdData { .. }
         | Action::CopyArtifacts { .. }
         | Action::AddEtcdLearner { .. }
         | Action::PromoteEtcdLearner { .. } => {
@@ -201,6 +202,7 @@ pub(super) fn unexpected(step: &Step, response: &Response) -> StepError {
         Response::Facts(_) => "facts",
         Response::Cluster(_) => "facts of the cluster",
         Response::Usage(_) => "who uses the cluster",
+        Response::Snapshots { .. } => "snapshots of etcd",
         Response::Done => "done",
         Response::Stored { .. } => "stored",
         Response::Exited { .. } => "exited",

@@ -55,7 +55,8 @@ pub(super) fn limit(action: &Action) -> Duration {
         Action::SwitchUnits { stop, units, .. } => FILES + UNIT * count(stop.len() + units.len()),
         Action::StopUnits { units } => UNIT * count(units.len()),
         Action::Uncordon { .. } => APPLY,
-        Action::SnapshotEtcd { .. } => SNAPSHOT,
+        Action::SnapshotEtcd { .. } | Action::PrepareEtcdData { .. } => SNAPSHOT,
+        Action::SwitchEtcdData { stop, .. } => FILES + UNIT * count(stop.len()),
         Action::Wait { limit_seconds, .. }
         | Action::Drain { limit_seconds, .. }
         | Action::AddEtcdLearner { limit_seconds, .. }

@@ -6,7 +6,6 @@ use crate::desired::{Content, Desired, DesiredHost, File};
 use crate::host::{ApplyRequest, FileBody, ManifestBody};
 use crate::plan::generation::generation_of;
 use crate::plan::{Action, Step};
-use std::collections::BTreeMap;
 
 /// The request for a step.
 ///
@@ -18,13 +17,7 @@ pub(super) fn apply_request(step: &Step, desired: &Desired) -> Result<ApplyReque
         let host = desired.hosts.get(&step.host);
         host.ok_or_else(|| missing(step, "the host"))
     };
-    let mut request = ApplyRequest {
-        action: step.action.clone(),
-        files: BTreeMap::new(),
-        inputs: BTreeMap::new(),
-        manifests: None,
-        generation: None,
-    };
+    let mut request = ApplyRequest::of(step.action.clone());
     match &step.action {
         Action::WriteFiles { files, .. } => {
             let host = host()?;

@@ -3,7 +3,9 @@
 
 use crate::desired::{Condition, FileKind, ManifestSet};
 use crate::digest::Digest;
-use crate::facts::{ClusterFacts, Generation, HostFacts, ObserveRequest, UsageFacts};
+use crate::facts::{
+    ClusterFacts, Generation, HostFacts, ObserveRequest, SnapshotFacts, UsageFacts,
+};
 use crate::plan::Action;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -44,6 +46,12 @@ pub enum Request {
     /// `SeedStop`, or with the agent.
     SeedStart,
     SeedStop,
+    /// Which snapshots of etcd the host keeps.
+    ListSnapshots,
+    /// Reads one of them; its bytes come back as the output of a program would.
+    ReadSnapshot {
+        name: String,
+    },
     /// Has a unit's processes stand still, until [`Request::Resume`] or for
     /// `limit_seconds`, whatever happens to the agent.
     Suspend {
@@ -111,6 +119,19 @@ pub struct ApplyRequest {
     pub generation: Option<Generation>,
 }
 
+impl ApplyRequest {
+    /// An action that needs nothing but itself.
+    pub fn of(action: Action) -> Self {
+        Self {
+            action,
+            files: BTreeMap::new(),
+            inputs: BTreeMap::new(),
+            manifests: None,
+            generation: None,
+        }
+    }
+}
+
 /// A file's bytes and attributes on their way to a host.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct FileBody {
@@ -171,6 +192,9 @@ pub enum Response {
     Facts(Box<HostFacts>),
     Cluster(Box<ClusterFacts>),
     Usage(Box<UsageFacts>),
+    Snapshots {
+        snapshots: Vec<SnapshotFacts>,
+    },
     Done,
     /// `true` if the blob was there already and its body was not needed.
     Stored {

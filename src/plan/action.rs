@@ -2,7 +2,7 @@
 //! without secrets: contents of files are looked up in the desired state, by
 //! host and path, when it is executed.
 
-use crate::desired::{Binary, BlobReference, Change, Condition, FileKind, Stage};
+use crate::desired::{Binary, BlobReference, Change, Condition, EtcdRestore, FileKind, Stage};
 use crate::digest::Digest;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -127,6 +127,23 @@ pub enum Action {
     SnapshotEtcd {
         name: String,
         endpoint: String,
+    },
+    /// Makes the data of the host's member of etcd from a staged snapshot, beside
+    /// what it has, which goes on meanwhile.
+    PrepareEtcdData {
+        restore: EtcdRestore,
+        /// What the member is called.
+        name: String,
+        /// Members by name, with their peer URLs.
+        members: BTreeMap<String, String>,
+    },
+    /// Stops `stop` in that order, and puts what was prepared in place of the
+    /// member's data, which is kept beside it; on a host without a member, only
+    /// stops.
+    SwitchEtcdData {
+        restore: EtcdRestore,
+        stop: Vec<String>,
+        is_member: bool,
     },
     /// On a master: cordons a node, with a mark that it was us, and evicts its pods
     /// but for those of DaemonSets, as `kubectl drain` does, within

@@ -8,6 +8,7 @@ pub mod generation;
 pub mod membership;
 mod order;
 pub mod render;
+pub mod restore;
 pub mod safety;
 mod stages;
 pub(crate) mod title;
@@ -97,6 +98,8 @@ impl Plan {
 /// The list below is the order of every run: what a line returns is done, on
 /// all its hosts, before the next line begins.
 pub fn plan(desired: &Desired, world: &World, key: Option<&DigestKey>) -> Plan {
+    let without_etcd = restore::without_etcd(desired, world);
+    let world = without_etcd.as_ref().unwrap_or(world);
     let comparison = Comparison::new(desired, world, key);
     let mut plan = Plan {
         refusals: safety::review(&comparison),
@@ -108,6 +111,7 @@ pub fn plan(desired: &Desired, world: &World, key: Option<&DigestKey>) -> Plan {
         (Stage::Registry, stages::bring_up_registries),
         (Stage::Stage, stages::lay_down),
         (Stage::Stage, stages::hand_over),
+        (Stage::Etcd, stages::restore_etcd),
         (Stage::Etcd, stages::bring_up_etcd),
         (Stage::Etcd, stages::save_snapshots),
         (Stage::ControlPlane, stages::start_units),

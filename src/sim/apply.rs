@@ -103,6 +103,37 @@ pub(super) async fn apply(host: &SimulatedHost, request: ApplyRequest) -> Done {
             })
             .await
         }
+        Action::PrepareEtcdData { restore, .. } => {
+            let (token, snapshot) = (restore.token.clone(), restore.snapshot);
+            let is_staged = host.world.with(|world| {
+                let machine = world.machines.get(&host.name);
+                machine.is_some_and(|machine| machine.disk.staging.contains_key(&snapshot))
+            });
+            if !is_staged {
+                return Err(host.failed("the snapshot is not there"));
+            }
+            change(host, Durability::Synced, |machine| {
+                machine.disk.etcd_prepared = Some(token);
+            })
+            .await
+        }
+        Action::SwitchEtcdData {
+            restore,
+            stop,
+            is_member,
+        } => {
+            halt_units(host, stop).await?;
+            if *is_member {
+                switch_etcd_data(host, &restore.token).await?;
+                let snapshot = restore.snapshot;
+                disruptive(host, |machine, _| {
+                    machine.disk.staging.remove(&snapshot);
+                })
+                .await?;
+            }
+            let token = restore.token.clone();
+            disruptive(host, |machine, _| machine.disk.etcd_restored = Some(token)).await
+        }
         Action::Drain { node, .. } => {
             cordon(host, node, true).await?;
             // Its pods end in their own time.
@@ -417,6 +448,29 @@ async fn change_members(
         tokio::task::yield_now().await;
     }
     Err(host.failed(last))
+}
+
+/// What the member had is moved away, and then the prepared data to its place.
+async fn switch_etcd_data(host: &SimulatedHost, token: &str) -> Done {
+    let is_prepared = host.world.with(|world| {
+        let machine = world.machines.get(&host.name);
+        machine.is_some_and(|machine| machine.disk.etcd_prepared.as_deref() == Some(token))
+    });
+    if !is_prepared {
+        return Err(host.failed("no data was prepared"));
+    }
+    disruptive(host, |machine, _| {
+        machine.disk.etcd_data = false;
+        machine.disk.etcd_of = None;
+    })
+    .await?;
+    disruptive(host, |machine, _| {
+        machine.disk.etcd_data = true;
+        machine.disk.etcd_of = machine.disk.etcd_prepared.take();
+    })
+    .await?;
+    host.world.with(|world| world.restore_etcd(token));
+    Ok(())
 }
 
 /// Stopped for a moment: enabled, and with its inputs.

@@ -126,6 +126,15 @@ pub struct SimulatedBundle {
 }
 
 impl SimulatedBundle {
+    /// Adds a blob with these bytes, and returns its digest and size.
+    pub fn add(&mut self, bytes: &str) -> (Digest, u64) {
+        let digest = Digest::of(bytes);
+        let bytes = Bytes::copy_from_slice(bytes.as_bytes());
+        let size = bytes.len() as u64;
+        self.blobs.insert(digest, bytes);
+        (digest, size)
+    }
+
     /// The blobs of an edition, see [`bundle_view`].
     pub fn new(edition: &str) -> Self {
         let files = FILES.iter().map(|(name, ..)| file_repository(name));

@@ -29,6 +29,10 @@ pub(super) struct Cluster {
     /// Who belongs to etcd itself.
     pub members: Members,
     pub leader: Option<String>,
+    /// Which restore it began from; none if it never was restored.
+    pub restored: Option<String>,
+    /// Whose members have data of it, or had.
+    pub had_data: BTreeSet<String>,
     /// Who was told to hand its leadership over since it was started.
     pub handed_over: BTreeSet<String>,
     /// Applied sets, name to text.

@@ -105,14 +105,37 @@ impl World {
             self.activate(&name, ETCD);
             if let Some(machine) = self.machines.get_mut(&name) {
                 machine.disk.etcd_data = true;
+                machine.disk.etcd_of.clone_from(&self.cluster.restored);
             }
+            self.cluster.had_data.insert(name);
         }
     }
 
     fn is_etcd_up(&self, host: &str) -> bool {
-        let machine = self.machines.get(host);
-        let process = machine.and_then(|machine| machine.memory.processes.get(ETCD));
-        process.is_some_and(|process| self.now >= process.ready_at)
+        let Some(machine) = self.machines.get(host) else {
+            return false;
+        };
+        // A member whose data is gone is refused: the others know it with its own.
+        let belongs = match machine.disk.etcd_data {
+            true => machine.disk.etcd_of == self.cluster.restored,
+            false => !self.cluster.had_data.contains(host),
+        };
+        let process = machine.memory.processes.get(ETCD);
+        belongs && process.is_some_and(|process| self.now >= process.ready_at)
+    }
+
+    /// All members begin anew with the first whose data is of another restore.
+    pub(super) fn restore_etcd(&mut self, token: &str) {
+        if self.cluster.restored.as_deref() == Some(token) {
+            return;
+        }
+        self.cluster.restored = Some(token.to_owned());
+        self.cluster.had_data.clear();
+        let hosts = self.desired.hosts.iter();
+        let members = hosts.filter(|(_, host)| host.etcd.is_some());
+        self.cluster.members = members
+            .map(|(name, _)| (name.clone(), Vote::Voter))
+            .collect();
     }
 
     /// Whoever leads goes on to, while a majority follows.

@@ -56,6 +56,7 @@ impl World {
             }),
             etcd: self.etcd(machine, request),
             etcd_data: disk.etcd_data,
+            etcd_restored: disk.etcd_restored.clone(),
             generation: disk.generation.clone(),
             pending: disk.pending.clone(),
             trust: disk.trust.clone(),

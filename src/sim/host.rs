@@ -115,6 +115,9 @@ impl SimulatedHost {
                 moved.map_err(|reason| self.failed(reason))?;
                 Ok(Response::Done)
             }
+            Request::ListSnapshots | Request::ReadSnapshot { .. } => {
+                Err(self.failed("simulated snapshots have no bytes"))
+            }
             Request::Run(_) => Err(self.failed("simulated hosts run no programs")),
         }
     }

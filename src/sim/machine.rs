@@ -66,6 +66,12 @@ pub struct Disk {
     pub cni: Option<(Digest, IpNet)>,
     /// Whether a member of etcd has its data here.
     pub etcd_data: bool,
+    /// Which restore it is of; none if it is of the first members' making.
+    pub etcd_of: Option<String>,
+    /// Which restore data was prepared for.
+    pub etcd_prepared: Option<String>,
+    /// Which restore was done here last.
+    pub etcd_restored: Option<String>,
     /// Snapshots of it.
     pub snapshots: BTreeSet<String>,
 }
@@ -318,9 +324,14 @@ impl Machine {
             taken_up,
             cni,
             etcd_data,
+            etcd_of,
+            etcd_prepared,
+            etcd_restored: _,
             snapshots: _,
         } = &self.disk;
-        let mut lines = vec![format!("etcd data: {etcd_data}")];
+        let mut lines = vec![format!(
+            "etcd data: {etcd_data}, of {etcd_of:?}, prepared {etcd_prepared:?}"
+        )];
         for (path, file) in files {
             let content = match &file.content {
                 DiskContent::Directory => "directory".to_owned(),

@@ -1,7 +1,7 @@
 //! A site in memory, with made-up keys.
 
 use super::world::SharedWorld;
-use crate::desired::{DigestKey, Software, desired, materials};
+use crate::desired::{DigestKey, EtcdRestore, Software, desired, materials};
 use crate::execute::{Mint, Minted};
 use crate::inventory::Inventory;
 use crate::site::{Decisions, Material, SiteView};
@@ -54,6 +54,7 @@ pub(super) struct SimulatedMint<'a> {
     pub(super) inventory: &'a Inventory,
     pub(super) software: &'a Software,
     pub(super) decisions: &'a Decisions,
+    pub(super) restore: Option<&'a EtcdRestore>,
 }
 
 impl Mint for SimulatedMint<'_> {
@@ -92,7 +93,8 @@ impl Mint for SimulatedMint<'_> {
                 view.materials.insert(name, material);
             });
         }
-        let desired = desired(self.inventory, self.software, &self.site.view())?;
+        let mut desired = desired(self.inventory, self.software, &self.site.view())?;
+        desired.restore = self.restore.cloned();
         Ok(Minted { desired, key })
     }
 }

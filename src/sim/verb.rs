@@ -6,7 +6,7 @@ use super::machine::{Disk, Machine, MachineOptions};
 use super::site::{SimulatedMint, SimulatedSite};
 use super::world::{EndState, Fault, SharedWorld, World as Model};
 use super::zones::Heals;
-use crate::desired::{Condition, Desired, DigestKey, Software, desired};
+use crate::desired::{Condition, Desired, DigestKey, EtcdRestore, Software, desired};
 use crate::event::{Event, EventSink};
 use crate::execute::{Finished, Patience, Run, Stopped, execute};
 use crate::facts::{ClusterFacts, HostFacts, ObserveRequest};
@@ -14,7 +14,7 @@ use crate::host::{Call, Host, Request, Response};
 use crate::inventory::Inventory;
 use crate::plan::decisions::decide;
 use crate::plan::world::observe_cluster_request;
-use crate::plan::{Action, Plan, World, cluster_host, observe_requests, plan};
+use crate::plan::{Action, Plan, World, cluster_host, observe_requests, plan, restore};
 use crate::site::{Decisions, SiteView};
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +30,8 @@ pub struct Simulation {
     pub site: SimulatedSite,
     /// Hosts that runs leave out.
     pub left_out: BTreeSet<String>,
+    /// A restore of etcd that is not done.
+    pub restore: Option<EtcdRestore>,
     world: SharedWorld,
     hosts: BTreeMap<String, Arc<dyn Host>>,
 }
@@ -102,6 +104,7 @@ impl Simulation {
             blobs: SimulatedBundle::new(""),
             site: SimulatedSite::default(),
             left_out: BTreeSet::new(),
+            restore: None,
         })
     }
 
@@ -119,6 +122,27 @@ impl Simulation {
         self.world.with(|world| world.minors.learn(&soaking));
         self.software.soaking = Some(soaking);
         self.blobs.take(edition);
+    }
+
+    /// Begins to restore etcd from a snapshot of that name.
+    pub fn begin_restore(&mut self, snapshot: &str) {
+        let (snapshot, size) = self.blobs.add(snapshot);
+        self.restore = Some(EtcdRestore {
+            token: "restore".to_owned(),
+            snapshot,
+            size,
+        });
+    }
+
+    /// Puts a new machine in a host's place.
+    pub fn replace(&self, host: &str) {
+        self.world.with(|world| {
+            if let Some(machine) = world.machines.get_mut(host) {
+                *machine = Machine::new(host, machine.options.clone());
+            }
+            world.forget_disruptions_of(host);
+        });
+        self.let_time_pass();
     }
 
     /// Takes another inventory of the same hosts from now on.
@@ -148,13 +172,17 @@ impl Simulation {
         {
             first.insert(name.clone(), self.observe(name, default.clone()).await?);
         }
-        let (decisions, new) = decide(&view.decisions, &self.inventory, &first);
+        let (mut decisions, mut new) = decide(&view.decisions, &self.inventory, &first);
+        if self.restore.is_some() {
+            new.extend(restore::decide(&mut decisions, &self.inventory));
+        }
         let view = SiteView {
             decisions: decisions.clone(),
             ..view
         };
         let mut desired = desired(&self.inventory, &self.software, &view)?;
         desired.to_decide = new;
+        desired.restore.clone_from(&self.restore);
         self.world.with(|world| world.desired = desired.clone());
         let mut world = World::default();
         for (name, request) in observe_requests(&desired, key.as_ref()) {
@@ -194,6 +222,7 @@ impl Simulation {
             inventory: &self.inventory,
             software: &self.software,
             decisions: &planned.decisions,
+            restore: self.restore.as_ref(),
         };
         let run = Run {
             plan: &planned.plan,

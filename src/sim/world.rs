@@ -195,12 +195,16 @@ impl World {
         if durability == Durability::Synced {
             machine.sync();
         }
+        // A restore stops all that has to do with etcd, which is announced.
+        let is_restored = self.desired.restore.is_some();
         // One or two members can't be restarted without; that is announced.
-        if had_quorum && !self.etcd_has_quorum() && self.etcd_voters().len() > 2 {
+        if !is_restored && had_quorum && !self.etcd_has_quorum() && self.etcd_voters().len() > 2 {
             self.violations
                 .push(format!("{host}: a step of ours cost etcd its quorum"));
         }
-        self.note_disruptions(host, &served);
+        if !is_restored {
+            self.note_disruptions(host, &served);
+        }
         self.note_skew();
         self.unsettle();
         Ok(())

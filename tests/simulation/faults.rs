@@ -366,3 +366,30 @@ async fn a_soak_and_its_finish_are_finished_from_any_moment() {
     };
     stop_and_repeat(907, finishing).await;
 }
+
+/// A cluster whose masters but the first were destroyed, and new machines put in
+/// their places.
+async fn with_destroyed_masters(inventory: &str, seed: u64, destroyed: &[&str]) -> Simulation {
+    let mut world = installed(inventory, seed).await;
+    for host in destroyed {
+        world.replace(host);
+    }
+    world.begin_restore("a snapshot");
+    world
+}
+
+#[tokio::test]
+async fn a_restore_of_etcd_is_finished_from_any_moment() {
+    for (step, inventory, destroyed) in [
+        (17, ALONE, &["m1"][..]),
+        // Nothing was destroyed: what is written is to go back.
+        (101, THREE_ZONES, &[]),
+        (301, THREE_ZONES, &["m2", "m3"]),
+        (301, WITNESS, &["m1", "e1"]),
+    ] {
+        stop_and_repeat(step, async |seed| {
+            with_destroyed_masters(inventory, seed, destroyed).await
+        })
+        .await;
+    }
+}

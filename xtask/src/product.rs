@@ -64,7 +64,13 @@ impl Product {
 
     /// `VERB -i INVENTORY --bundle FILE --trusted-key KEY …`.
     pub fn verb(&self, verb: &str, more: &[&str]) -> Command {
-        let mut command = self.command(&[verb, "-i", self.inventory.as_str()]);
+        self.words(&[verb], more)
+    }
+
+    /// The same for verbs of several words.
+    pub fn words(&self, verb: &[&str], more: &[&str]) -> Command {
+        let mut command = self.command(verb);
+        command.args(["-i", self.inventory.as_str()]);
         command.args(["--bundle", self.bundle.as_str()]);
         command
             .args(["--trusted-key", self.public_key.as_str()])
@@ -206,6 +212,28 @@ pub fn run_quietly(command: &mut Command) -> Result<String> {
         bail!("{line}: exit {}\n{}", outcome.status, outcome.stderr.trim());
     }
     Ok(outcome.stdout)
+}
+
+/// Starts a command and kills it at a moment; false if it came to its end before.
+pub fn killed_after(command: &mut Command, moment: Duration) -> Result<bool> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("starting what is to be killed")?;
+    let deadline = Instant::now() + moment;
+    while Instant::now() < deadline {
+        if child.try_wait()?.is_some() {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    child.kill()?;
+    child.wait()?;
+    let seconds = moment.as_secs_f64();
+    shell::say(&format!("        kill -9 after {seconds:.1} s"));
+    Ok(true)
 }
 
 /// Runs a command to its end.

@@ -14,7 +14,8 @@ mod manifests;
 mod pending;
 mod registries;
 mod registry;
-mod snapshot;
+mod restore;
+pub(super) mod snapshot;
 mod source;
 mod switch;
 mod units;
@@ -100,6 +101,16 @@ pub async fn apply(root: &Root, request: ApplyRequest, notices: &NoticeSender) -
         Action::SnapshotEtcd { name, endpoint } => {
             snapshot::save(root, &name, &endpoint, notices).await
         }
+        Action::PrepareEtcdData {
+            restore,
+            name,
+            members,
+        } => restore::prepare(root, &restore, &name, &members).await,
+        Action::SwitchEtcdData {
+            restore,
+            stop,
+            is_member,
+        } => restore::switch(root, &restore, &stop, is_member, notices).await,
         Action::Drain {
             node,
             limit_seconds,

@@ -18,9 +18,10 @@ use std::time::{Duration, SystemTime};
 
 /// Eight gigabytes, saved from and restored to a slow disk.
 const LIMIT: Duration = Duration::from_secs(1800);
-/// Snapshots that are kept on a host.
+/// Snapshots of a kind that are kept on a host; names begin with the kind, as
+/// `before-…` or `asked-…`.
 const KEPT: usize = 2;
-const SUFFIX: &str = "db";
+pub(in crate::agent) const SUFFIX: &str = "db";
 /// Only root reads what is in it.
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
@@ -112,7 +113,7 @@ fn keep(saved: &Utf8Path, directory: &Utf8Path, name: &str) -> Result<()> {
     let mut all: Vec<(SystemTime, Utf8PathBuf)> = Vec::new();
     for entry in directory.read_dir_utf8()? {
         let entry = entry?;
-        if entry.path().extension() == Some(SUFFIX) {
+        if entry.path().extension() == Some(SUFFIX) && kind(entry.file_name()) == kind(name) {
             all.push((entry.metadata()?.modified()?, entry.into_path()));
         }
     }
@@ -122,6 +123,10 @@ fn keep(saved: &Utf8Path, directory: &Utf8Path, name: &str) -> Result<()> {
         fs::remove_file(old)?;
     }
     Ok(())
+}
+
+fn kind(name: &str) -> Option<&str> {
+    name.split_once('-').map(|(kind, _)| kind)
 }
 
 /// A directory that goes with this value, whatever happens.
@@ -195,15 +200,17 @@ esac"#
     #[tokio::test]
     async fn the_two_newest_are_kept_for_root_alone() {
         let host = host("word");
-        for name in ["first", "second", "third"] {
+        let names_of = |kind: &str| ["1", "2", "3"].map(|number| format!("{kind}-{number}"));
+        save_on(&host, "asked-0").await.unwrap();
+        for name in &names_of("before") {
             save_on(&host, name).await.unwrap();
             std::thread::sleep(Duration::from_millis(20));
         }
-        assert_eq!(names(&host), ["second.db", "third.db"]);
+        assert_eq!(names(&host), ["asked-0.db", "before-2.db", "before-3.db"]);
         let directory = host.root.path(layout::SNAPSHOTS);
         let mode = |path: &Utf8Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&directory), 0o700);
-        assert_eq!(mode(&directory.join("third.db")), 0o600);
+        assert_eq!(mode(&directory.join("before-3.db")), 0o600);
     }
 
     #[tokio::test]

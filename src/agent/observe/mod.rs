@@ -129,11 +129,17 @@ fn observe_files(root: &Root, request: &ObserveRequest, told: &store::Told) -> H
         registry,
         cni: cni::observe(root),
         etcd_data: root.path(layout::ETCD).join("member").exists(),
+        etcd_restored: restored_by(root),
         generation: manifests.generation,
         pending: manifests.pending,
         trust: manifests.trust,
         ..HostFacts::default()
     }
+}
+
+fn restored_by(root: &Root) -> Option<String> {
+    let text = fs_err::read_to_string(root.path(layout::ETCD_RESTORED)).ok()?;
+    Some(text.trim().to_owned())
 }
 
 /// What is read whole, which takes its time, only where it is asked for.

@@ -6,6 +6,7 @@ mod finish;
 mod hosts;
 mod masters;
 mod nodes;
+mod restore;
 mod units;
 
 use super::diff::{Comparison, HostDiff};
@@ -17,6 +18,7 @@ pub(super) use finish::{commit, remove_what_is_no_longer_desired};
 pub(super) use hosts::{bring_up_registries, lay_down, make_hosts_fit};
 pub(super) use masters::{change_masters, save_snapshots};
 pub(super) use nodes::{change_nodes, hand_over};
+pub(super) use restore::restore_etcd;
 use std::collections::BTreeSet;
 pub(super) use units::start_units;
 

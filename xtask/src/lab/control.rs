@@ -3,7 +3,7 @@
 use super::layout::{Host, JUMP_ADDRESS, Layout};
 use super::router::{self, RouterCounters};
 use super::state::{self, Lock, Phase, State};
-use super::{cgroups, host_files, network, nspawn, ready, teardown};
+use super::{cgroups, host_files, make, network, nspawn, ready, teardown};
 use crate::shell;
 use anyhow::{Context, Result, bail};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -117,6 +117,24 @@ impl Lab {
             std::thread::sleep(Duration::from_millis(delay));
             self.start(&[host])
         })
+    }
+
+    /// New machines with nothing on them, and keys of their own, in the places of
+    /// hosts, which lose their power at once.
+    pub fn replace(&self, names: &[&str]) -> Result<()> {
+        let _lock = Lock::take()?;
+        let hosts = names.iter().map(|name| self.layout().host(name));
+        let hosts: Vec<&Host> = hosts.collect::<Result<_>>()?;
+        let lab = &self.state.directory;
+        let key = lab.join("id_ed25519").with_extension("pub");
+        let authorized = fs_err::read_to_string(key)?;
+        each(&hosts, switch_off)?;
+        each(&hosts, |host| {
+            host_files::remove(lab, host)?;
+            host_files::make(lab, &self.state.base, host, &authorized)
+        })?;
+        make::write_host_keys(lab, self.layout())?;
+        self.start(&hosts)
     }
 
     /// Starts hosts that are off and waits until all of them answer.

@@ -59,6 +59,14 @@ pub fn make(lab: &Utf8Path, base: &Utf8Path, host: &Host, authorized: &str) -> R
     Ok(())
 }
 
+/// Takes away all that a host that is off has.
+pub fn remove(lab: &Utf8Path, host: &Host) -> Result<()> {
+    let own = directory(lab, host);
+    shell::read(shell::attached("umount").arg(own.join("root").as_str()))?;
+    fs_err::remove_dir_all(own)?;
+    Ok(())
+}
+
 /// Mounts a host's root; one that is mounted already is fine.
 pub fn mount(lab: &Utf8Path, base: &Utf8Path, host: &Host) -> Result<()> {
     if mounted_roots()?

@@ -149,7 +149,7 @@ fn sweep(state: Option<&State>) -> Result<()> {
 }
 
 /// Writes every host's fingerprint for people, and its key for ssh.
-fn write_host_keys(directory: &Utf8Path, layout: &Layout) -> Result<()> {
+pub(super) fn write_host_keys(directory: &Utf8Path, layout: &Layout) -> Result<()> {
     let mut fingerprints = String::new();
     let mut known_hosts = String::new();
     for host in &layout.hosts {

@@ -2,7 +2,7 @@
 
 use super::{
     Group, Hosts, Scenario, SiteOf, bundle_file, failures, growth, interrupt, masters, pods,
-    refusals, rooms, rows, upgrade, zones,
+    refusals, restore, rooms, rows, upgrade, zones,
 };
 
 /// The default lab: one master, two workers, two zones.
@@ -196,6 +196,10 @@ const THREE_ZONES: &[Scenario] = &[
     Scenario {
         name: "three zones: all hosts off and on together",
         run: failures::all_off_and_on,
+    },
+    Scenario {
+        name: "three zones: two masters destroyed, etcd restored",
+        run: restore::two_masters_destroyed,
     },
     // Last: there is no way back.
     Scenario {

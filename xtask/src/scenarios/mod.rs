@@ -10,6 +10,7 @@ mod masters;
 pub mod pods;
 mod random;
 mod refusals;
+mod restore;
 mod rooms;
 mod rows;
 mod state;

@@ -6,7 +6,7 @@ use super::random::Random;
 use super::zones::{all_well, bring_kubectl};
 use crate::lab::Lab;
 use crate::load::{Load, Rates};
-use crate::product::{Product, outcome, wait_until};
+use crate::product::{Product, killed_after, outcome, wait_until};
 use crate::shell;
 use anyhow::{Context as _, Result, ensure};
 use std::io::{BufRead as _, BufReader};
@@ -34,7 +34,8 @@ pub fn to_the_next_minor(context: &Context) -> Result<()> {
     what_can_not_move_is_named(&next)?;
     an_unknown_flag_is_named(&next)?;
     under_load(context, || {
-        killed_after(&next, &["--yes"], random_moment(&mut Random::of(1)))?;
+        let moment = random_moment(&mut Random::of(1));
+        killed_after(&mut next.verb("upgrade", &["--yes"]), moment)?;
         soak(context, &next)?;
         finish(&next)
     })?;
@@ -52,7 +53,8 @@ pub fn killed_again_and_again(context: &Context) -> Result<()> {
         let mut kills = 0;
         for arguments in [&["--yes"][..], &["--finish", "--yes"]] {
             for _ in 0..MOST_FOR_EACH {
-                if !killed_after(&next, arguments, random_moment(&mut random))? {
+                let moment = random_moment(&mut random);
+                if !killed_after(&mut next.verb("upgrade", arguments), moment)? {
                     break;
                 }
                 kills += 1;
@@ -191,29 +193,6 @@ fn random_moment(random: &mut Random) -> Duration {
     const LEAST_MILLISECONDS: u64 = 4_000;
     const WITHIN_MILLISECONDS: u64 = 18_000;
     Duration::from_millis(LEAST_MILLISECONDS + random.below(WITHIN_MILLISECONDS))
-}
-
-/// Starts an upgrade and kills it; false if it came to its end before.
-fn killed_after(next: &Product, arguments: &[&str], moment: Duration) -> Result<bool> {
-    let mut child = next
-        .verb("upgrade", arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .context("starting an upgrade")?;
-    let deadline = Instant::now() + moment;
-    while Instant::now() < deadline {
-        if child.try_wait()?.is_some() {
-            return Ok(false);
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    child.kill()?;
-    child.wait()?;
-    let seconds = moment.as_secs_f64();
-    shell::say(&format!("        kill -9 after {seconds:.1} s"));
-    Ok(true)
 }
 
 /// A pod that nothing would start again, and a budget that lets it nowhere.

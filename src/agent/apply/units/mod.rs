@@ -108,6 +108,9 @@ pub(super) async fn halt(root: &Root, units: &[String], notices: &NoticeSender) 
         let Some(unit_shown) = shown.get(unit) else {
             continue;
         };
+        if unit_shown.get("LoadState") == "not-found" {
+            continue;
+        }
         notices.send_lossy(Notice::Waiting {
             reason: format!("{unit}: stopping"),
         });
@@ -115,6 +118,27 @@ pub(super) async fn halt(root: &Root, units: &[String], notices: &NoticeSender) 
         run(root, unit, &program, "stopping").await?;
     }
     Ok(())
+}
+
+/// Stops units without waiting for what they have in hand, which can be forever
+/// where what they need is gone.
+pub(super) async fn halt_at_once(
+    root: &Root,
+    units: &[String],
+    notices: &NoticeSender,
+) -> Result<()> {
+    const LIMIT: Duration = Duration::from_secs(30);
+    let names: Vec<&str> = units.iter().map(String::as_str).collect();
+    let shown = show_units(root, &names).await?;
+    for (unit, _) in shown.iter().filter(|(_, shown)| shown.main_pid() != 0) {
+        // On its way to its end first, or systemd would start it again.
+        let queue = systemctl(root, &["stop", "--no-block", unit])?.limit(LIMIT);
+        run(root, unit, &queue, "stopping").await?;
+        // It may have ended by itself meanwhile.
+        let kill = systemctl(root, &["kill", "--signal=SIGKILL", unit])?;
+        let _ = kill.limit(LIMIT).succeed().await;
+    }
+    halt(root, units, notices).await
 }
 
 pub(super) async fn stop(root: &Root, units: &[String], notices: &NoticeSender) -> Result<()> {
