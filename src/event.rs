@@ -122,6 +122,13 @@ pub enum Event {
         sent_bytes_by_zone: BTreeMap<String, BTreeMap<String, u64>>,
         next: String,
     },
+    /// How far a run came that stopped, right before the last event.
+    RunStopped {
+        /// By zone and host.
+        zones: BTreeMap<String, BTreeMap<String, Standing>>,
+        /// The command line that goes on with it.
+        again: String,
+    },
     /// The last event of a run, or the only thing said of a command that
     /// failed, however early.
     RunFailed {
@@ -132,6 +139,24 @@ pub enum Event {
         /// What went wrong, often on several hosts.
         failures: Vec<EventFailure>,
     },
+}
+
+/// How far a host has come: steps that change something, without waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    pub done: usize,
+    pub steps: usize,
+}
+
+impl std::fmt::Display for Standing {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.done, self.steps) {
+            (_, 0) => formatter.write_str("has nothing to do"),
+            (0, _) => formatter.write_str("not begun"),
+            (done, steps) if done == steps => formatter.write_str("done"),
+            (done, steps) => write!(formatter, "{done} of {steps} steps"),
+        }
+    }
 }
 
 /// What sort of failure ended a run; exit codes are made of it.

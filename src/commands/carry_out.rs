@@ -1,12 +1,15 @@
 //! Runs a plan, and looks again whether anything is left to do.
 
+use super::blame::point_to_overrides;
 use super::fault::{Exit, Fault};
 use super::interrupt::Interrupt;
 use super::observe;
 use super::phase::Phase;
 use super::prospect::Prospect;
+use super::standing::Tally;
 use crate::desired::desired;
 use crate::desired::materials::materials;
+use crate::event::EventSink;
 use crate::execute::{Mint, Minted, Patience, Run, execute};
 use crate::host::Host;
 use crate::output::Output;
@@ -34,6 +37,7 @@ pub(super) async fn carry_out(
         .map(|(name, host)| (name.clone(), host.clone() as Arc<dyn Host>))
         .collect();
     let (stop, _in_hand) = interrupt.for_steps();
+    let tally = Tally::new(output);
     let finished = execute(Run {
         plan: &prospect.plan,
         desired: prospect.desired.clone(),
@@ -41,11 +45,15 @@ pub(super) async fn carry_out(
         hosts: &hosts,
         blobs: prospect.content.as_ref(),
         mint: &SiteMint { prospect },
-        events: output,
+        events: &tally,
         stop,
         patience: Patience::default(),
     })
-    .await?;
+    .await;
+    let finished = finished.map_err(|stopped| {
+        output.emit(tally.stopped(&prospect.plan, &prospect.inventory));
+        point_to_overrides(Fault::from(stopped), &prospect.inventory)
+    })?;
     Ok(finished.steps)
 }
 

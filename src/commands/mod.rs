@@ -1,6 +1,7 @@
 //! The verbs. Each file is one of them; what it does stands on one screen.
 
 mod ask;
+mod blame;
 pub mod bundle_content;
 mod bundles;
 mod carry_out;
@@ -20,6 +21,7 @@ mod run;
 mod snapshot_file;
 mod snapshots;
 mod software;
+mod standing;
 mod status;
 
 use crate::cli::{Cli, Command, EtcdCommand};

@@ -28,7 +28,7 @@ use camino::Utf8Path;
 use toml::Spanned;
 
 pub use model::{ApiName, Cluster, Host, Inventory, Role, SshAccess, Survive, Swap, Zone};
-pub use overrides::{Component, Overrides, merge_tables};
+pub use overrides::{Component, OverridePlace, Overrides, merge_tables};
 pub use problem::{Location, Problem, Problems, Severity};
 
 use cluster::{ClusterDraft, SshDefaults};

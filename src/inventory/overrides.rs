@@ -117,6 +117,16 @@ impl fmt::Display for Component {
     }
 }
 
+/// Where the inventory sets something of a component.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OverridePlace<'a> {
+    /// The flag, without dashes, or the configuration's key.
+    pub name: &'a str,
+    /// `overrides.kubelet.config.maxPods`
+    pub key: &'a str,
+    pub location: &'a Location,
+}
+
 impl Overrides {
     pub fn is_empty(&self) -> bool {
         self.components.is_empty()
@@ -148,6 +158,35 @@ impl Inventory {
             }
         }
         merged
+    }
+
+    /// Where `component`'s flags and configuration on `host` are set, in the order of the
+    /// text.
+    pub fn override_places<'a>(
+        &'a self,
+        host: &'a Host,
+        component: Component,
+    ) -> Vec<OverridePlace<'a>> {
+        let layers = [&self.overrides, &host.overrides];
+        let all = layers
+            .into_iter()
+            .filter_map(|overrides| overrides.components.get(&component));
+        let places = all.flat_map(|of_component| {
+            let flags = of_component.flags.iter().map(|(name, flag)| OverridePlace {
+                name,
+                key: &flag.key,
+                location: &flag.location,
+            });
+            let fields = of_component.fields.iter().map(|field| OverridePlace {
+                name: &field.name,
+                key: &field.key,
+                location: &field.location,
+            });
+            flags.chain(fields)
+        });
+        let mut places: Vec<OverridePlace<'_>> = places.collect();
+        places.sort_by_key(|place| (place.location.line, place.location.column));
+        places
     }
 
     /// Holds overridden flags against the lists of flags that a bundle carries for its components,

@@ -135,7 +135,7 @@ impl Plain {
             Event::StageStarted { .. } | Event::PartStarted { .. } | Event::StageDone { .. } => {
                 self.steps.clear();
             }
-            Event::RunDone { .. } | Event::RunFailed { .. } => {
+            Event::RunDone { .. } | Event::RunStopped { .. } | Event::RunFailed { .. } => {
                 self.phase = None;
                 self.steps.clear();
             }
@@ -197,6 +197,20 @@ impl Plain {
                     .as_ref()
                     .map_or(String::new(), |host| format!("{host}: "));
                 vec![format!("warning: {host}{message}")]
+            }
+            Event::RunStopped { zones, again } => {
+                let zones = zones.iter().map(|(zone, hosts)| {
+                    let hosts = hosts
+                        .iter()
+                        .map(|(name, standing)| format!("{name} {standing}"));
+                    format!("zone {zone}: {}", hosts.collect::<Vec<_>>().join(", "))
+                });
+                let lines = zones.enumerate().map(|(index, zone)| match index {
+                    0 => format!("stopped   {zone}"),
+                    _ => format!("          {zone}"),
+                });
+                let again = format!("next: {again}");
+                lines.chain([again]).collect()
             }
             Event::RunDone { .. }
             | Event::RunStarted { .. }

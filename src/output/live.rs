@@ -72,6 +72,7 @@ impl Live {
             Event::PhaseDone { .. }
             | Event::StageDone { .. }
             | Event::RunDone { .. }
+            | Event::RunStopped { .. }
             | Event::RunFailed { .. } => self.clear(),
             Event::RunStarted { .. }
             | Event::StageStarted { .. }

@@ -73,6 +73,8 @@ struct Client {
 pub struct Outcome {
     pub api: Vec<(String, Counts)>,
     pub service: Vec<(String, Counts)>,
+    /// The one that asks no other API server than its own.
+    pub bound: Option<(String, Counts)>,
 }
 
 impl<'a> Load<'a> {
@@ -124,6 +126,16 @@ impl<'a> Load<'a> {
         })
     }
 
+    /// With one more client of the API, on that master, which asks no other API
+    /// server than the one there.
+    pub fn with_one_bound_to(mut self, master: &Host) -> Result<Self> {
+        let options = "--kubeconfig /etc/kubernetes/admin.kubeconfig --namespace load --name bound --reads 20 --writes 20";
+        let mut client = Client::start(self.lab, &master.name, "bound", options)?;
+        client.begin()?;
+        self.clients.push(client);
+        Ok(self)
+    }
+
     /// Ends all clients and says what they came to.
     pub fn end(self) -> Result<Outcome> {
         for host in self.lab.hosts().iter().filter(|host| is_node(host)) {
@@ -133,13 +145,14 @@ impl<'a> Load<'a> {
         let mut outcome = Outcome {
             api: Vec::new(),
             service: Vec::new(),
+            bound: None,
         };
         for client in self.clients {
-            let is_api = client.name.ends_with(" api");
             let (name, counts) = client.end()?;
-            match is_api {
-                true => outcome.api.push((name, counts)),
-                false => outcome.service.push((name, counts)),
+            match name.rsplit(' ').next() {
+                Some("api") => outcome.api.push((name, counts)),
+                Some("bound") => outcome.bound = Some((name, counts)),
+                _ => outcome.service.push((name, counts)),
             }
         }
         let pods = ["get", "pods", "-n", "load", "-l", "app=load", "-o", "name"];
@@ -151,8 +164,7 @@ impl<'a> Load<'a> {
             })?;
             outcome.api.push((pod.to_owned(), counts));
         }
-        let delete = ["delete", "namespace", "load", "--wait=false"];
-        self.product.kubectl(&delete)?;
+        self.product.kubectl(&["delete", "namespace", "load"])?;
         Ok(outcome)
     }
 }

@@ -7,6 +7,7 @@ mod kubeadm;
 mod links;
 mod memory;
 mod outages;
+mod upgrade;
 
 use crate::lab::{Kind, Wanted};
 use crate::product::{Product, run_quietly};
@@ -46,13 +47,15 @@ enum Part {
     Memory,
     /// Zones cut off and masters switched off.
     Outages,
+    /// An upgrade to the next minor under load, and kubeadm's.
+    Upgrade,
     /// An install over slow links.
     Links,
 }
 
 impl Part {
     /// What is measured on one and the same cluster.
-    const ON_A_CLUSTER: [Self; 3] = [Self::Install, Self::Memory, Self::Outages];
+    const ON_A_CLUSTER: [Self; 4] = [Self::Install, Self::Memory, Self::Outages, Self::Upgrade];
 }
 
 /// One figure.
@@ -83,7 +86,10 @@ pub fn run(args: &Args) -> Result<()> {
         all.add(bundle::figures(&product)?);
     }
     let peer = match is_asked(Part::Kubeadm) {
-        true => Some(kubeadm::measure(MINOR, wanted.clone())?),
+        true => {
+            let next = is_asked(Part::Upgrade).then_some(upgrade::NEXT);
+            Some(kubeadm::measure(MINOR, next, wanted.clone())?)
+        }
         false => None,
     };
     if let Some(peer) = &peer {
@@ -107,6 +113,10 @@ pub fn run(args: &Args) -> Result<()> {
         }
         if is_asked(Part::Outages) {
             all.add(outages::figures(&product, &lab)?);
+        }
+        // Last: there is no way back.
+        if is_asked(Part::Upgrade) {
+            all.add(upgrade::figures(&product, &lab, peer.as_ref())?);
         }
         lab.down()?;
     }

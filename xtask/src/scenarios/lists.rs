@@ -1,8 +1,8 @@
 //! Which scenarios there are, on which hosts, in which order.
 
 use super::{
-    Group, Hosts, Scenario, SiteOf, bundle_file, failures, growth, interrupt, masters, pods,
-    refusals, restore, rooms, rows, upgrade, zones,
+    Group, Hosts, Scenario, SiteOf, broken, bundle_file, failures, growth, interrupt, masters,
+    pods, refusals, restore, rooms, rows, upgrade, zones,
 };
 
 /// The default lab: one master, two workers, two zones.
@@ -196,6 +196,10 @@ const THREE_ZONES: &[Scenario] = &[
     Scenario {
         name: "three zones: all hosts off and on together",
         run: failures::all_off_and_on,
+    },
+    Scenario {
+        name: "three zones: a kubelet that can't start stops the run",
+        run: broken::a_kubelet_that_can_not_start,
     },
     Scenario {
         name: "three zones: two masters destroyed, etcd restored",

@@ -1,6 +1,7 @@
 //! What is shown on real hosts. Scenarios of one group share a cluster and run
 //! in order; each leaves it as it found it.
 
+mod broken;
 mod bundle_file;
 mod failures;
 mod growth;

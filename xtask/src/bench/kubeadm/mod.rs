@@ -2,6 +2,8 @@
 //! same kind of hosts and with the same binaries: what an install stands
 //! beside. All its files lie on the hosts before its time begins.
 
+mod upgrade;
+
 use super::hosts::{on_hosts, send};
 use super::memory::{self, Memory};
 use super::{Figure, figure};
@@ -65,10 +67,12 @@ pub(super) struct Measured {
     pub(super) parts: Vec<(&'static str, f64)>,
     /// The first master's, idle.
     pub(super) memory: Memory,
+    /// Seconds of an upgrade to the next minor, where one was asked for.
+    pub(super) upgrade: Option<f64>,
 }
 
 /// Installs on bare hosts of a lab of its own, which is gone afterwards.
-pub(super) fn measure(minor: &str, wanted: lab::Wanted) -> Result<Measured> {
+pub(super) fn measure(minor: &str, next: Option<&str>, wanted: lab::Wanted) -> Result<Measured> {
     let mirror = upstream::ensure(minor)?;
     let lab = super::hosts::fresh_lab(lab::Options {
         wanted,
@@ -85,7 +89,10 @@ pub(super) fn measure(minor: &str, wanted: lab::Wanted) -> Result<Measured> {
     for host in lab.hosts() {
         configure(&lab, host)?;
     }
-    let measured = install(&lab)?;
+    let mut measured = install(&lab)?;
+    if let Some(next) = next {
+        measured.upgrade = Some(upgrade::measure(&lab, &upstream::ensure(next)?)?);
+    }
     lab.down()?;
     Ok(measured)
 }
@@ -162,6 +169,7 @@ fn install(lab: &Lab) -> Result<Measured> {
         total,
         parts,
         memory: memory::idle(lab, &first.name)?,
+        upgrade: None,
     })
 }
 
@@ -171,7 +179,10 @@ pub(super) fn figures(measured: &Measured) -> Vec<Figure> {
     let parts = measured.parts.iter();
     let parts = parts.map(|(name, seconds)| figure(format!("  {name}"), (*seconds, "s"), None, ""));
     let memory = memory::figures(&measured.memory, None);
-    [total].into_iter().chain(parts).chain(memory).collect()
+    let upgrade = measured.upgrade;
+    let upgrade = upgrade.map(|seconds| figure("kubeadm upgrade", (seconds, "s"), None, ""));
+    let all = [total].into_iter().chain(parts).chain(upgrade);
+    all.chain(memory).collect()
 }
 
 /// On every host, all at once.
@@ -208,6 +219,7 @@ fn configure(lab: &Lab, host: &Host) -> Result<()> {
     }
     let text = text
         .replace("@NAME@", &host.name)
+        .replace("@ZONE@", &host.zone)
         .replace("@ADDRESS@", &host.address.to_string())
         .replace("@FIRST@", &first.address.to_string());
     lab.put(&host.name, "/root/kubeadm.yaml", text.as_bytes())
@@ -216,32 +228,7 @@ fn configure(lab: &Lab, host: &Host) -> Result<()> {
 /// All that a host needs, as one tar from the root.
 fn pack(path: &Utf8Path, mirror: &Mirror, lab: &Lab) -> Result<()> {
     let images = paths::lab()?.join("kubeadm-images.tar");
-    let base = lab.base();
-    let nft = needed_by(base, "/usr/sbin/nft")?;
-    let stand_in = tempfile::NamedTempFile::new()?;
-    fs::write(stand_in.path(), include_str!("iptables.sh"))?;
-    let stand_in = stand_in
-        .path()
-        .to_str()
-        .context("an odd temporary path")?
-        .to_owned();
-    image_archive::write(&images, IMAGES, &|name| mirror.binary(name), &|reference| {
-        let mut more: Vec<(String, Utf8PathBuf)> = Vec::new();
-        if WITH_NFT.iter().any(|name| reference.contains(name)) {
-            more.extend(nft.iter().map(|path| {
-                let inside = path.trim_start_matches('/').to_owned();
-                (inside.clone(), base.join(inside))
-            }));
-        }
-        if reference.contains("flannel") {
-            more.extend(
-                IPTABLES
-                    .iter()
-                    .map(|path| ((*path).to_owned(), stand_in.clone().into())),
-            );
-        }
-        more
-    })?;
+    write_images(&images, IMAGES, mirror, lab.base())?;
     let mut entries = Vec::new();
     for name in BINARIES {
         entries.push(Entry::executable(
@@ -262,6 +249,35 @@ fn pack(path: &Utf8Path, mirror: &Mirror, lab: &Lab) -> Result<()> {
     fs::remove_file(&images)?;
     shell::say("what kubeadm needs is packed");
     Ok(())
+}
+
+/// Images as a list names them, with what some need beside their own binary.
+fn write_images(path: &Utf8Path, list: &str, mirror: &Mirror, base: &Utf8Path) -> Result<()> {
+    let nft = needed_by(base, "/usr/sbin/nft")?;
+    let stand_in = tempfile::NamedTempFile::new()?;
+    fs::write(stand_in.path(), include_str!("iptables.sh"))?;
+    let stand_in = stand_in
+        .path()
+        .to_str()
+        .context("an odd temporary path")?
+        .to_owned();
+    image_archive::write(path, list, &|name| mirror.binary(name), &|reference| {
+        let mut more: Vec<(String, Utf8PathBuf)> = Vec::new();
+        if WITH_NFT.iter().any(|name| reference.contains(name)) {
+            more.extend(nft.iter().map(|path| {
+                let inside = path.trim_start_matches('/').to_owned();
+                (inside.clone(), base.join(inside))
+            }));
+        }
+        if reference.contains("flannel") {
+            more.extend(
+                IPTABLES
+                    .iter()
+                    .map(|path| ((*path).to_owned(), stand_in.clone().into())),
+            );
+        }
+        more
+    })
 }
 
 /// A program and the libraries that it is linked with, as paths in a root file

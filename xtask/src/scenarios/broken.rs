@@ -1,0 +1,69 @@
+//! Settings with which a component can't run.
+
+use super::Context;
+use super::zones::all_well;
+use crate::product::outcome;
+use crate::shell;
+use anyhow::{Result, ensure};
+
+/// A value that only kubelet itself finds wrong: the run stops at the first node,
+/// points to the key, and leaves the others and all pods as they are. Put right,
+/// the same command goes on.
+pub fn a_kubelet_that_can_not_start(context: &Context) -> Result<()> {
+    let (product, lab) = (&context.product, context.lab()?);
+    let running = "systemctl show kubelet --property MainPID --value";
+    let before: Vec<String> = lab
+        .hosts()
+        .iter()
+        .map(|host| lab.ssh_output(&host.name, running))
+        .collect::<Result<_>>()?;
+    let pods = [
+        "get",
+        "pods",
+        "-A",
+        "-o",
+        "jsonpath={range .items[*]}{.metadata.uid} {.status.containerStatuses[*].restartCount}{\"\\n\"}{end}",
+    ];
+    let pods_before = product.kubectl(&pods)?;
+
+    let mut broken = product.clone();
+    broken.inventory = product.inventory.with_file_name("broken.toml");
+    let text = fs_err::read_to_string(&product.inventory)?;
+    let setting =
+        "\n[overrides.kubelet]\nconfig = { evictionHard = { \"memory.available\" = \"much\" } }\n";
+    fs_err::write(&broken.inventory, text + setting)?;
+    let line = fs_err::read_to_string(&broken.inventory)?.lines().count();
+    let stopped = outcome(&mut broken.verb("install", &["--yes"]))?;
+    let expected = [
+        "overrides.kubelet.config.evictionHard".to_owned(),
+        format!("broken.toml:{line}"),
+        "next: cofferdam install".to_owned(),
+        "not begun".to_owned(),
+    ];
+    ensure!(
+        stopped.status == 1 && expected.iter().all(|text| stopped.stderr.contains(text)),
+        "exit {}\n{}",
+        stopped.status,
+        stopped.stderr
+    );
+    let mut changed = Vec::new();
+    for (host, before) in lab.hosts().iter().zip(before) {
+        if lab.ssh_output(&host.name, running)? != before {
+            changed.push(host.name.as_str());
+        }
+    }
+    ensure!(changed.len() == 1, "kubelets of {changed:?} were touched");
+    let pods_after = product.kubectl(&pods)?;
+    ensure!(pods_after == pods_before, "{pods_before}\n{pods_after}");
+    for line in stopped
+        .stderr
+        .lines()
+        .filter(|line| line.contains("overrides.kubelet"))
+    {
+        shell::say(&format!("        {line}"));
+    }
+
+    product.install()?;
+    ensure!(product.plan()?.is_empty(), "steps are left");
+    all_well(product).map(drop)
+}
