@@ -227,6 +227,9 @@ pub enum EtcdCommand {
     /// Show the snapshots that hosts keep
     Snapshots(EtcdSnapshotsArgs),
     /// Begin etcd anew on all its members, from one snapshot
+    #[command(override_usage = "\
+cofferdam etcd restore [OPTIONS] --bundle <FILE> --trusted-key <FILE>
+                              --from <SNAPSHOT>")]
     Restore(EtcdRestoreArgs),
 }
 
@@ -257,13 +260,17 @@ pub struct EtcdRestoreArgs {
     pub inventory: InventoryArgs,
     #[command(flatten)]
     pub bundle: BundleArgs,
-    /// The snapshot: one that a host keeps, as `etcd snapshots` shows it, or a
-    /// file
-    #[arg(long, value_name = "HOST:NAME|FILE")]
+    /// HOST:NAME of one that a host keeps, as `etcd snapshots` shows it, or a file
+    #[arg(long, value_name = "SNAPSHOT")]
     pub from: String,
-    /// Give up a restore from another snapshot that was begun
+    /// Give up a restore that was begun from another snapshot, or for other
+    /// members
     #[arg(long)]
     pub anew: bool,
+    /// Leave this host out of the run, since it can't be reached; it must be
+    /// neither a master nor a member of etcd; may be repeated
+    #[arg(long, value_name = "HOST")]
+    pub without: Vec<String>,
     /// Run the plan without asking
     #[arg(long, short)]
     pub yes: bool,

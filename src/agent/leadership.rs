@@ -3,30 +3,44 @@
 use super::command::Program;
 use super::etcdctl;
 use super::root::Root;
-use anyhow::Result;
-use std::time::Duration;
+use anyhow::{Result, bail};
+use std::time::{Duration, Instant};
+use tokio::sync::Mutex;
 
 /// A member that is in step takes over within one of etcd's ticks, 100 ms.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(2);
 /// systemd does either within milliseconds.
-const SYSTEMD_LIMIT: Duration = Duration::from_secs(10);
+const SYSTEMD_LIMIT: Duration = Duration::from_secs(2);
+/// One after the other, whichever way requests overtake each other.
+static IN_TURN: Mutex<()> = Mutex::const_new(());
 
 /// Has the unit's processes stand still; systemd itself lets them go on after
 /// `limit`, also when nobody else does.
 ///
 /// # Errors
-/// If it does not run, or systemd does not do it.
+/// If it does not run, or systemd does not do it at once. Then they go on.
 pub(super) async fn suspend(root: &Root, unit: &str, limit: Duration) -> Result<()> {
-    let limit = format!("--on-active={}s", limit.as_secs());
+    let _turn = IN_TURN.lock().await;
+    forget_timer(root, unit).await;
+    let begun = Instant::now();
+    let after = format!("--on-active={}s", limit.as_secs());
     // Before, so that there is no moment in which nothing would end it.
     Program::new(root.program("systemd-run")?)
         .limit(SYSTEMD_LIMIT)
-        .arguments(["--quiet", "--collect", limit.as_str()])
+        .arguments(["--quiet", "--collect", after.as_str()])
+        .argument(format!("--unit={}", timer(unit)))
         .argument("--timer-property=AccuracySec=100ms")
         .arguments(["systemctl", "kill", "--signal=SIGCONT", unit])
         .succeed()
         .await?;
-    signal(root, unit, "SIGSTOP").await
+    let stopped = signal(root, unit, "SIGSTOP").await;
+    // A signal that came after the timer's would be the last one.
+    if stopped.is_err() || begun.elapsed() > limit / 2 {
+        signal(root, unit, "SIGCONT").await?;
+        stopped?;
+        bail!("suspending {unit} took too long");
+    }
+    Ok(())
 }
 
 /// Lets them go on.
@@ -34,7 +48,26 @@ pub(super) async fn suspend(root: &Root, unit: &str, limit: Duration) -> Result<
 /// # Errors
 /// If systemd does not do it.
 pub(super) async fn resume(root: &Root, unit: &str) -> Result<()> {
-    signal(root, unit, "SIGCONT").await
+    let _turn = IN_TURN.lock().await;
+    signal(root, unit, "SIGCONT").await?;
+    forget_timer(root, unit).await;
+    Ok(())
+}
+
+/// `cofferdam-resume-kube-apiserver`
+fn timer(unit: &str) -> String {
+    let name = unit.strip_suffix(".service").unwrap_or(unit);
+    format!("cofferdam-resume-{name}")
+}
+
+/// One that is gone already is as good.
+async fn forget_timer(root: &Root, unit: &str) {
+    let Ok(systemctl) = root.program("systemctl") else {
+        return;
+    };
+    let stop = Program::new(systemctl).limit(SYSTEMD_LIMIT);
+    let timer = format!("{}.timer", timer(unit));
+    let _ = stop.arguments(["stop", timer.as_str()]).succeed().await;
 }
 
 async fn signal(root: &Root, unit: &str, signal: &str) -> Result<()> {
@@ -87,9 +120,11 @@ mod tests {
         assert_eq!(
             calls,
             [
-                "systemd-run --quiet --collect --on-active=6s --timer-property=AccuracySec=100ms systemctl kill --signal=SIGCONT x.service",
+                "systemctl stop cofferdam-resume-x.timer",
+                "systemd-run --quiet --collect --on-active=6s --unit=cofferdam-resume-x --timer-property=AccuracySec=100ms systemctl kill --signal=SIGCONT x.service",
                 "systemctl kill --signal=SIGSTOP x.service",
                 "systemctl kill --signal=SIGCONT x.service",
+                "systemctl stop cofferdam-resume-x.timer",
             ]
         );
     }
@@ -101,6 +136,17 @@ mod tests {
         suspend(&host.root, "x.service", limit).await.unwrap_err();
         let calls = host.read("/run/calls");
         assert!(!calls.contains("SIGSTOP"), "{calls}");
+    }
+
+    #[tokio::test]
+    async fn what_took_too_long_goes_on() {
+        let host = host("exit 0");
+        let limit = Duration::ZERO;
+        let error = suspend(&host.root, "x.service", limit).await.unwrap_err();
+        assert!(error.to_string().contains("took too long"), "{error}");
+        let calls = host.read("/run/calls");
+        let last = calls.lines().last();
+        assert_eq!(last, Some("systemctl kill --signal=SIGCONT x.service"));
     }
 
     #[tokio::test]

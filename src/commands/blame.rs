@@ -3,9 +3,10 @@
 use super::fault::Fault;
 use crate::event::{EventFailure, EventPlace};
 use crate::inventory::{Component, Inventory, OverridePlace};
+use std::collections::BTreeSet;
 
 /// Settings that are told when none of them is named in what the host says.
-const MOST: usize = 3;
+const MOST: usize = 8;
 
 /// Points failures of components at what the inventory sets of them. What the
 /// host's last lines name comes first, and alone.
@@ -29,22 +30,28 @@ fn point(failure: &mut EventFailure, component: Component, inventory: &Inventory
     }
     let said = failure.lines.join("\n");
     let mut places = inventory.override_places(host, component);
-    let is_named = |place: &OverridePlace| said.contains(place.name);
+    let is_in_word = |letter: char| letter.is_ascii_alphanumeric() || letter == '-';
+    let words: BTreeSet<&str> = said.split(|letter| !is_in_word(letter)).collect();
+    let is_named = |place: &OverridePlace| {
+        words.contains(place.name) || words.contains(format!("--{}", place.name).as_str())
+    };
     if places.iter().any(is_named) {
         places.retain(is_named);
     }
-    for place in places.into_iter().take(MOST) {
-        let (file, line) = (&inventory.file, place.location.line);
-        failure.places.push(EventPlace {
-            file: file.to_string(),
-            line: Some(line),
-            column: Some(place.location.column),
-            message: format!("{} is set here", place.key),
-        });
+    let file = &inventory.file;
+    let told = places.iter().take(MOST);
+    failure.places.extend(told.clone().map(|place| EventPlace {
+        file: file.to_string(),
+        line: Some(place.location.line),
+        column: Some(place.location.column),
+        message: format!("{} is set here", place.key),
+    }));
+    let keys = told.map(|place| format!("`{}` ({file}:{})", place.key, place.location.line));
+    let keys: Vec<String> = keys.collect();
+    if !keys.is_empty() {
         failure.hints.push(format!(
-            "the inventory sets `{}` ({file}:{line}): if that is why, change it and run the same \
-             command again",
-            place.key
+            "the inventory sets {}: if that is why, change it and run the same command again",
+            keys.join(", ")
         ));
     }
 }
@@ -69,7 +76,7 @@ mod tests {
         fault.failures[0].lines = vec![line.to_owned()];
         let fault = point_to_overrides(fault, &inventory());
         let failure = &fault.failures[0];
-        assert_eq!(failure.hints.len(), failure.places.len());
+        assert_eq!(failure.hints.is_empty(), failure.places.is_empty());
         let places = failure.places.iter();
         places
             .map(|place| format!("{}:{}: {}", place.file, place.line.unwrap(), place.message))
@@ -83,7 +90,7 @@ mod tests {
         let pods = "inventory.toml:15: overrides.kubelet.config.maxPods is set here";
         for (host, message, line, expected) in [
             ("w1", message, "evictionHard: bad quantity", &[limit][..]),
-            ("m1", message, "it panicked", &[pods, limit]),
+            ("m1", message, "it panicked, maxPodsPerCore", &[pods, limit]),
             ("elsewhere", message, "evictionHard", &[]),
             ("w1", "w1: the disk is full", "evictionHard", &[]),
             ("w1", "w1: starting containerd.service: it failed", "", &[]),

@@ -51,7 +51,7 @@ pub(super) async fn carry_out(
     })
     .await;
     let finished = finished.map_err(|stopped| {
-        output.emit(tally.stopped(&prospect.plan, &prospect.inventory));
+        output.emit(tally.stopped(&prospect.plan, &prospect.world, &prospect.inventory));
         point_to_overrides(Fault::from(stopped), &prospect.inventory)
     })?;
     Ok(finished.steps)

@@ -87,7 +87,7 @@ pub(super) async fn restore(args: EtcdRestoreArgs, style: Style) -> Result<ExitC
         intent: Intent::Install,
         inventory: args.inventory.inventory,
         bundle: Some(args.bundle),
-        without: Vec::new(),
+        without: args.without,
         back: Vec::new(),
         restore: Some(Source {
             from: args.from,
@@ -205,7 +205,12 @@ async fn phases(
     if let Some(restoring) = &prospect.restoring {
         output.say(&restoring.warning());
     }
-    confirm(output, interrupt, wish.yes).await?;
+    if let Err(fault) = confirm(output, interrupt, wish.yes).await {
+        if let Some(restoring) = &prospect.restoring {
+            restoring.forget(&prospect.site).map_err(Fault::input)?;
+        }
+        return Err(fault);
+    }
     software::record_begin(&prospect.site, &prospect.software).map_err(Fault::input)?;
     if let Some(restoring) = &prospect.restoring {
         restoring

@@ -116,6 +116,8 @@ pub(super) struct ConnectRequest<'a> {
     pub(super) source: Option<&'a dyn AgentSource>,
     /// Names of hosts that are left out.
     pub(super) without: &'a [String],
+    /// Whether more could be.
+    pub(super) takes_without: bool,
     pub(super) purpose: Purpose,
 }
 
@@ -177,6 +179,7 @@ pub(super) async fn connect_all(
         site,
         source,
         without,
+        takes_without,
         purpose,
     } = request;
     let mut targets = targets(inventory)?;
@@ -198,7 +201,7 @@ pub(super) async fn connect_all(
     });
     let reached = phase.for_all(each).await;
     let view = site.view().map_err(Fault::input)?;
-    let hint = how_to_go_on(inventory, &view.decisions, &reached);
+    let hint = how_to_go_on(inventory, &view.decisions, &reached).filter(|_| takes_without);
     let reached = all_or_faults(reached).map_err(|fault| match hint {
         Some(hint) => fault.hint(hint),
         None => fault,

@@ -91,10 +91,10 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
         back,
         restore,
     } = request;
-    if restore.is_none() {
-        restore::refuse_if_begun(&site)?;
-    }
     connect::check_left_out(&inventory, without)?;
+    if restore.is_some() {
+        restore::check_left_out(&inventory, without)?;
+    }
     let verified = match bundle {
         Some(bundle) => Some(verify_bundle(output, bundle).await?),
         None => None,
@@ -104,10 +104,6 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
     connect::check_seen(without, &site_view.decisions)?;
     let bundle_bytes = bundle.as_ref().map_or(0, Bundle::length);
     let content = bundle.map(|bundle| Arc::new(BundleContent::new(bundle)));
-    let restoring = match restore {
-        Some(source) => Some(restore::find(output, &inventory, &site, source).await?),
-        None => None,
-    };
     let hosts = connect_hosts(ConnectRequest {
         output,
         inventory: &inventory,
@@ -116,9 +112,14 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
             .as_deref()
             .map(|content| content as &dyn AgentSource),
         without,
+        takes_without: takes_without(restore.is_some(), intent),
         purpose,
     })
     .await?;
+    let restoring = match restore {
+        Some(source) => Some(restore::find(output, &inventory, &site, source, &hosts).await?),
+        None => None,
+    };
     let phase = Phase::begin(output, "observe", hosts.len());
     let wanted = Wanted {
         inventory: &inventory,
@@ -139,7 +140,17 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
         restoring.as_ref(),
     )
     .await?;
-    check(output, &inventory, &platforms, &seen, intent)?;
+    if restore.is_none() {
+        restore::refuse_if_begun(output, &site, &seen.world.hosts, purpose)?;
+    }
+    let was_installed = software::was_installed(&site);
+    check(
+        output,
+        &inventory,
+        &platforms,
+        &seen,
+        (intent, was_installed),
+    )?;
     let plan = plan(output, &seen, &site_view);
     let Observed {
         decisions,
@@ -171,6 +182,11 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
         plan,
         restoring,
     })
+}
+
+/// Whether the verb can leave out a host that can't be reached, whichever it is.
+fn takes_without(restores: bool, intent: Intent) -> bool {
+    !restores && intent == Intent::Install
 }
 
 /// Reads the whole bundle: nothing goes to any host before its signature and
@@ -402,7 +418,7 @@ fn check(
     inventory: &Inventory,
     platforms: &BTreeSet<String>,
     seen: &Observed,
-    intent: Intent,
+    (intent, was_installed): (Intent, bool),
 ) -> Result<(), Fault> {
     let phase = Phase::begin(output, "check", seen.world.hosts.len());
     let results = checks::check(&Question {
@@ -416,6 +432,7 @@ fn check(
         cluster: seen.world.cluster.as_ref(),
         usage: &seen.usage,
         certificates: &seen.certificates,
+        was_installed,
     });
     let (fatal, warnings): (Vec<_>, Vec<_>) = results
         .into_iter()

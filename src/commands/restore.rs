@@ -1,35 +1,42 @@
 //! A restore of etcd as the site knows it: begun from one snapshot, and gone on
 //! with from the same one until all of it is done.
 
-use super::connect;
 use super::fault::{Exit, Fault};
 use super::phase::Phase;
+use super::prospect::Purpose;
 use super::snapshot_file::SnapshotFile;
 use super::snapshots;
+use super::standing::quoted;
 use crate::bundle::inspect::human_bytes;
 use crate::desired::EtcdRestore;
 use crate::digest::Digest;
-use crate::inventory::Inventory;
+use crate::event::{Event, EventSink};
+use crate::facts::HostFacts;
+use crate::host::remote::RemoteHost;
+use crate::inventory::{Inventory, Role};
 use crate::output::Output;
 use crate::site::Site;
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8Path;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
 /// Where the site notes a restore that was begun.
 const BEGUN: &str = "etcd-restore.json";
-/// A snapshot that was taken from a host, until the restore is done.
-const FETCHED: &str = "etcd-restore.db";
+/// How a snapshot is called that was taken from a host, until the restore is done.
+const FETCHED: &str = "etcd-restore-";
 
 /// What the site notes.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Begun {
     restore: EtcdRestore,
-    /// As it was asked for.
+    /// As it was asked for; files by their absolute paths.
     from: String,
+    /// Addresses of the members, by name.
+    members: BTreeMap<String, String>,
 }
 
 /// A restore that is to be brought to its end.
@@ -37,6 +44,9 @@ pub(super) struct Restoring {
     pub(super) restore: EtcdRestore,
     pub(super) file: SnapshotFile,
     from: String,
+    members: BTreeMap<String, String>,
+    /// Whether the site doesn't know of it yet.
+    is_new: bool,
 }
 
 /// Where a snapshot comes from.
@@ -47,20 +57,43 @@ pub(super) struct Source {
     pub(super) anew: bool,
 }
 
-/// Refuses what else is asked for while a restore is not done.
-pub(super) fn refuse_if_begun(site: &Site) -> Result<(), Fault> {
+/// Refuses what else is asked for while a restore is not done. One that has
+/// changed no host yet is given up by whatever else is done.
+pub(super) fn refuse_if_begun(
+    output: &Output,
+    site: &Site,
+    facts: &BTreeMap<String, HostFacts>,
+    purpose: Purpose,
+) -> Result<(), Fault> {
     let Some(begun) = read(site)? else {
         return Ok(());
     };
-    let message = format!(
-        "a restore of etcd was begun ({}) and is not done",
-        begun.restore.token
-    );
-    Err(Fault::new(Exit::Input, message).hint(go_on(&begun.from)))
+    let token = &begun.restore.token;
+    let is_changed = |facts: &HostFacts| facts.etcd_restored.as_ref() == Some(token);
+    if facts.values().any(is_changed) {
+        let message = format!("a restore of etcd was begun ({token}) and is not done");
+        return Err(Fault::new(Exit::Input, message).hint(go_on(&begun.from)));
+    }
+    let message = format!("a restore of etcd that was begun ({token}) has changed no host");
+    let message = match purpose {
+        Purpose::Look => message,
+        Purpose::Change => {
+            record_end(site).map_err(Fault::input)?;
+            format!("{message}, and is given up")
+        }
+    };
+    output.emit(Event::Warning {
+        host: None,
+        message,
+    });
+    Ok(())
 }
 
 fn go_on(from: &str) -> String {
-    format!("go on with it: `cofferdam etcd restore --from {from} …`")
+    format!(
+        "go on with it: `cofferdam etcd restore --from {} …`",
+        quoted(from)
+    )
 }
 
 fn read(site: &Site) -> Result<Option<Begun>, Fault> {
@@ -83,52 +116,124 @@ pub(super) async fn find(
     inventory: &Inventory,
     site: &Site,
     source: &Source,
+    hosts: &BTreeMap<String, Arc<RemoteHost>>,
 ) -> Result<Restoring, Fault> {
     let phase = Phase::begin(output, "snapshot", 0);
-    let begun = read(site)?.filter(|_| !source.anew);
-    let from = source.from.as_str();
-    let path = match host_and_name(inventory, from) {
-        None => Utf8PathBuf::from(from),
-        Some((host, name)) => {
-            let path = site.path(FETCHED);
-            let expected = begun.as_ref().map(|begun| begun.restore.snapshot);
-            if !is_there(&path, expected) {
-                phase.doing(format!("reading {name} from {host}"));
-                let connections = connect::each(inventory, site)?;
-                let snapshot = snapshots::Place { host, name };
-                snapshots::fetch(&connections, snapshot, &path, &phase).await?;
-            }
-            path
+    let begun = read(site)?;
+    let place = host_and_name(inventory, &source.from);
+    let (from, path) = match place {
+        None => {
+            let path = Utf8Path::new(&source.from);
+            let whole = path.canonicalize_utf8();
+            let path = whole.map_err(|error| {
+                Fault::new(Exit::Input, format!("{path}: {error}"))
+                    .file(path)
+                    .hint("name a file, or what a host keeps: `cofferdam etcd snapshots`")
+            })?;
+            (path.to_string(), path)
+        }
+        Some(_) => {
+            let name = Digest::of(&source.from).short();
+            (
+                source.from.clone(),
+                site.path(&format!("{FETCHED}{name}.db")),
+            )
         }
     };
+    // Bytes that happen to be the same are the same snapshot; another host's are
+    // not.
+    let is_other = |begun: &Begun| place.is_some() && begun.from != from;
+    if let Some(begun) = begun
+        .as_ref()
+        .filter(|begun| is_other(begun) && !source.anew)
+    {
+        return Err(another(begun, "from another snapshot"));
+    }
+    if let Some((host, name)) = place {
+        let expected = begun.as_ref().filter(|begun| begun.from == from);
+        let expected = expected.map(|begun| begun.restore.snapshot);
+        if !is_there(&path, expected) {
+            phase.doing(format!("reading {name} from {host}"));
+            let host = hosts.get(host).ok_or_else(|| {
+                let message = format!("--from {from}: {host} is left out of this run");
+                Fault::new(Exit::Input, message)
+            })?;
+            snapshots::fetch(host, name, &path, snapshots::IfThere::Replaced, &phase).await?;
+        }
+    }
     phase.doing(format!("reading {path}"));
     let file = tokio::task::spawn_blocking(move || SnapshotFile::read(&path));
     let file = file.await.map_err(anyhow::Error::from)??;
-    let restore = match begun {
-        Some(begun) if begun.restore.snapshot == file.digest => begun.restore,
-        Some(begun) => {
-            let message = format!(
-                "a restore from another snapshot was begun ({}): {}",
-                begun.restore.token, begun.from
-            );
-            let hint = format!(
-                "{}; or give it up and begin this one, with `--anew`",
-                go_on(&begun.from)
-            );
-            return Err(Fault::new(Exit::Input, message).hint(hint));
+    let members = members(inventory);
+    let (restore, is_new) = match begun {
+        Some(begun) if begun.restore.snapshot == file.digest && begun.members == members => {
+            (begun.restore, false)
         }
-        None => EtcdRestore {
-            token: token(OffsetDateTime::now_utc())?,
-            snapshot: file.digest,
-            size: file.size,
-        },
+        Some(begun) if !source.anew => {
+            let why = match begun.restore.snapshot == file.digest {
+                true => "for other members",
+                false => "from another snapshot",
+            };
+            return Err(another(&begun, why));
+        }
+        _ => {
+            let restore = EtcdRestore {
+                token: token(OffsetDateTime::now_utc())?,
+                snapshot: file.digest,
+                size: file.size,
+            };
+            (restore, true)
+        }
     };
     phase.done(format!("{from}, {}, whole", human_bytes(file.size)));
     Ok(Restoring {
         restore,
         file,
-        from: from.to_owned(),
+        from,
+        members,
+        is_new,
     })
+}
+
+fn another(begun: &Begun, why: &str) -> Fault {
+    let members = begun.members.iter();
+    let members = members.map(|(name, address)| format!("{name} ({address})"));
+    let message = format!(
+        "a restore {why} was begun ({}): {}, of {}",
+        begun.restore.token,
+        begun.from,
+        members.collect::<Vec<_>>().join(", ")
+    );
+    let hint = format!(
+        "{}; or give it up and begin this one, with `--anew`",
+        go_on(&begun.from)
+    );
+    Fault::new(Exit::Input, message).hint(hint)
+}
+
+/// Refuses to leave out a host whose etcd or control plane is to begin anew.
+pub(super) fn check_left_out(inventory: &Inventory, without: &[String]) -> Result<(), Fault> {
+    let mut hosts = inventory.hosts.iter();
+    let needed = hosts.find(|host| {
+        let has_part = host.has(Role::Etcd) || host.has(Role::ControlPlane);
+        has_part && without.contains(&host.name)
+    });
+    needed.map_or(Ok(()), |host| {
+        let message = format!(
+            "--without {}: a restore of etcd needs all its members and all masters",
+            host.name
+        );
+        let hint = "bring it back, or put a new machine in its place, or take it out of the \
+                    inventory";
+        Err(Fault::new(Exit::Input, message).hint(hint))
+    })
+}
+
+fn members(inventory: &Inventory) -> BTreeMap<String, String> {
+    let members = inventory.etcd_members().into_iter();
+    members
+        .map(|host| (host.name.clone(), host.address.to_string()))
+        .collect()
 }
 
 /// Whether the file is the snapshot that a restore was begun from.
@@ -160,6 +265,7 @@ impl Restoring {
         let begun = Begun {
             restore: self.restore.clone(),
             from: self.from.clone(),
+            members: self.members.clone(),
         };
         site.write(BEGUN, &serde_json::to_vec(&begun)?)
     }
@@ -174,11 +280,26 @@ impl Restoring {
     }
 }
 
+impl Restoring {
+    /// What was fetched for nothing, since it was not confirmed.
+    pub(super) fn forget(&self, site: &Site) -> anyhow::Result<()> {
+        match self.is_new {
+            true => record_end(site),
+            false => Ok(()),
+        }
+    }
+}
+
 /// Forgets a restore that is done.
 pub(super) fn record_end(site: &Site) -> anyhow::Result<()> {
-    for name in [BEGUN, FETCHED] {
-        let path = site.path(name);
-        if path.exists() {
+    let begun = site.path(BEGUN);
+    if begun.exists() {
+        fs_err::remove_file(begun)?;
+    }
+    for entry in site.path("").read_dir_utf8()? {
+        let path = entry?.into_path();
+        let name = path.file_name().unwrap_or_default();
+        if name.starts_with(FETCHED) && path.extension() == Some("db") {
             fs_err::remove_file(path)?;
         }
     }
@@ -219,14 +340,30 @@ mod tests {
     }
 
     #[test]
-    fn others_wait_until_it_is_done() {
+    fn others_wait_until_it_is_done_unless_no_host_was_changed() {
         let directory = tempfile::tempdir().unwrap();
-        let path = camino::Utf8Path::from_path(directory.path()).unwrap();
+        let path = Utf8Path::from_path(directory.path()).unwrap();
         let site = Site::open(path, "lab").unwrap();
-        refuse_if_begun(&site).unwrap();
+        site.create("lab").unwrap();
+        let output = crate::commands::output(crate::output::Style {
+            shape: crate::output::Shape::Quiet,
+            is_colored: false,
+            is_verbose: false,
+        });
+        let facts = |restored: Option<&str>| {
+            let facts = HostFacts {
+                etcd_restored: restored.map(str::to_owned),
+                ..HostFacts::default()
+            };
+            BTreeMap::from([("m1".to_owned(), facts)])
+        };
+        let refused =
+            |restored, purpose| refuse_if_begun(&output, &site, &facts(restored), purpose).err();
+        let token = "20261129T084501Z";
+        assert!(refused(Some(token), Purpose::Change).is_none());
         let restoring = Restoring {
             restore: EtcdRestore {
-                token: "20261129T084501Z".to_owned(),
+                token: token.to_owned(),
                 snapshot: Digest::of("x"),
                 size: 1,
             },
@@ -235,14 +372,32 @@ mod tests {
                 digest: Digest::of("x"),
                 size: 1,
             },
-            from: "/srv/snapshot.db".to_owned(),
+            from: "/srv/a snapshot.db".to_owned(),
+            members: BTreeMap::new(),
+            is_new: true,
         };
         restoring.record_begin(&site).unwrap();
-        let fault = refuse_if_begun(&site).unwrap_err();
+        site.write(&format!("{FETCHED}x.db"), b"secret").unwrap();
+        let fault = refused(Some(token), Purpose::Change).unwrap();
         let failure = &fault.failures[0];
-        assert!(failure.message.contains("20261129T084501Z"), "{fault:?}");
-        assert!(failure.hints[0].contains("--from /srv/snapshot.db"));
-        record_end(&site).unwrap();
-        refuse_if_begun(&site).unwrap();
+        assert!(failure.message.contains(token), "{fault:?}");
+        assert!(failure.hints[0].contains("--from '/srv/a snapshot.db'"));
+        // Whoever looks only leaves it.
+        assert!(refused(Some("another"), Purpose::Look).is_none());
+        assert!(refused(Some(token), Purpose::Look).is_some());
+        assert!(refused(None, Purpose::Change).is_none());
+        assert!(refused(Some(token), Purpose::Change).is_none());
+        assert!(!site.path(&format!("{FETCHED}x.db")).exists());
+    }
+
+    #[test]
+    fn only_hosts_without_a_part_in_it_are_left_out() {
+        let inventory = inventory();
+        check_left_out(&inventory, &[]).unwrap();
+        let fault = check_left_out(&inventory, &["m2".to_owned()]).unwrap_err();
+        assert!(
+            fault.failures[0].message.contains("--without m2"),
+            "{fault:?}"
+        );
     }
 }

@@ -18,9 +18,7 @@ use crate::inventory::{Host, Inventory};
 use crate::output::{Output, Style};
 use crate::plan::Action;
 use crate::site::Site;
-use camino::{Utf8Path, Utf8PathBuf};
-use fs_err as fs;
-use fs_err::os::unix::fs::OpenOptionsExt;
+use camino::Utf8Path;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -37,16 +35,6 @@ const READ_LIMIT: Duration = Duration::from_secs(24 * 3600);
 const LIST_LIMIT: Duration = Duration::from_secs(60);
 /// Zones in which one is saved.
 const ZONES: usize = 2;
-/// Only the owner reads what is in it.
-const FILE_MODE: u32 = 0o600;
-
-/// A snapshot on a host.
-#[derive(Clone, Copy)]
-pub(super) struct Place<'a> {
-    pub(super) host: &'a str,
-    pub(super) name: &'a str,
-}
-
 /// Saves and proves one in two zones.
 pub(super) async fn save(args: EtcdSnapshotArgs, style: Style) -> Result<ExitCode, Fault> {
     let output = super::output(style);
@@ -113,8 +101,8 @@ async fn save_in_zones(
     }
     if let Some(file) = file {
         phase.doing(format!("reading it from {host}"));
-        let place = Place { host, name: &name };
-        fetch(&connections, place, file, &phase).await?;
+        let host = connected(&connections, host).await?;
+        fetch(&host, &name, file, IfThere::Kept, &phase).await?;
         output.say(&format!("copied    to {file}"));
     }
     let hosts: Vec<&str> = saved.iter().map(|(host, _)| host.as_str()).collect();
@@ -198,25 +186,33 @@ async fn list_all(
     Ok(all)
 }
 
+/// What becomes of a file that is there already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum IfThere {
+    Replaced,
+    Kept,
+}
+
 /// Reads a snapshot off a host into a file, which gets its name once it is whole.
 pub(super) async fn fetch(
-    connections: &BTreeMap<String, Connection>,
-    place: Place<'_>,
+    host: &RemoteHost,
+    name: &str,
     file: &Utf8Path,
+    if_there: IfThere,
     phase: &Phase<'_>,
 ) -> Result<(), Fault> {
-    let host = connected(connections, place.host).await?;
-    let partial = Utf8PathBuf::from(format!("{file}.partial"));
-    let mut options = fs::OpenOptions::new();
-    options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(FILE_MODE);
-    let written = options.open(&partial).map_err(Fault::input)?;
+    let directory = match file.parent().map(Utf8Path::as_str) {
+        None | Some("") => Utf8Path::new("."),
+        Some(directory) => Utf8Path::new(directory),
+    };
+    // For its owner alone, and gone unless it is kept.
+    let written = tempfile::Builder::new()
+        .prefix(".cofferdam-snapshot-")
+        .tempfile_in(directory)
+        .map_err(|error| Fault::input(error).file(file))?;
     let written = Mutex::new((written, Ok(())));
     let request = Request::ReadSnapshot {
-        name: place.name.to_owned(),
+        name: name.to_owned(),
     };
     let take = |notice: Notice| {
         let Notice::Output { bytes, .. } = notice else {
@@ -228,20 +224,20 @@ pub(super) async fn fetch(
             *result = file.write_all(&bytes);
         }
     };
-    let read = call(&host, request, READ_LIMIT, &take).await;
+    call(host, request, READ_LIMIT, &take).await?;
     let (written, result) = written.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let whole = read.map_err(Fault::from).and_then(|_| {
-        result.map_err(Fault::input)?;
-        written.sync_all().map_err(Fault::input)?;
-        phase.doing(format!("reading {partial}"));
-        SnapshotFile::read(&partial).map(drop)
-    });
-    if let Err(fault) = whole {
-        // What is half there is nobody's use.
-        let _ = fs::remove_file(&partial);
-        return Err(fault);
-    }
-    fs::rename(&partial, file).map_err(Fault::input)
+    result.map_err(Fault::input)?;
+    written.as_file().sync_all().map_err(Fault::input)?;
+    phase.doing(format!("proving {file}"));
+    let path = Utf8Path::from_path(written.path());
+    let path = path.ok_or_else(|| Fault::new(Exit::Input, "an odd temporary path"))?;
+    SnapshotFile::read(path)?;
+    let kept = match if_there {
+        IfThere::Replaced => written.persist(file),
+        IfThere::Kept => written.persist_noclobber(file),
+    };
+    kept.map(drop)
+        .map_err(|error| Fault::input(error.error).file(file))
 }
 
 async fn connected(

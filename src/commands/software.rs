@@ -73,6 +73,11 @@ pub(super) fn record_end(site: &Site, software: &Software) -> anyhow::Result<()>
     record(site, WHOLE, &software.whole)
 }
 
+/// Whether all of the cluster was of some bundle once.
+pub(super) fn was_installed(site: &Site) -> bool {
+    site.path(WHOLE).exists()
+}
+
 /// What the software depends on.
 pub(super) struct Wanted<'a> {
     pub(super) inventory: &'a Inventory,

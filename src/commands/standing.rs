@@ -4,7 +4,7 @@ use crate::desired::Stage;
 use crate::event::{Event, EventSink, Standing};
 use crate::inventory::Inventory;
 use crate::output::Output;
-use crate::plan::{Action, Plan};
+use crate::plan::{Action, Plan, World};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
@@ -26,10 +26,10 @@ impl<'a> Tally<'a> {
     }
 
     /// How far the plan has come, with the words that go on with it.
-    pub(super) fn stopped(&self, plan: &Plan, inventory: &Inventory) -> Event {
+    pub(super) fn stopped(&self, plan: &Plan, world: &World, inventory: &Inventory) -> Event {
         let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
         Event::RunStopped {
-            zones: zones(plan, inventory, &done),
+            zones: zones(plan, world, inventory, &done),
             again: command_line(std::env::args()),
         }
     }
@@ -52,11 +52,13 @@ impl EventSink for Tally<'_> {
 /// may be done elsewhere: the host of its lane is the one that it is for.
 fn zones(
     plan: &Plan,
+    world: &World,
     inventory: &Inventory,
     done: &BTreeSet<Name>,
 ) -> BTreeMap<String, BTreeMap<String, Standing>> {
     let mut zones: BTreeMap<String, BTreeMap<String, Standing>> = BTreeMap::new();
-    for host in &inventory.hosts {
+    let seen = inventory.hosts.iter();
+    for host in seen.filter(|host| world.hosts.contains_key(&host.name)) {
         let zone = zones.entry(host.zone.clone()).or_default();
         zone.insert(host.name.clone(), Standing::default());
     }
@@ -79,23 +81,27 @@ fn zones(
 
 /// The words as a shell takes them.
 fn command_line(words: impl Iterator<Item = String>) -> String {
-    let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./=:,@%+".contains(letter);
-    let quoted = words
-        .skip(1)
-        .map(|word| match !word.is_empty() && word.chars().all(plain) {
-            true => word,
-            false => format!("'{}'", word.replace('\'', r"'\''")),
-        });
+    let words = words.skip(1).map(|word| quoted(&word));
     let words: Vec<String> = std::iter::once("cofferdam".to_owned())
-        .chain(quoted)
+        .chain(words)
         .collect();
     words.join(" ")
+}
+
+/// A word as a shell takes it.
+pub(super) fn quoted(word: &str) -> String {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./=:,@%+".contains(letter);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::desired::Condition;
+    use crate::facts::HostFacts;
     use crate::plan::{Lane, StagePlan, Step};
 
     fn step(host: &str, title: &str, action: Action) -> Step {
@@ -138,7 +144,14 @@ mod tests {
             refusals: Vec::new(),
         };
         let done = [(Stage::Nodes, "m1".to_owned(), "drain w1".to_owned())];
-        let zones = zones(&plan, &inventory, &done.into());
+        let mut world = World::default();
+        for host in ["m1", "w1"] {
+            world.hosts.insert(host.to_owned(), HostFacts::default());
+        }
+        let done = BTreeSet::from(done);
+        let zones = |world: &World| zones(&plan, world, &inventory, &done);
+        assert!(zones(&World::default()).is_empty());
+        let zones = zones(&world);
         assert_eq!(zones["a"]["m1"], Standing::default());
         assert_eq!(zones["b"]["w1"], Standing { done: 1, steps: 3 });
     }

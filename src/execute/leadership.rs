@@ -22,7 +22,7 @@ const API_SERVER: &str = "kube-apiserver.service";
 /// may take together.
 const SUSPENDED_SECONDS: u32 = 6;
 /// Who doesn't stand still by then is not waited for.
-const SUSPEND_LIMIT: Duration = Duration::from_secs(2);
+const SUSPEND_LIMIT: Duration = Duration::from_secs(3);
 
 /// Has another member of etcd lead before the host's own is interrupted, if that
 /// one leads and there is another.
@@ -39,14 +39,18 @@ pub(super) async fn step_down(stage: &Stage<'_>, step: &Step) -> Result<(), Step
             Successor::NotNeeded => return Ok(()),
             Successor::Nobody => "no other member of etcd could lead".to_owned(),
             Successor::Member { id, name } => {
-                let line = format!("etcd: {name} leads instead of {}", step.host);
-                stage.tell(step, Notice::Log { line });
                 let to = Request::MoveEtcdLeader {
                     endpoint: endpoints.first().cloned().unwrap_or_default(),
                     to: id,
                 };
-                let reason = while_suspended(stage, step, to).await?;
-                format!("{name} did not take over: {reason}")
+                match while_suspended(stage, step, to).await? {
+                    None => {
+                        let line = format!("etcd: {name} leads instead of {}", step.host);
+                        stage.tell(step, Notice::Log { line });
+                        return Ok(());
+                    }
+                    Some(reason) => format!("{name} did not take over: {reason}"),
+                }
             }
         };
         attempt += 1;
@@ -121,9 +125,13 @@ async fn etcd_facts(stage: &Stage<'_>, step: &Step, endpoints: &[String]) -> Etc
     facts.ok().and_then(|facts| facts.etcd).unwrap_or_default()
 }
 
-/// Asks while the API servers stand still; returns why it was not done, which
-/// the next look tells apart from what was.
-async fn while_suspended(stage: &Stage<'_>, step: &Step, to: Request) -> Result<String, StepError> {
+/// Asks while the API servers stand still; returns why etcd did not do it, if it
+/// did not.
+async fn while_suspended(
+    stage: &Stage<'_>,
+    step: &Step,
+    to: Request,
+) -> Result<Option<String>, StepError> {
     let suspend = Request::Suspend {
         unit: API_SERVER.to_owned(),
         limit_seconds: SUSPENDED_SECONDS,
@@ -135,11 +143,8 @@ async fn while_suspended(stage: &Stage<'_>, step: &Step, to: Request) -> Result<
     let moved = stage.call(step, to, None, ANSWER).await;
     on_api_servers(stage, step, &resume).await;
     match moved {
-        Ok(response) => {
-            expect_done(step, response)?;
-            Ok("it does not lead yet".to_owned())
-        }
-        Err(StepError::Host(HostError::Failed { failure, .. })) => Ok(failure.to_string()),
+        Ok(response) => expect_done(step, response).map(|()| None),
+        Err(StepError::Host(HostError::Failed { failure, .. })) => Ok(Some(failure.to_string())),
         Err(error) => Err(error),
     }
 }

@@ -38,7 +38,7 @@ pub(super) fn without_etcd(desired: &Desired, world: &World) -> Option<World> {
 }
 
 /// Whether the host is restored, or has nothing to restore.
-pub(super) fn is_done(restore: &EtcdRestore, host: &DesiredHost, facts: &HostFacts) -> bool {
+pub fn is_done(restore: &EtcdRestore, host: &DesiredHost, facts: &HostFacts) -> bool {
     let is_restored = facts.etcd_restored.as_ref() == Some(&restore.token);
     let has_data = host.etcd.is_none() || facts.etcd_data;
     units(host).next().is_none() || is_restored && has_data

@@ -124,15 +124,16 @@ pub(super) async fn apply(host: &SimulatedHost, request: ApplyRequest) -> Done {
         } => {
             halt_units(host, stop).await?;
             if *is_member {
-                switch_etcd_data(host, &restore.token).await?;
-                let snapshot = restore.snapshot;
-                disruptive(host, |machine, _| {
-                    machine.disk.staging.remove(&snapshot);
-                })
-                .await?;
+                exchange_etcd_data(host, &restore.token).await?;
             }
             let token = restore.token.clone();
-            disruptive(host, |machine, _| machine.disk.etcd_restored = Some(token)).await
+            disruptive(host, |machine, _| machine.disk.etcd_restored = Some(token)).await?;
+            let snapshot = restore.snapshot;
+            disruptive(host, |machine, _| {
+                machine.disk.staging.remove(&snapshot);
+                machine.disk.etcd_prepared = None;
+            })
+            .await
         }
         Action::Drain { node, .. } => {
             cordon(host, node, true).await?;
@@ -450,8 +451,8 @@ async fn change_members(
     Err(host.failed(last))
 }
 
-/// What the member had is moved away, and then the prepared data to its place.
-async fn switch_etcd_data(host: &SimulatedHost, token: &str) -> Done {
+/// What was prepared takes the place of what the member had, in one go.
+async fn exchange_etcd_data(host: &SimulatedHost, token: &str) -> Done {
     let is_prepared = host.world.with(|world| {
         let machine = world.machines.get(&host.name);
         machine.is_some_and(|machine| machine.disk.etcd_prepared.as_deref() == Some(token))
@@ -460,13 +461,8 @@ async fn switch_etcd_data(host: &SimulatedHost, token: &str) -> Done {
         return Err(host.failed("no data was prepared"));
     }
     disruptive(host, |machine, _| {
-        machine.disk.etcd_data = false;
-        machine.disk.etcd_of = None;
-    })
-    .await?;
-    disruptive(host, |machine, _| {
         machine.disk.etcd_data = true;
-        machine.disk.etcd_of = machine.disk.etcd_prepared.take();
+        machine.disk.etcd_of.clone_from(&machine.disk.etcd_prepared);
     })
     .await?;
     host.world.with(|world| world.restore_etcd(token));

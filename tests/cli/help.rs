@@ -3,7 +3,7 @@
 use crate::world::run;
 
 /// Every command that people type.
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 20] = [
     "",
     "bundle",
     "bundle keygen",
@@ -14,6 +14,13 @@ const COMMANDS: [&str; 13] = [
     "hosts",
     "hosts trust",
     "install",
+    "upgrade",
+    "rollback",
+    "status",
+    "etcd",
+    "etcd snapshot",
+    "etcd snapshots",
+    "etcd restore",
     "plan",
     "ports",
     "kubectl",
@@ -39,6 +46,7 @@ fn the_first_help_tells_verbs_and_exit_codes() {
       ports        Print the ports that firewalls between zones must let pass
       kubectl      Run the cluster's kubectl on a master
       etcdctl      Run etcdctl on a master
+      etcd         Save snapshots of etcd, and begin it anew from one
       completions  Print a shell's completions
       help         Print this message or the help of the given subcommand(s)
 

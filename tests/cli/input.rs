@@ -20,6 +20,9 @@ fn what_is_wrong_with_an_inventory_is_told_by_every_verb() {
         "install --yes --bundle no.tar --trusted-key no.pub",
         "kubectl -- get nodes",
         "etcdctl -- member list",
+        "etcd snapshot",
+        "etcd snapshots",
+        "etcd restore --yes --bundle no.tar --trusted-key no.pub --from no.db",
         "hosts trust --yes",
     ] {
         let outcome = world.run(verb);

@@ -14,7 +14,9 @@ use crate::layout;
 use anyhow::{Context, Result, bail};
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 /// Eight gigabytes to a slow disk.
@@ -27,15 +29,20 @@ const USER: &str = "etcd";
 const ETCD: &str = "etcd.service";
 const DATA: &str = "member";
 const DIRECTORY_MODE: u32 = 0o700;
-/// Data that a restore replaced.
+/// Data that a restore replaced, which is nobody's to remove but people's.
 const KEPT: &str = "before-restore-";
+/// Data that is to be put in place.
+const PREPARED: &str = "restored-";
+/// Beside it: the inode of its directory.
+const IDENTITY: &str = "identity";
+const SCRATCH: &str = ".restoring";
 
 /// Makes the data of the member of that name, unless it is made. `members` are
 /// peer URLs by name.
 ///
 /// # Errors
 /// If the snapshot is not there or not whole, or the disk refuses. Nothing that
-/// is used is touched.
+/// is used is touched, and nothing half made is left.
 pub(super) async fn prepare(
     root: &Root,
     restore: &EtcdRestore,
@@ -46,12 +53,39 @@ pub(super) async fn prepare(
     let owner = owner(root)?;
     atomic::make_directory(&directory, owner)?;
     let place = prepared(&directory, &restore.token);
+    for old in entries(&directory, PREPARED)? {
+        if old != place || !is_prepared(&directory, &place)? {
+            remove_directory(&old)?;
+        }
+    }
     if place.exists() {
         return Ok(());
     }
+    let scratch = directory.join(SCRATCH);
+    let made = make(root, restore, &scratch, (name, members));
+    if let Err(error) = made.await {
+        remove_directory(&scratch)?;
+        return Err(error);
+    }
+    let identity = identity(&scratch.join(DATA))?.unwrap_or_default();
+    atomic::write_file(
+        &scratch.join(IDENTITY),
+        identity.to_string().as_bytes(),
+        Ownership::own(0o600),
+    )?;
+    give(&scratch, owner)?;
+    fs::rename(&scratch, &place)?;
+    atomic::sync_directories([place.as_path(), directory.as_path()])
+}
+
+async fn make(
+    root: &Root,
+    restore: &EtcdRestore,
+    scratch: &Utf8Path,
+    (name, members): (&str, &BTreeMap<String, String>),
+) -> Result<()> {
+    remove_directory(scratch)?;
     let snapshot = staging::place_of(root, &restore.snapshot);
-    let scratch = directory.join(".restoring");
-    remove_directory(&scratch)?;
     let peer_url = members.get(name);
     let peer_url = peer_url.with_context(|| format!("{name} is no member"))?;
     let all = members.iter();
@@ -68,9 +102,7 @@ pub(super) async fn prepare(
         .succeed()
         .await
         .context("restoring the snapshot of etcd")?;
-    give(&scratch, owner)?;
-    fs::rename(&scratch, &place)?;
-    atomic::sync_directories([directory.as_path()])
+    Ok(())
 }
 
 /// Stops what runs on the data, and puts the prepared one in its place.
@@ -89,39 +121,57 @@ pub(super) async fn switch(
     let (etcd, others): (Vec<_>, Vec<_>) = stop.iter().cloned().partition(|unit| unit == ETCD);
     units::halt_at_once(root, &others, notices).await?;
     units::halt(root, &etcd, notices).await?;
+    let directory = root.path(layout::ETCD);
+    let place = prepared(&directory, &restore.token);
     if is_member {
-        put_in_place(root, &restore.token, notices)?;
-        // It holds all that the cluster's secrets are.
-        atomic::remove_if_there(&staging::place_of(root, &restore.snapshot))?;
+        put_in_place(root, &place, &restore.token, notices)?;
     }
     let marker = root.path(layout::ETCD_RESTORED);
-    atomic::write_and_sync(&marker, restore.token.as_bytes(), Ownership::own(0o600))
+    atomic::write_and_sync(&marker, restore.token.as_bytes(), Ownership::own(0o600))?;
+    if is_member {
+        // It holds all that the cluster's secrets are.
+        atomic::remove_if_there(&staging::place_of(root, &restore.snapshot))?;
+        remove_directory(&place)?;
+    }
+    Ok(())
 }
 
-fn put_in_place(root: &Root, token: &str, notices: &NoticeSender) -> Result<()> {
+/// The two change places in one go: there is no moment at which the member has no
+/// data, and would begin a cluster of its own if its host were switched on then.
+/// The prepared one is told by its inode, wherever it is.
+fn put_in_place(root: &Root, place: &Utf8Path, token: &str, notices: &NoticeSender) -> Result<()> {
     let directory = root.path(layout::ETCD);
-    let (data, place) = (directory.join(DATA), prepared(&directory, token));
-    let kept = directory.join(format!("{KEPT}{token}"));
-    if !place.exists() {
+    let (data, other) = (directory.join(DATA), place.join(DATA));
+    let Ok(wanted) = fs::read_to_string(place.join(IDENTITY)) else {
         bail!(
             "{} is not there, though it was made in this run; run the same command again",
-            root.name_of(&place)
+            root.name_of(place)
         );
-    }
-    if data.exists() {
-        // What came after the member's own data was moved away is nobody's.
-        match kept.exists() {
-            true => remove_directory(&data)?,
-            false => fs::rename(&data, &kept)?,
+    };
+    let found = identity(&data)?;
+    if found.map(|found| found.to_string()).as_ref() != Some(&wanted) {
+        match found {
+            Some(_) => renameat_with(
+                CWD,
+                other.as_str(),
+                CWD,
+                data.as_str(),
+                RenameFlags::EXCHANGE,
+            )
+            .with_context(|| format!("putting {other} in place of {data}"))?,
+            None => fs::rename(&other, &data)?,
         }
+        atomic::sync_directories([place, directory.as_path()])?;
     }
-    fs::rename(place.join(DATA), &data)?;
-    remove_directory(&place)?;
-    atomic::sync_directories([directory.as_path()])?;
-    for old in others_kept(&directory, &kept)? {
-        remove_directory(&old)?;
+    let kept = directory.join(format!("{KEPT}{token}"));
+    if other.exists() {
+        match kept.exists() {
+            true => remove_directory(&other)?,
+            false => fs::rename(&other, &kept)?,
+        }
+        atomic::sync_directories([place, directory.as_path()])?;
     }
-    if kept.exists() {
+    for kept in entries(&directory, KEPT)? {
         let name = root.name_of(&kept);
         let line = format!("etcd: what the member had before is kept as {name}");
         notices.send_lossy(Notice::Log { line });
@@ -129,20 +179,42 @@ fn put_in_place(root: &Root, token: &str, notices: &NoticeSender) -> Result<()> 
     Ok(())
 }
 
-/// What restores before this one replaced.
-fn others_kept(directory: &Utf8Path, own: &Utf8Path) -> Result<Vec<Utf8PathBuf>> {
-    let mut others = Vec::new();
-    for entry in directory.read_dir_utf8()? {
-        let entry = entry?;
-        if entry.file_name().starts_with(KEPT) && entry.path() != own {
-            others.push(entry.into_path());
+/// What tells a directory, whatever it is called; none if it is not there.
+fn identity(place: &Utf8Path) -> Result<Option<u64>> {
+    match fs::symlink_metadata(place) {
+        Ok(metadata) => Ok(Some(metadata.ino())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether the prepared data is there: still beside the member's, or in its place.
+fn is_prepared(directory: &Utf8Path, place: &Utf8Path) -> Result<bool> {
+    let Ok(wanted) = fs::read_to_string(place.join(IDENTITY)) else {
+        return Ok(false);
+    };
+    for data in [place.join(DATA), directory.join(DATA)] {
+        if identity(&data)?.map(|found| found.to_string()).as_ref() == Some(&wanted) {
+            return Ok(true);
         }
     }
-    Ok(others)
+    Ok(false)
+}
+
+/// Entries of a directory whose names begin so.
+fn entries(directory: &Utf8Path, prefix: &str) -> Result<Vec<Utf8PathBuf>> {
+    let mut found = Vec::new();
+    for entry in directory.read_dir_utf8()? {
+        let entry = entry?;
+        if entry.file_name().starts_with(prefix) {
+            found.push(entry.into_path());
+        }
+    }
+    Ok(found)
 }
 
 fn prepared(directory: &Utf8Path, token: &str) -> Utf8PathBuf {
-    directory.join(format!("restored-{token}"))
+    directory.join(format!("{PREPARED}{token}"))
 }
 
 fn owner(root: &Root) -> Result<Ownership> {
@@ -162,7 +234,7 @@ fn owner(root: &Root) -> Result<Ownership> {
 fn give(directory: &Utf8Path, owner: Ownership) -> Result<()> {
     std::os::unix::fs::lchown(directory, Some(owner.user), Some(owner.group))
         .with_context(|| format!("giving {directory} to {USER}"))?;
-    if !directory.is_dir() {
+    if !fs::symlink_metadata(directory)?.is_dir() {
         return Ok(());
     }
     for entry in directory.read_dir_utf8()? {
@@ -257,7 +329,8 @@ mkdir -p "$place/member/snap" && cp "$3" "$place/member/snap/db""#
         switch_on(&host).await.unwrap();
         assert_eq!(host.read("/var/lib/etcd/member/snap/db"), "snapshot");
         assert_eq!(host.read("/var/lib/etcd/before-restore-t1/snap/db"), "old");
-        assert!(!is_there(&host, "/var/lib/etcd/before-restore-t0"));
+        // Only people know whether they need it.
+        assert!(is_there(&host, "/var/lib/etcd/before-restore-t0"));
         assert!(!is_there(&host, "/var/lib/etcd/restored-t1"));
         assert_eq!(host.read(layout::ETCD_RESTORED), "t1");
         let staged = staging::place_of(&host.root, &restore().snapshot);
@@ -265,13 +338,54 @@ mkdir -p "$place/member/snap" && cp "$3" "$place/member/snap/db""#
     }
 
     #[tokio::test]
-    async fn what_came_up_between_two_renames_is_not_taken_for_the_members_own() {
-        let host = host(Some("nobody's"));
-        host.write("/var/lib/etcd/before-restore-t1/snap/db", "old");
+    async fn whatever_was_done_already_is_not_done_again() {
+        let host = host(Some("old"));
+        let path = |name: &str| host.root.path(format!("/var/lib/etcd/{name}"));
+        prepare_on(&host).await.unwrap();
+        // As a power cut leaves it after the exchange.
+        let [place, data] = [path("restored-t1/member"), path("member")];
+        renameat_with(
+            CWD,
+            place.as_str(),
+            CWD,
+            data.as_str(),
+            RenameFlags::EXCHANGE,
+        )
+        .unwrap();
         prepare_on(&host).await.unwrap();
         switch_on(&host).await.unwrap();
         assert_eq!(host.read("/var/lib/etcd/member/snap/db"), "snapshot");
         assert_eq!(host.read("/var/lib/etcd/before-restore-t1/snap/db"), "old");
+
+        // As it leaves it after the old data was moved away.
+        let host = self::host(None);
+        prepare_on(&host).await.unwrap();
+        let path = |name: &str| host.root.path(format!("/var/lib/etcd/{name}"));
+        fs::rename(path("restored-t1/member"), path("member")).unwrap();
+        host.write("/var/lib/etcd/before-restore-t1/snap/db", "old");
+        switch_on(&host).await.unwrap();
+        assert_eq!(host.read("/var/lib/etcd/member/snap/db"), "snapshot");
+        assert_eq!(host.read("/var/lib/etcd/before-restore-t1/snap/db"), "old");
+        assert!(!is_there(&host, "/var/lib/etcd/restored-t1"));
+    }
+
+    #[tokio::test]
+    async fn nothing_half_made_is_left_nor_what_was_given_up() {
+        let host = host(Some("old"));
+        host.write("/var/lib/etcd/restored-t0/member/snap/db", "given up");
+        host.write("/var/lib/etcd/restored-t1/member/snap/db", "half removed");
+        prepare_on(&host).await.unwrap();
+        assert!(!is_there(&host, "/var/lib/etcd/restored-t0"));
+        assert_eq!(
+            host.read("/var/lib/etcd/restored-t1/member/snap/db"),
+            "snapshot"
+        );
+        remove_directory(&host.root.path("/var/lib/etcd/restored-t1")).unwrap();
+        host.binary("etcdutl", "mkdir -p \"${4#--data-dir=}/member\"; exit 1");
+        prepare_on(&host).await.unwrap_err();
+        let left = entries(&host.root.path(layout::ETCD), "").unwrap();
+        let left: Vec<Option<&str>> = left.iter().map(|path| path.file_name()).collect();
+        assert_eq!(left, [Some("member")]);
     }
 
     #[tokio::test]

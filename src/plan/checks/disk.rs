@@ -8,6 +8,7 @@ use crate::facts::{Entry, FilesystemFacts};
 use crate::inventory::{Component, Host, Role};
 use crate::layout;
 use crate::plan::diff::HostDiff;
+use crate::plan::restore::is_done;
 use crate::plan::title::size;
 use crate::plan::versions;
 use camino::Utf8Path;
@@ -85,7 +86,7 @@ pub(super) fn mounts(question: &Question) -> Vec<Finding> {
 pub(super) fn free_space(question: &Question) -> Vec<Finding> {
     let mut findings = Vec::new();
     for subject in question.subjects() {
-        for need in needs(&subject) {
+        for need in needs(question, &subject) {
             let needed_with_margin = need.bytes + MARGIN;
             if need.bytes == 0 || need.filesystem.free_bytes >= needed_with_margin {
                 continue;
@@ -114,7 +115,7 @@ pub(super) fn eviction(question: &Question) -> Vec<Finding> {
         if !subject.host.is_node() || config.contains_key("evictionHard") {
             continue;
         }
-        let needs = needs(&subject);
+        let needs = needs(question, &subject);
         let pods = filesystem_of(&subject, layout::KUBELET);
         let images = filesystem_of(&subject, layout::CONTAINERD);
         // kubelet looks at images apart only where they have a disk of their own.
@@ -176,9 +177,9 @@ struct Need<'a> {
 
 /// What is still to come onto each file system of the host. Paths on one
 /// device share its space.
-fn needs<'a>(subject: &Subject<'a>) -> Vec<Need<'a>> {
+fn needs<'a>(question: &Question, subject: &Subject<'a>) -> Vec<Need<'a>> {
     let mut by_device: BTreeMap<u64, Need> = BTreeMap::new();
-    for Demand { path, bytes, what } in demands(subject) {
+    for Demand { path, bytes, what } in demands(question, subject) {
         let filesystem = filesystem_of(subject, &path).filter(|_| bytes > 0);
         let Some(filesystem) = filesystem else {
             continue;
@@ -201,7 +202,7 @@ struct Demand {
     what: &'static str,
 }
 
-fn demands(subject: &Subject) -> Vec<Demand> {
+fn demands(question: &Question, subject: &Subject) -> Vec<Demand> {
     let Some(desired) = subject.desired else {
         return Vec::new();
     };
@@ -222,6 +223,14 @@ fn demands(subject: &Subject) -> Vec<Demand> {
         demand(layout::ETCD, etcd(&host), "etcd's data"),
         demand(layout::SNAPSHOTS, snapshot(&host), "a snapshot of etcd"),
     ];
+    let restore = question
+        .desired
+        .and_then(|desired| desired.restore.as_ref());
+    if let Some(restore) = restore.filter(|restore| !is_done(restore, desired, subject.facts)) {
+        let what = "etcd, restored";
+        demands.push(demand(layout::STAGING, restore.size, what));
+        demands.push(demand(layout::ETCD, restore.size + ETCD_BEGINNING, what));
+    }
     for (path, changed) in &host.files {
         let bytes = match &changed.file.content {
             Content::Plain(bytes) | Content::Secret(bytes) => bytes.len() as u64,

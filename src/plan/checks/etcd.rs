@@ -20,10 +20,59 @@ pub(super) fn members(question: &Question) -> Vec<Finding> {
         desired,
         known,
     };
+    // Whoever is a member now, all of it begins anew.
+    if desired.restore.is_some() {
+        return Vec::new();
+    }
     let mut findings: Vec<Finding> = etcd.strangers().collect();
     findings.extend(etcd.lost());
     findings.extend(etcd.hindered());
     findings
+}
+
+/// Members whose data is gone while others have theirs. Those refuse them; and out
+/// of their reach, such members would begin a cluster of their own.
+pub(super) fn data(question: &Question) -> Vec<Finding> {
+    let Some(desired) = question.desired.filter(|desired| desired.restore.is_none()) else {
+        return Vec::new();
+    };
+    let holds = |name: &String| {
+        question
+            .facts
+            .get(name)
+            .is_some_and(|facts| facts.etcd_data)
+    };
+    if !question.was_installed || !desired.hosts.keys().any(holds) {
+        return Vec::new();
+    }
+    let known = membership::members(question.facts.values());
+    let hosts = desired.hosts.iter();
+    let empty = hosts.filter_map(|(name, host)| {
+        let facts = question.facts.get(name)?;
+        let is_member = standing(host, Some(facts), known) == Some(Standing::Voter);
+        let etcd = host
+            .etcd
+            .as_ref()
+            .filter(|_| is_member && !facts.etcd_data)?;
+        let mut members = known.unwrap_or_default().iter();
+        let member = members.find(|member| member.peer_urls.contains(&etcd.peer_url));
+        Some((name, member))
+    });
+    let finding = |(name, member): (&String, Option<&EtcdMember>)| Finding {
+        host: name.clone(),
+        found: "it is a member of etcd, and its data is gone".to_owned(),
+        remedy: match member {
+            Some(member) => format!(
+                "remove the member (`cofferdam etcdctl -- member remove {}`) and give the host \
+                 another name in the inventory: it joins as a new one",
+                member.id
+            ),
+            None => "where etcd has no majority any more, begin it anew from a snapshot: \
+                     `cofferdam etcd snapshots`, `cofferdam etcd restore`"
+                .to_owned(),
+        },
+    };
+    empty.map(finding).collect()
 }
 
 struct Etcd<'a> {

@@ -58,6 +58,8 @@ pub struct Question<'a> {
     pub usage: &'a BTreeMap<String, UsageFacts>,
     /// When the site's certificates end, by name, in seconds since the epoch.
     pub certificates: &'a BTreeMap<String, i64>,
+    /// Whether an install of the cluster came to its end once.
+    pub was_installed: bool,
 }
 
 /// Something that a check found wrong with one host.
@@ -142,6 +144,7 @@ pub const CHECKS: &[Check] = &[
         "protocols have the names that kube-proxy looks for",
         others::protocols,
     ),
+    fatal("etcd-data", "members of etcd have their data", etcd::data),
     fatal(
         "etcd-members",
         "etcd and inventory agree on its members",

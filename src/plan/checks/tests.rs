@@ -1,7 +1,9 @@
 //! A world in which all is well, and one thing at a time that isn't.
 
 use super::*;
-use crate::desired::{Binary, Content, EtcdMembership, File, FileKind, Needs, NodeImage, Stage};
+use crate::desired::{
+    Binary, Content, EtcdMembership, EtcdRestore, File, FileKind, Needs, NodeImage, Stage,
+};
 use crate::digest::Digest;
 use crate::facts::{
     Cgroups, EtcdFacts, EtcdMember, FilesystemFacts, InterfaceFacts, ListeningSocket, RouteFacts,
@@ -23,6 +25,7 @@ struct World {
     intent: Intent,
     usage: BTreeMap<String, UsageFacts>,
     certificates: BTreeMap<String, i64>,
+    was_installed: bool,
 }
 
 fn good_world() -> World {
@@ -72,6 +75,7 @@ fn good_world() -> World {
         intent: Intent::Install,
         usage: BTreeMap::new(),
         certificates: BTreeMap::new(),
+        was_installed: false,
     }
 }
 
@@ -123,6 +127,7 @@ fn results(world: &World) -> Vec<String> {
         cluster: None,
         usage: &world.usage,
         certificates: &world.certificates,
+        was_installed: world.was_installed,
     };
     let results = check(&question);
     results
@@ -232,6 +237,39 @@ fn etcd_and_inventory_must_agree_on_members() {
     let hindered =
         "Fatal etcd-members: m2: it is to join etcd, which takes nobody while m3 is gone";
     assert_eq!(found(&world), [hindered]);
+}
+
+#[test]
+fn a_member_whose_data_is_gone_begins_no_cluster_of_its_own() {
+    let found = |world: &World| -> Vec<String> {
+        let results = results(world).into_iter();
+        results.filter(|line| line.contains("etcd-data")).collect()
+    };
+    let mut world = joining(&["10.77.1.11"]);
+    world.was_installed = true;
+    assert_eq!(found(&world), [""; 0], "all was lost, or nothing was there");
+    // m2 is to join, and m1 is known to etcd.
+    world.facts.get_mut("m2").unwrap().etcd_data = true;
+    let line = found(&world).join("\n");
+    assert!(
+        line.starts_with("Fatal etcd-data: m1: it is a member of etcd"),
+        "{line}"
+    );
+    assert!(line.contains("member remove"), "{line}");
+    // Nobody can be asked for the members.
+    world.facts.get_mut("m1").unwrap().etcd = None;
+    let line = found(&world).join("\n");
+    assert!(line.contains("cofferdam etcd restore"), "{line}");
+    // A first install that was cut short, and a restore.
+    world.was_installed = false;
+    assert_eq!(found(&world), [""; 0]);
+    world.was_installed = true;
+    world.desired.restore = Some(EtcdRestore {
+        token: "t".to_owned(),
+        snapshot: Digest::of("x"),
+        size: 1,
+    });
+    assert_eq!(found(&world), [""; 0]);
 }
 
 #[test]

@@ -29,10 +29,16 @@ pub fn a_kubelet_that_can_not_start(context: &Context) -> Result<()> {
     let mut broken = product.clone();
     broken.inventory = product.inventory.with_file_name("broken.toml");
     let text = fs_err::read_to_string(&product.inventory)?;
-    let setting =
-        "\n[overrides.kubelet]\nconfig = { evictionHard = { \"memory.available\" = \"much\" } }\n";
-    fs_err::write(&broken.inventory, text + setting)?;
-    let line = fs_err::read_to_string(&broken.inventory)?.lines().count();
+    let setting = "\"memory.available\" = \"2%\"";
+    ensure!(
+        text.contains(setting),
+        "the lab's inventory has no {setting}"
+    );
+    let text = text.replace(setting, "\"memory.available\" = \"much\"");
+    fs_err::write(&broken.inventory, &text)?;
+    let table = "[overrides.kubelet.config.evictionHard]";
+    let line = text.lines().position(|line| line == table);
+    let line = line.map_or(0, |line| line + 1);
     let stopped = outcome(&mut broken.verb("install", &["--yes"]))?;
     let expected = [
         "overrides.kubelet.config.evictionHard".to_owned(),

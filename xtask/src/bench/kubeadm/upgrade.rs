@@ -72,7 +72,7 @@ fn pack(path: &camino::Utf8Path, mirror: &Mirror, lab: &Lab) -> Result<()> {
 
 fn control_plane(lab: &Lab, host: &Host, verb: &str) -> Result<()> {
     let upgrade = logged(&format!(
-        "kubeadm upgrade {verb} --ignore-preflight-errors=all"
+        "kubeadm upgrade {verb} --ignore-preflight-errors=all --skip-phases=addon/coredns"
     ));
     let line = format!("install /root/next/kubeadm /usr/local/bin/ && {upgrade}");
     on_hosts(lab, &[(&host.name, &line)]).map(drop)
