@@ -25,7 +25,9 @@ fn point(failure: &mut EventFailure, component: Component, inventory: &Inventory
     let Some(host) = hosts.find(|known| Some(known.name.as_str()) == host) else {
         return;
     };
-    if !failure.message.contains(&format!("{component}.service")) {
+    let unit = format!("{component}.service");
+    let mut told = std::iter::once(&failure.message).chain(&failure.hints);
+    if !told.any(|text| text.contains(&unit)) {
         return;
     }
     let said = failure.lines.join("\n");

@@ -8,7 +8,8 @@ use super::types::{Change, Condition, Content, FileKind, Node, Stage};
 use crate::inventory::Component;
 use crate::layout;
 use crate::ports::numbers::{
-    API_PROXY_PORT, API_SERVER_PORT, KUBE_PROXY_HEALTH_PORT, KUBE_PROXY_METRICS_PORT, KUBELET_PORT,
+    API_PROXY_PORT, API_SERVER_PORT, KUBE_PROXY_HEALTH_PORT, KUBE_PROXY_METRICS_PORT,
+    KUBELET_HEALTH_PORT, KUBELET_PORT,
 };
 use crate::proxy::configuration::{BackendConfiguration, ProxyConfiguration};
 use camino::Utf8PathBuf;
@@ -45,6 +46,7 @@ fn proxy_server() -> String {
 pub fn node(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
     let host = builder.host;
     builder.built.node = Some(Node {
+        health_port: None,
         name: host.name.clone(),
         zone: host.zone.clone(),
         is_tainted: builder.inputs.inventory.is_tainted(host),
@@ -173,6 +175,9 @@ fn kubelet(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
     builder.plain(MASQUERADE, rules);
     let config = builder.overridden_config(Component::Kubelet, base);
     builder.plain(config_file, yaml(config_file, &config)?);
+    if let Some(node) = &mut builder.built.node {
+        node.health_port = health_port(&config);
+    }
     let arguments = builder.overridden_flags(
         Component::Kubelet,
         flags([
@@ -207,6 +212,19 @@ fn kubelet(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
         }),
     });
     Ok(())
+}
+
+/// By default, kubelet says that it is well on a port of its own.
+fn health_port(config: &serde_json::Value) -> Option<u16> {
+    let port = match config.get("healthzPort") {
+        None => KUBELET_HEALTH_PORT,
+        Some(port) => u16::try_from(port.as_u64()?).ok()?,
+    };
+    let address = config
+        .get("healthzBindAddress")
+        .and_then(|text| text.as_str());
+    let is_local = matches!(address, None | Some("127.0.0.1" | "0.0.0.0"));
+    (port != 0 && is_local).then_some(port)
 }
 
 /// What pods send out of the pod network goes under their node's address from

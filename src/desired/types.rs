@@ -106,6 +106,8 @@ pub struct Node {
     pub zone: String,
     /// Whether it takes only pods that tolerate a control plane beside them.
     pub is_tainted: bool,
+    /// Where its kubelet tells on 127.0.0.1 that it is well, if it does there.
+    pub health_port: Option<u16>,
 }
 
 /// What is to become of swap.

@@ -3,6 +3,7 @@
 use super::diff::{HostDiff, readers};
 use super::{FileChange, UnitChange, UnitVerb};
 use crate::desired::{Binary, Condition, FileKind};
+use crate::ports::numbers::{KUBE_PROXY_HEALTH_PORT, KUBELET_HEALTH_PORT};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// As many names as fit on a line that is read at a glance.
@@ -115,7 +116,11 @@ pub fn wait(condition: &Condition) -> String {
         Condition::RegistryServing { .. } => "the registry serves".to_owned(),
         Condition::EtcdHealthy { .. } => "etcd is healthy".to_owned(),
         Condition::ApiReady { .. } => "the API server is ready".to_owned(),
-        Condition::HealthEndpoint { port } => format!("port {port} reports health"),
+        Condition::HealthEndpoint { port } => match *port {
+            KUBELET_HEALTH_PORT => "kubelet is well".to_owned(),
+            KUBE_PROXY_HEALTH_PORT => "kube-proxy is well".to_owned(),
+            port => format!("port {port} reports health"),
+        },
         Condition::NodeReady { name } => format!("node {name} is ready"),
         Condition::NodeHasPodAddresses { name } => format!("node {name} has pod addresses"),
         Condition::WorkloadsAvailable { .. } => "workloads are as available as before".to_owned(),

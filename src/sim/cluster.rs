@@ -9,7 +9,7 @@ use crate::desired::Condition;
 use crate::digest::Digest;
 use crate::layout;
 use crate::plan::world::is_asked_on_a_master;
-use crate::ports::numbers::{API_SERVER_PORT, KUBE_PROXY_HEALTH_PORT};
+use crate::ports::numbers::{API_SERVER_PORT, KUBE_PROXY_HEALTH_PORT, KUBELET_HEALTH_PORT};
 use ipnet::{IpNet, Ipv4Net};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -119,9 +119,11 @@ impl World {
                 debug_assert!(address.ends_with(&API_SERVER_PORT.to_string()));
                 self.api_is_ready(host)
             }
-            Condition::HealthEndpoint { port } => {
-                *port != KUBE_PROXY_HEALTH_PORT || self.is_active(host, KUBE_PROXY)
-            }
+            Condition::HealthEndpoint { port } => match *port {
+                KUBE_PROXY_HEALTH_PORT => self.is_active(host, KUBE_PROXY),
+                KUBELET_HEALTH_PORT => self.is_active(host, KUBELET),
+                _ => true,
+            },
             Condition::NodeReady { name } => self.node_is_ready(name),
             // The model has no workloads but those that are applied.
             Condition::WorkloadsAvailable { .. } => true,

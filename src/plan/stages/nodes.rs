@@ -88,6 +88,13 @@ fn change(comparison: &Comparison, host: &HostDiff, stage: Stage) -> Vec<Step> {
         unit.stage == Stage::Nodes || changes.iter().any(|change| change.name == unit.name)
     });
     let mut due = due_conditions(comparison, host, here, &changes);
+    // A node is ready for some time after its kubelet has died.
+    let own = host.desired.node.as_ref();
+    let port = own.and_then(|node| node.health_port);
+    let is_changed = changes.iter().any(|change| change.name == KUBELET);
+    if let Some(port) = port.filter(|_| is_changed) {
+        due.insert(0, Condition::HealthEndpoint { port });
+    }
     // The next node's turn comes when this one's pods are served again.
     if let Some(node) = node {
         let ready = Condition::NodeReady {
@@ -154,6 +161,7 @@ fn is_drained(comparison: &Comparison, host: &HostDiff) -> bool {
     is_wanted && comparison.hosts.iter().any(|other| takes_all(&other))
 }
 
+const KUBELET: &str = "kubelet.service";
 /// Pods may take minutes to end, and budgets minutes to allow it.
 const DRAIN_LIMIT_SECONDS: u32 = 600;
 

@@ -196,11 +196,13 @@ fn what_an_upgrade_would_break_is_named() {
         let mut world = world(intent, &[&kubelet, &server]);
         world.usage = [("m1".to_owned(), usage.clone())].into();
         let node = crate::desired::Node {
+            health_port: None,
             name: "w1".to_owned(),
             zone: "a".to_owned(),
             is_tainted: false,
         };
         let other = crate::desired::Node {
+            health_port: None,
             name: "m2".to_owned(),
             ..node.clone()
         };
