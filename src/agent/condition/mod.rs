@@ -6,6 +6,7 @@ mod local;
 
 use super::channel::NoticeSender;
 use super::journal;
+use super::observe::show_units;
 use super::root::Root;
 use crate::desired::Condition;
 use crate::facts::UnmetCondition;
@@ -21,6 +22,8 @@ use tokio::time::Instant;
 const FIRST_INTERVAL: Duration = Duration::from_millis(100);
 /// Then more and more seldom, up to this.
 const LAST_INTERVAL: Duration = Duration::from_secs(1);
+/// So many times a unit is seen dead before it is given up.
+const DEATHS: u32 = 15;
 /// One look at a condition takes no longer than this.
 const LOOK_LIMIT: Duration = Duration::from_secs(3);
 /// What works denies within milliseconds; who is busy takes longer.
@@ -108,6 +111,7 @@ pub async fn wait(
     let begin = Instant::now();
     let mut interval = FIRST_INTERVAL;
     let mut told = BTreeSet::new();
+    let mut deaths = 0;
     let last_reason = loop {
         let reason = match check(root, condition).await {
             Ok(()) => return Ok(()),
@@ -121,6 +125,14 @@ pub async fn wait(
         }
         if begin.elapsed() >= limit {
             break reason;
+        }
+        if is_dead(root, condition).await {
+            deaths += 1;
+            if deaths >= DEATHS {
+                let unit = unit_of(condition).unwrap_or_default();
+                let message = format!("{unit} dies again and again: {reason}");
+                return Err(journal::failure(root, &unit, message).await.into());
+            }
         }
         tokio::time::sleep(interval).await;
         interval = (interval * 3 / 2).min(LAST_INTERVAL);
@@ -139,6 +151,21 @@ pub async fn wait(
         },
     }
     .into())
+}
+
+/// Whether what would tell its health is between two starts. Others than these
+/// die for as long as what they need is on its way up.
+async fn is_dead(root: &Root, condition: &Condition) -> bool {
+    let Condition::HealthEndpoint { .. } = condition else {
+        return false;
+    };
+    let Some(unit) = unit_of(condition) else {
+        return false;
+    };
+    // One that can't be seen is not seen dying.
+    let shown = show_units(root, &[unit.as_str()]).await.unwrap_or_default();
+    let state = shown.get(&unit).map(|shown| shown.get("SubState"));
+    state == Some("auto-restart")
 }
 
 /// What is waited for, for people.
@@ -215,6 +242,27 @@ mod tests {
     use super::super::channel::notice_channel;
     use super::super::failure::failure_of;
     use super::*;
+
+    #[tokio::test]
+    async fn a_kubelet_that_only_dies_is_not_waited_for() {
+        let host = crate::agent::test_host::TestHost::new();
+        host.program("systemctl", "echo SubState=auto-restart");
+        host.program("journalctl", "echo 'invalid evictionHard'");
+        let (notices, _heard) = notice_channel();
+        // Nobody answers at the port of a host that is none.
+        let port = numbers::KUBELET_HEALTH_PORT;
+        let condition = Condition::HealthEndpoint { port };
+        let limit = Duration::from_secs(600);
+        let error = wait(&host.root, &condition, limit, &notices).await;
+        let failure = failure_of(&error.unwrap_err());
+        assert!(
+            failure
+                .message
+                .starts_with("kubelet.service dies again and again"),
+            "{failure:?}"
+        );
+        assert_eq!(failure.lines, ["invalid evictionHard"]);
+    }
 
     #[tokio::test]
     async fn a_wait_ends_with_the_last_reason_and_says_it_once() {
