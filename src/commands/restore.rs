@@ -6,6 +6,7 @@ use super::phase::Phase;
 use super::prospect::Purpose;
 use super::snapshot_file::SnapshotFile;
 use super::snapshots;
+use super::software::recorded;
 use super::standing::quoted;
 use crate::bundle::inspect::human_bytes;
 use crate::desired::EtcdRestore;
@@ -97,17 +98,7 @@ fn go_on(from: &str) -> String {
 }
 
 fn read(site: &Site) -> Result<Option<Begun>, Fault> {
-    let path = site.path(BEGUN);
-    if !path.exists() {
-        return Ok(None);
-    }
-    let bytes = fs_err::read(&path).map_err(Fault::input)?;
-    let begun = serde_json::from_slice(&bytes).map_err(|error| {
-        Fault::new(Exit::Input, format!("{path} can't be read: {error}"))
-            .file(&path)
-            .hint("remove it, and begin the restore again")
-    })?;
-    Ok(Some(begun))
+    recorded(site, BEGUN, "remove it, and begin the restore again")
 }
 
 /// The restore that was begun, or a new one. Nothing is noted yet.

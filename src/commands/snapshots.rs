@@ -95,10 +95,7 @@ async fn save_in_zones(
         return Err(fault.unwrap_or_else(|| Fault::new(Exit::Input, "no host is a member of etcd")));
     };
     // One is enough; who could not is told.
-    for failure in faults.into_iter().flat_map(|fault| fault.failures) {
-        let (host, message) = (failure.host, failure.message);
-        output.emit(Event::Warning { host, message });
-    }
+    warn(output, faults);
     if let Some(file) = file {
         phase.doing(format!("reading it from {host}"));
         let host = connected(&connections, host).await?;
@@ -131,6 +128,17 @@ async fn save_on(
         let message = format!("{}: {name} was saved, and is not there", member.name);
         Fault::new(Exit::Failed, message)
     })
+}
+
+fn warn(output: &Output, faults: Vec<Fault>) {
+    for failure in faults.into_iter().flat_map(|fault| fault.failures) {
+        // It names its host.
+        let message = failure.message;
+        output.emit(Event::Warning {
+            host: None,
+            message,
+        });
+    }
 }
 
 /// Shows what hosts keep.
@@ -169,19 +177,20 @@ async fn list_all(
         (member.name.clone(), work)
     });
     let answers = phase.for_all(each).await;
-    let mut all = Vec::new();
+    let (mut all, mut faults) = (Vec::new(), Vec::new());
+    let asked = answers.len();
     for (name, answer) in answers {
         match answer {
             Ok(snapshots) => all.extend(snapshots.into_iter().map(|each| (name.clone(), each))),
-            Err(fault) => {
-                for failure in fault.failures {
-                    let message = failure.message;
-                    let host = failure.host.or_else(|| Some(name.clone()));
-                    output.emit(Event::Warning { host, message });
-                }
-            }
+            Err(fault) => faults.push(fault),
         }
     }
+    if faults.len() == asked {
+        let fault = Fault::merge(faults);
+        return Err(fault.unwrap_or_else(|| Fault::new(Exit::Input, "no host is a member of etcd")));
+    }
+    // What others keep is worth showing.
+    warn(output, faults);
     phase.done(format!("{} snapshots", all.len()));
     Ok(all)
 }

@@ -15,6 +15,7 @@ use crate::layout;
 use crate::plan::Intent;
 use crate::plan::diff::linked;
 use crate::site::Site;
+use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -27,19 +28,30 @@ const SOAKING: &str = "software-soaking.json";
 const API_SERVER: &str = "kube-apiserver";
 const API_SERVER_UNIT: &str = "kube-apiserver.service";
 
-/// A bundle that a site knows.
-fn recorded(site: &Site, name: &str) -> Result<Option<BundleView>, Fault> {
+/// A value that a site keeps as JSON under a name; `remedy` is for one that can't
+/// be read.
+pub(super) fn recorded<T: DeserializeOwned>(
+    site: &Site,
+    name: &str,
+    remedy: &str,
+) -> Result<Option<T>, Fault> {
     let path = site.path(name);
     if !path.exists() {
         return Ok(None);
     }
     let bytes = fs_err::read(&path).map_err(Fault::input)?;
-    let view = serde_json::from_slice(&bytes).map_err(|error| {
+    let value = serde_json::from_slice(&bytes).map_err(|error| {
         Fault::new(Exit::Input, format!("{path} can't be read: {error}"))
             .file(&path)
-            .hint("remove it, and run `cofferdam install` with the bundle of what runs")
+            .hint(remedy)
     })?;
-    Ok(Some(view))
+    Ok(Some(value))
+}
+
+/// A bundle that a site knows.
+fn recorded_bundle(site: &Site, name: &str) -> Result<Option<BundleView>, Fault> {
+    let remedy = "remove it, and run `cofferdam install` with the bundle of what runs";
+    recorded(site, name, remedy)
 }
 
 fn record(site: &Site, name: &str, view: &BundleView) -> anyhow::Result<()> {
@@ -97,8 +109,8 @@ pub(super) async fn resolve(
 ) -> Result<Software, Fault> {
     let known = Known {
         given: wanted.given,
-        whole: recorded(wanted.site, WHOLE)?,
-        soaking: recorded(wanted.site, SOAKING)?,
+        whole: recorded_bundle(wanted.site, WHOLE)?,
+        soaking: recorded_bundle(wanted.site, SOAKING)?,
     };
     // Nothing ever soaked here, and nothing is to.
     let is_same = |whole: &BundleView| known.given.as_ref().map(minor_of) == Some(minor_of(whole));
