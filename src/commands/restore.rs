@@ -300,22 +300,7 @@ pub(super) fn record_end(site: &Site) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn inventory() -> Inventory {
-        let host = |name: &str, last: u8| {
-            format!(
-                "[[hosts]]\nname = \"{name}\"\naddress = \"10.77.1.{last}\"\nzone = \"a\"\n\
-                 roles = [\"control-plane\"]\n"
-            )
-        };
-        let text = format!(
-            "[cluster]\nname = \"lab\"\nsurvive = \"host\"\n[zones.a]\n{}{}{}",
-            host("m1", 11),
-            host("m2", 12),
-            host("m3", 13)
-        );
-        crate::inventory::parse(&text, "inventory.toml".into()).unwrap()
-    }
+    use crate::plan::restore::three_masters as inventory;
 
     #[test]
     fn a_snapshot_is_a_file_unless_it_names_a_host() {

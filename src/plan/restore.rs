@@ -64,25 +64,27 @@ pub fn decide(decisions: &mut Decisions, inventory: &Inventory) -> Vec<String> {
     vec![line]
 }
 
+/// Three masters in one zone, for tests.
+#[cfg(test)]
+pub(crate) fn three_masters() -> Inventory {
+    let host = |name: &str, last: u8| {
+        format!(
+            "[[hosts]]\nname = \"{name}\"\naddress = \"10.77.1.{last}\"\nzone = \"a\"\n\
+             roles = [\"control-plane\"]\n"
+        )
+    };
+    let text = format!(
+        "[cluster]\nname = \"lab\"\nsurvive = \"host\"\n[zones.a]\n{}{}{}",
+        host("m1", 11),
+        host("m2", 12),
+        host("m3", 13)
+    );
+    crate::inventory::parse(&text, "inventory.toml".into()).unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn inventory() -> Inventory {
-        let host = |name: &str, last: u8| {
-            format!(
-                "[[hosts]]\nname = \"{name}\"\naddress = \"10.77.1.{last}\"\nzone = \"a\"\n\
-                 roles = [\"control-plane\"]\n"
-            )
-        };
-        let text = format!(
-            "[cluster]\nname = \"lab\"\nsurvive = \"host\"\n[zones.a]\n{}{}{}",
-            host("m1", 11),
-            host("m2", 12),
-            host("m3", 13)
-        );
-        crate::inventory::parse(&text, "inventory.toml".into()).unwrap()
-    }
 
     #[test]
     fn all_members_begin_together_whoever_joined_later() {
@@ -91,10 +93,10 @@ mod tests {
             etcd_joined: vec!["m3".to_owned(), "m2".to_owned()],
             ..Decisions::default()
         };
-        let new = decide(&mut decisions, &inventory());
+        let new = decide(&mut decisions, &three_masters());
         assert_eq!(new, ["etcd begins anew with the members m1, m2, m3"]);
         assert_eq!(decisions.etcd_bootstrap, ["m1", "m2", "m3"]);
         assert_eq!(decisions.etcd_joined, [""; 0]);
-        assert_eq!(decide(&mut decisions, &inventory()), [""; 0]);
+        assert_eq!(decide(&mut decisions, &three_masters()), [""; 0]);
     }
 }
