@@ -4,6 +4,7 @@ use crate::output::Color;
 use crate::ports::Format;
 use camino::Utf8PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::str::FromStr;
 
 /// Installs and keeps Kubernetes behind closed firewalls from one signed
 /// bundle.
@@ -193,6 +194,13 @@ pub struct UpgradeArgs {
     /// Go to a new minor in one go, without a control plane that can go back
     #[arg(long, conflicts_with = "finish")]
     pub no_soak: bool,
+    /// Ask before each zone or host that is interrupted after another one
+    #[arg(long, value_name = "WHAT", value_enum, conflicts_with = "dry_run")]
+    pub pause_between: Option<PauseBetween>,
+    /// Stop before anything is interrupted on a host that comes after this one, or
+    /// in a zone after this one; zones and their hosts go by name
+    #[arg(long, value_name = "zone:NAME|host:NAME")]
+    pub until: Option<UntilArg>,
     /// Show the plan only; changes nothing but the hosts' agent
     #[arg(long)]
     pub dry_run: bool,
@@ -203,6 +211,32 @@ pub struct UpgradeArgs {
     /// object
     #[arg(long)]
     pub json: bool,
+}
+
+/// Between what a run pauses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PauseBetween {
+    Zone,
+    Host,
+}
+
+/// Where a run ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UntilArg {
+    Zone(String),
+    Host(String),
+}
+
+impl FromStr for UntilArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once(':') {
+            Some(("zone", name)) if !name.is_empty() => Ok(Self::Zone(name.to_owned())),
+            Some(("host", name)) if !name.is_empty() => Ok(Self::Host(name.to_owned())),
+            _ => Err("write `zone:NAME` or `host:NAME`".to_owned()),
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -68,6 +68,11 @@ pub enum Event {
         zones: HostsByZone,
         after: HostsByZone,
     },
+    /// Somebody is asked whether the run goes on.
+    Paused {
+        after: HostsByZone,
+        before: HostsByZone,
+    },
     StageDone {
         stage: Stage,
         seconds: f64,

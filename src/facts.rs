@@ -1,8 +1,9 @@
 //! What is true on a host, as one call to its agent returns it.
 
-use crate::desired::{Condition, Content, DigestKey, FileKind, KeptRoute};
+use crate::desired::{Condition, Content, DigestKey, FileKind, KeptRoute, Part};
 use crate::digest::Digest;
 use crate::owned::Pending;
+use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -217,6 +218,16 @@ pub struct FileFacts {
     pub group: String,
 }
 
+impl FileFacts {
+    /// The digest of a regular file, where it is known.
+    pub fn digest(&self) -> Option<Digest> {
+        match &self.entry {
+            Entry::File { digest, .. } => *digest,
+            _ => None,
+        }
+    }
+}
+
 /// What a path is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "entry")]
@@ -360,6 +371,39 @@ pub struct Generation {
     pub units: Vec<String>,
 }
 
+/// A generation with the bytes of its files.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredGeneration {
+    pub generation: Generation,
+    /// Base64, by digest.
+    contents: BTreeMap<Digest, String>,
+    /// Sizes in bytes of those of its binaries that are in the host's store.
+    pub binaries: BTreeMap<Digest, u64>,
+}
+
+impl StoredGeneration {
+    /// One without bytes.
+    pub fn of(generation: Generation) -> Self {
+        Self {
+            generation,
+            ..Self::default()
+        }
+    }
+
+    /// Adds the bytes of a file.
+    pub fn put(&mut self, bytes: &[u8]) {
+        let text = STANDARD.encode(bytes);
+        self.contents.insert(Digest::of(bytes), text);
+    }
+
+    /// The bytes of a file; none if they didn't come, or aren't what they should
+    /// be.
+    pub fn bytes(&self, digest: &Digest) -> Option<Vec<u8>> {
+        let bytes = STANDARD.decode(self.contents.get(digest)?).ok()?;
+        (Digest::of(&bytes) == *digest).then_some(bytes)
+    }
+}
+
 /// A software file in a generation; its bytes lie in the generations'
 /// `content/<hex>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -369,6 +413,8 @@ pub struct GenerationFile {
     pub mode: u32,
     pub user: String,
     pub group: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
 }
 
 /// The rendered CNI configuration.
@@ -403,6 +449,9 @@ pub struct UsageFacts {
     /// APIs that were asked for since the API server started, and that a later
     /// release no longer has.
     pub removed: Vec<RemovedApi>,
+    /// Pods that a drain of their node ends, and whose they are.
+    #[serde(default)]
+    pub moving: Vec<MovingPod>,
     /// Pods that no controller would start again.
     pub bare_pods: Vec<Pod>,
     /// Pods with emptyDir volumes.
@@ -422,6 +471,13 @@ pub struct RemovedApi {
     pub removed_in: String,
     /// Field managers that wrote objects by it.
     pub clients: BTreeSet<String>,
+}
+
+/// A pod of a workload, `deployment default/web`, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MovingPod {
+    pub workload: String,
+    pub node: String,
 }
 
 /// A pod, `namespace/name`, and where it is.

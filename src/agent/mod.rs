@@ -12,6 +12,7 @@ pub mod compare;
 pub mod condition;
 pub mod etcdctl;
 pub mod failure;
+mod generations;
 pub mod host_lock;
 pub mod http;
 mod inside;

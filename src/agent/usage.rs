@@ -4,7 +4,7 @@
 use super::api::{Api, text};
 use super::root::Root;
 use super::workloads::name_of;
-use crate::facts::{Pod, RemovedApi, UsageFacts};
+use crate::facts::{MovingPod, Pod, RemovedApi, UsageFacts};
 use anyhow::Result;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +35,13 @@ pub async fn observe(root: &Root) -> Result<UsageFacts> {
     let moving: Vec<&Value> = pods.iter().filter(|pod| is_moved(pod)).collect();
     Ok(UsageFacts {
         removed,
+        moving: moving
+            .iter()
+            .map(|pod| MovingPod {
+                workload: workload_of(pod),
+                node: text(pod, "/spec/nodeName").to_owned(),
+            })
+            .collect(),
         bare_pods: moving
             .iter()
             .filter(|pod| owner(pod).is_none())
@@ -114,11 +121,28 @@ fn is_moved(pod: &Value) -> bool {
 
 /// The kind of what would start the pod again.
 fn owner(pod: &Value) -> Option<&str> {
+    Some(text(controller(pod)?, "/kind"))
+}
+
+fn controller(pod: &Value) -> Option<&Value> {
     let owners = pod.pointer("/metadata/ownerReferences")?.as_array()?;
-    let owner = owners
-        .iter()
-        .find(|owner| owner.get("controller") == Some(&Value::Bool(true)))?;
-    Some(text(owner, "/kind"))
+    let mut owners = owners.iter();
+    owners.find(|owner| owner.get("controller") == Some(&Value::Bool(true)))
+}
+
+/// `deployment default/web`. A ReplicaSet of a Deployment is named by it and the
+/// hash of its template, which its pods carry too.
+fn workload_of(pod: &Value) -> String {
+    let namespace = text(pod, "/metadata/namespace");
+    let Some(controller) = controller(pod) else {
+        return format!("pod {}", name_of(pod));
+    };
+    let (kind, name) = (text(controller, "/kind"), text(controller, "/name"));
+    let hash = format!("-{}", text(pod, "/metadata/labels/pod-template-hash"));
+    match name.strip_suffix(&hash).filter(|_| kind == "ReplicaSet") {
+        Some(name) => format!("deployment {namespace}/{name}"),
+        None => format!("{} {namespace}/{name}", kind.to_lowercase()),
+    }
 }
 
 fn has_local_data(pod: &Value) -> bool {

@@ -5,7 +5,7 @@ use super::failure::failure_of;
 use super::root::Root;
 use super::seed::{ManifestTarget, Seed, pieces};
 use super::staging::{self, Stored};
-use super::{apply, cluster, leadership, observe, run, snapshots, usage};
+use super::{apply, cluster, generations, leadership, observe, run, snapshots, usage};
 use crate::digest::Digest;
 use crate::host::{BlobTarget, Failure, Request, Response};
 use anyhow::Result;
@@ -104,6 +104,10 @@ impl Worker {
             Request::SeedStop => {
                 self.seed.stop().await?;
                 Ok(Response::Done)
+            }
+            Request::ReadGenerations => {
+                let generations = generations::read(&self.root)?;
+                Ok(Response::Generations { generations })
             }
             Request::ListSnapshots => {
                 let snapshots = snapshots::list(&self.root)?;

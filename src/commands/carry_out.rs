@@ -7,10 +7,9 @@ use super::observe;
 use super::phase::Phase;
 use super::prospect::Prospect;
 use super::standing::Tally;
-use crate::desired::desired;
 use crate::desired::materials::materials;
 use crate::event::EventSink;
-use crate::execute::{Mint, Minted, Patience, Run, execute};
+use crate::execute::{Mint, Minted, Patience, Pauses, Run, execute};
 use crate::host::Host;
 use crate::output::Output;
 use crate::plan::{Action, Step, plan, text};
@@ -30,6 +29,7 @@ pub(super) async fn carry_out(
     output: &Output,
     interrupt: &Interrupt,
     prospect: &Prospect,
+    pauses: Option<&dyn Pauses>,
 ) -> Result<usize, Fault> {
     let hosts: BTreeMap<String, Arc<dyn Host>> = prospect
         .hosts
@@ -48,6 +48,7 @@ pub(super) async fn carry_out(
         events: &tally,
         stop,
         patience: Patience::default(),
+        pauses,
     })
     .await;
     let finished = finished.map_err(|stopped| {
@@ -67,15 +68,13 @@ impl Mint for SiteMint<'_> {
         let Prospect {
             site,
             inventory,
-            software,
             decisions,
             ..
         } = self.prospect;
         site.record_decisions(decisions)?;
         site.mint(&materials(inventory), OffsetDateTime::now_utc())?;
         let site_view = site.view()?;
-        let mut desired = desired(inventory, software, &site_view)?;
-        desired.restore.clone_from(&self.prospect.desired.restore);
+        let desired = self.prospect.desired_of(&site_view)?;
         let key = site_view
             .digest_key
             .ok_or_else(|| anyhow::anyhow!("the site has no key for digests after minting"))?;
@@ -96,8 +95,7 @@ pub(super) async fn prove(
 async fn look_again(output: &Output, prospect: &Prospect) -> Result<(), Fault> {
     let phase = Phase::begin(output, "observe", prospect.hosts.len());
     let site_view = prospect.site.view().map_err(Fault::input)?;
-    let wanted =
-        desired(&prospect.inventory, &prospect.software, &site_view).map_err(Fault::input)?;
+    let wanted = prospect.desired_of(&site_view).map_err(Fault::input)?;
     let key = site_view.digest_key.as_ref();
     let deadline = Instant::now() + SETTLE_LIMIT;
     let left = loop {

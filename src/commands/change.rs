@@ -3,17 +3,22 @@
 use super::carry_out::{carry_out, prove};
 use super::fault::{Exit, Fault};
 use super::interrupt::Interrupt;
+use super::pace::Asking;
 use super::prospect::{Prospect, Purpose, Request, prospect};
-use super::restore::{self, Source};
-use super::{ask, conclude, connect, software};
+use super::restore::Source;
+use super::{ask, conclude, connect, outlook};
 use crate::bundle::inspect::human_bytes;
-use crate::cli::{BundleArgs, EtcdRestoreArgs, InstallArgs, RollbackArgs, UpgradeArgs};
+use crate::cli::{
+    BundleArgs, EtcdRestoreArgs, InstallArgs, PauseBetween, RollbackArgs, UntilArg, UpgradeArgs,
+};
 use crate::desired::{Software, admin_kubeconfig};
 use crate::event::{Event, EventSink};
+use crate::execute::Pauses;
 use crate::host::Host as _;
 use crate::inventory::{Host, Inventory};
 use crate::output::{Journal, Output, Style, seconds};
-use crate::plan::{Intent, json, text};
+use crate::plan::outlook::outlook_text;
+use crate::plan::{Intent, before, json, text};
 use crate::site::Site;
 use camino::Utf8PathBuf;
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +38,8 @@ struct Wish {
     back: Vec<String>,
     /// Where etcd begins anew from.
     restore: Option<Source>,
+    until: Option<UntilArg>,
+    pause_between: Option<PauseBetween>,
     yes: bool,
 }
 
@@ -45,6 +52,8 @@ pub(super) async fn install(args: InstallArgs, style: Style) -> Result<ExitCode,
         without: args.without,
         back: Vec::new(),
         restore: None,
+        until: None,
+        pause_between: None,
         yes: args.yes,
     };
     run(wish, style).await
@@ -62,6 +71,8 @@ pub(super) async fn upgrade(args: UpgradeArgs, style: Style) -> Result<ExitCode,
         without: Vec::new(),
         back: Vec::new(),
         restore: None,
+        until: args.until,
+        pause_between: args.pause_between,
         yes: args.yes,
     };
     run(wish, style).await
@@ -76,6 +87,8 @@ pub(super) async fn rollback(args: RollbackArgs, style: Style) -> Result<ExitCod
         without: Vec::new(),
         back: args.on,
         restore: None,
+        until: None,
+        pause_between: None,
         yes: args.yes,
     };
     run(wish, style).await
@@ -93,6 +106,8 @@ pub(super) async fn restore(args: EtcdRestoreArgs, style: Style) -> Result<ExitC
             from: args.from,
             anew: args.anew,
         }),
+        until: None,
+        pause_between: None,
         yes: args.yes,
     };
     run(wish, style).await
@@ -141,11 +156,19 @@ async fn dry_run(args: UpgradeArgs, style: Style) -> Result<ExitCode, Fault> {
         intent: intent_of(&args),
         back: BTreeSet::new(),
         restore: None,
+        until: args.until.as_ref(),
     };
     let prospect = conclude(&output, prospect(request, &interrupt).await)?;
+    let ahead = outlook::look_ahead(&prospect, "upgrade");
+    let ahead = interrupt.or("no host was changed but for its agent", ahead);
+    let ahead = conclude(&output, ahead.await)?;
     let text = match args.json {
-        true => format!("{:#}\n", json(&prospect.plan)),
-        false => text(&prospect.plan),
+        true => {
+            let mut told = json(&prospect.plan);
+            told["outlook"] = serde_json::to_value(&ahead).map_err(anyhow::Error::from)?;
+            format!("{told:#}\n")
+        }
+        false => text(&prospect.plan) + &outlook_text(&ahead, human_bytes),
     };
     output.data(&text).map_err(anyhow::Error::from)?;
     Ok(ExitCode::SUCCESS)
@@ -188,17 +211,28 @@ async fn phases(
         intent: wish.intent,
         back,
         restore: wish.restore.as_ref(),
+        until: wish.until.as_ref(),
     };
+    let pauses = wish.pause_between;
+    let pauses = pauses
+        .map(|between| Asking::new(between, output))
+        .transpose()?;
+    let pauses = pauses.as_ref().map(|asking| asking as &dyn Pauses);
     let prospect = prospect(request, interrupt).await?;
     if prospect.plan.is_empty() && prospect.plan.refusals.is_empty() {
         write_kubeconfig(&prospect)?;
-        software::record_begin(&prospect.site, &prospect.software).map_err(Fault::input)?;
-        software::record_end(&prospect.site, &prospect.software).map_err(Fault::input)?;
-        restore::record_end(&prospect.site).map_err(Fault::input)?;
+        prospect.record_begin().map_err(Fault::input)?;
+        prospect.record_end().map_err(Fault::input)?;
+        if let Some(returning) = &prospect.returning {
+            output.say(&returning.text());
+        }
         tell_nothing_to_do(output, &prospect);
         return Ok(());
     }
     output.say(text(&prospect.plan).trim_end());
+    if let Some(returning) = &prospect.returning {
+        output.say(&returning.text());
+    }
     if let Some(way_back) = way_back(wish.intent, &prospect.software) {
         output.say(way_back);
     }
@@ -211,17 +245,11 @@ async fn phases(
         }
         return Err(fault);
     }
-    software::record_begin(&prospect.site, &prospect.software).map_err(Fault::input)?;
-    if let Some(restoring) = &prospect.restoring {
-        restoring
-            .record_begin(&prospect.site)
-            .map_err(Fault::input)?;
-    }
-    let steps = carry_out(output, interrupt, &prospect).await?;
+    prospect.record_begin().map_err(Fault::input)?;
+    let steps = carry_out(output, interrupt, &prospect, pauses).await?;
     prove(output, interrupt, &prospect).await?;
     write_kubeconfig(&prospect)?;
-    software::record_end(&prospect.site, &prospect.software).map_err(Fault::input)?;
-    restore::record_end(&prospect.site).map_err(Fault::input)?;
+    prospect.record_end().map_err(Fault::input)?;
     tell_totals(output, &prospect, steps);
     Ok(())
 }
@@ -255,6 +283,22 @@ fn write_kubeconfig(prospect: &Prospect) -> Result<(), Fault> {
 
 fn tell_nothing_to_do(output: &Output, prospect: &Prospect) {
     run_done(output, prospect, 0);
+    if prospect.returning.is_some() {
+        let elapsed = seconds(output.elapsed());
+        output.say(&format!(
+            "nothing to do: no host has to go back ({elapsed})"
+        ));
+        return;
+    }
+    if !prospect.plan.stops_before.is_empty() {
+        let elapsed = seconds(output.elapsed());
+        output.say(&format!(
+            "nothing to do {} ({elapsed})",
+            before(&prospect.plan)
+        ));
+        output.say(&format!("next: {}", next(prospect)));
+        return;
+    }
     output.say(&format!(
         "nothing to do: {} hosts are as the inventory and {} say ({})",
         prospect.hosts.len(),
@@ -286,11 +330,22 @@ fn tell_totals(output: &Output, prospect: &Prospect, steps: usize) {
         let each = each.collect::<Vec<_>>().join(", ");
         output.say(&format!("{:<9} zone {zone}: {all} ({each})", ""));
     }
+    let what = match &prospect.desired.only {
+        Some(only) => {
+            let names: Vec<&str> = only.iter().map(String::as_str).collect();
+            format!("{} went back", names.join(" "))
+        }
+        None if !prospect.plan.stops_before.is_empty() => {
+            format!("stopped {}, as asked", before(&prospect.plan))
+        }
+        None => format!(
+            "{} runs {}",
+            prospect.inventory.cluster.name, prospect.desired.bundle
+        ),
+    };
     output.say(&format!(
-        "done      {steps} steps in {}: {} runs {}",
+        "done      {steps} steps in {}: {what}",
         seconds(output.elapsed()),
-        prospect.inventory.cluster.name,
-        prospect.desired.bundle,
     ));
     output.say(&format!("next: {}", next(prospect)));
 }
@@ -325,6 +380,18 @@ fn sent_by_zone(prospect: &Prospect) -> BTreeMap<String, BTreeMap<String, u64>> 
 
 fn next(prospect: &Prospect) -> String {
     let inventory = &prospect.inventory.file;
+    if prospect.returning.is_some() {
+        return format!(
+            "these hosts stay as they are until `cofferdam upgrade -i {inventory} --bundle …` takes \
+             them along again"
+        );
+    }
+    if !prospect.plan.stops_before.is_empty() {
+        return format!(
+            "the same command with another `--until`, or without it, for {}",
+            prospect.plan.stops_before.join(" ")
+        );
+    }
     if prospect.software.soaks() {
         return format!(
             "`cofferdam upgrade -i {inventory} --finish …` when all is well, or \

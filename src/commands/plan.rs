@@ -27,6 +27,7 @@ pub(super) async fn run(args: PlanArgs, style: Style) -> Result<ExitCode, Fault>
         intent: Intent::Install,
         back: BTreeSet::new(),
         restore: None,
+        until: None,
     };
     let prospect = conclude(&output, prospect(request, &interrupt).await)?;
     let plan = &prospect.plan;

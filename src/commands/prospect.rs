@@ -4,15 +4,16 @@ use super::bundle_content::{BundleContent, NoBundle, view};
 use super::connect::{self, ConnectRequest};
 use super::fault::{Exit, Fault};
 use super::interrupt::Interrupt;
-use super::observe;
 use super::phase::Phase;
 use super::restore::{self, Restoring, Source};
+use super::rollback::{self, Returning};
 use super::snapshot_file::WithSnapshot;
-use super::software::{self, Wanted};
+use super::software::{self, Resolved, Wanted};
+use super::{observe, pace};
 use crate::bundle::inspect::human_bytes;
 use crate::bundle::{Bundle, TrustedKey, verify};
-use crate::cli::BundleArgs;
-use crate::desired::{BundleView, Desired, Software, desired};
+use crate::cli::{BundleArgs, UntilArg};
+use crate::desired::{BundleView, Desired, DesiredError, EtcdRestore, Software, Until, desired};
 use crate::event::{Event, EventSink};
 use crate::execute::BlobSource;
 use crate::facts::UsageFacts;
@@ -41,6 +42,54 @@ pub(super) struct Prospect {
     pub(super) world: World,
     pub(super) plan: Plan,
     pub(super) restoring: Option<Restoring>,
+    pub(super) returning: Option<Returning>,
+    pub(super) intent: Intent,
+    /// By master: who uses the cluster, where that was asked.
+    pub(super) usage: BTreeMap<String, UsageFacts>,
+}
+
+impl Prospect {
+    /// What is desired once the site holds more, or to look again.
+    ///
+    /// # Errors
+    /// Those of [`desired`].
+    pub(super) fn desired_of(&self, view: &SiteView) -> Result<Desired, DesiredError> {
+        let mut again = desired(&self.inventory, &self.software, view)?;
+        again.restore.clone_from(&self.desired.restore);
+        again.only.clone_from(&self.desired.only);
+        again.until.clone_from(&self.desired.until);
+        Ok(again)
+    }
+
+    /// Notes what is begun, before the first step.
+    pub(super) fn record_begin(&self) -> anyhow::Result<()> {
+        let site = &self.site;
+        software::record_begin(site, &self.software)?;
+        if let Some(restoring) = &self.restoring {
+            restoring.record_begin(site)?;
+        }
+        match &self.returning {
+            Some(returning) => site.record_held(&returning.held),
+            None if self.intent.upgrades() => site.record_held(&BTreeMap::new()),
+            None => Ok(()),
+        }
+    }
+
+    /// Notes what came to its end.
+    pub(super) fn record_end(&self) -> anyhow::Result<()> {
+        let site = &self.site;
+        if !self.plan.stops_before.is_empty() {
+            return Ok(());
+        }
+        match &self.returning {
+            Some(returning) => {
+                let mut whole = returning.whole.iter();
+                whole.try_for_each(|whole| software::record_whole(site, whole))?;
+            }
+            None => software::record_end(site, &self.software)?,
+        }
+        restore::record_end(site)
+    }
 }
 
 /// Whether hosts are taken for a run. To look takes no lock: it goes on beside
@@ -67,6 +116,8 @@ pub(super) struct Request<'a> {
     pub(super) back: BTreeSet<String>,
     /// Where etcd begins anew from.
     pub(super) restore: Option<&'a Source>,
+    /// How far it goes.
+    pub(super) until: Option<&'a UntilArg>,
 }
 
 /// Everything up to the plan. May be dropped at any moment: nothing but the
@@ -90,7 +141,9 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
         intent,
         back,
         restore,
+        until,
     } = request;
+    let until = pace::until(&inventory, until)?;
     connect::check_left_out(&inventory, without)?;
     if restore.is_some() {
         restore::check_left_out(&inventory, without)?;
@@ -100,7 +153,11 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
         None => None,
     };
     let (bundle, given) = verified.unzip();
-    let site_view = read_site(output, &inventory, &site, given.as_ref())?;
+    let mut site_view = read_site(output, &inventory, &site, given.as_ref())?;
+    rollback::tell_of_held(output, &site_view, intent);
+    if intent.upgrades() {
+        site_view.held.clear();
+    }
     connect::check_seen(without, &site_view.decisions)?;
     let bundle_bytes = bundle.as_ref().map_or(0, Bundle::length);
     let content = bundle.map(|bundle| Arc::new(BundleContent::new(bundle)));
@@ -128,7 +185,23 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
         intent,
         back: &back,
     };
-    let software = software::resolve(&phase, &hosts, wanted).await?;
+    let Resolved {
+        mut software,
+        by_generations,
+    } = software::resolve(&phase, &hosts, wanted).await?;
+    let returning = match by_generations {
+        true => {
+            let known = (&inventory, &site, &site_view);
+            Some(rollback::find(&phase, &hosts, known, &software, &back).await?)
+        }
+        false => None,
+    };
+    if let Some(returning) = &returning {
+        site_view.held.clone_from(&returning.held);
+        if let Some(whole) = &returning.whole {
+            software = Software::of(whole.clone());
+        }
+    }
     let platforms: BTreeSet<String> = software.whole.files.keys().cloned().collect();
     let seen = observe_hosts(
         phase,
@@ -137,7 +210,11 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
         (&software, intent),
         &site_view,
         &hosts,
-        restoring.as_ref(),
+        Scope {
+            restore: restoring.as_ref().map(|found| found.restore.clone()),
+            only: returning.as_ref().and_then(|found| found.only.clone()),
+            until,
+        },
     )
     .await?;
     if restore.is_none() {
@@ -156,6 +233,7 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
         decisions,
         desired,
         world,
+        usage,
         ..
     } = seen;
     let bundle: Arc<dyn BlobSource> = match content {
@@ -181,6 +259,9 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
         world,
         plan,
         restoring,
+        returning,
+        intent,
+        usage,
     })
 }
 
@@ -334,6 +415,13 @@ fn tell_of_others(output: &Output, hosts: &BTreeMap<String, Arc<RemoteHost>>, pu
     }
 }
 
+/// What a run is about beside what is desired.
+struct Scope {
+    restore: Option<EtcdRestore>,
+    only: Option<BTreeSet<String>>,
+    until: Option<Until>,
+}
+
 /// What was seen, and what is desired, which depends on it through decisions.
 struct Observed {
     decisions: Decisions,
@@ -354,10 +442,10 @@ async fn observe_hosts(
     (software, intent): (&Software, Intent),
     site: &SiteView,
     hosts: &BTreeMap<String, Arc<RemoteHost>>,
-    restoring: Option<&Restoring>,
+    scope: Scope,
 ) -> Result<Observed, Fault> {
     let (mut decisions, mut new) = settle(&phase, hosts, inventory, site).await?;
-    if restoring.is_some() {
+    if scope.restore.is_some() {
         new.extend(planning::restore::decide(&mut decisions, inventory));
     }
     let decided = SiteView {
@@ -366,7 +454,9 @@ async fn observe_hosts(
     };
     let mut desired = desired(inventory, software, &decided).map_err(Fault::input)?;
     desired.to_decide = new;
-    desired.restore = restoring.map(|restoring| restoring.restore.clone());
+    desired.restore = scope.restore;
+    desired.only = scope.only;
+    desired.until = scope.until;
     let key = site.digest_key.as_ref();
     let seen = observe::hosts(&phase, hosts, &desired, key).await?;
     let world = observe::world(&phase, output, hosts, &desired, seen.facts).await?;

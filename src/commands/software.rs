@@ -23,6 +23,8 @@ use std::sync::Arc;
 /// that soaks.
 const WHOLE: &str = "software.json";
 const SOAKING: &str = "software-soaking.json";
+/// And of the one that all was of before.
+const BEFORE: &str = "software-before.json";
 
 /// What tells which bundle a host's part of the software is of.
 const API_SERVER: &str = "kube-apiserver";
@@ -82,7 +84,32 @@ pub(super) fn record_end(site: &Site, software: &Software) -> anyhow::Result<()>
     if soaked.exists() {
         fs_err::remove_file(soaked)?;
     }
-    record(site, WHOLE, &software.whole)
+    record_whole(site, &software.whole)
+}
+
+/// Notes what all is of, and what it was of before.
+pub(super) fn record_whole(site: &Site, whole: &BundleView) -> anyhow::Result<()> {
+    let known = fs_err::read(site.path(WHOLE)).ok();
+    let known: Option<BundleView> = known.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    if let Some(known) = known.filter(|known| known.title() != whole.title()) {
+        record(site, BEFORE, &known)?;
+    }
+    record(site, WHOLE, whole)
+}
+
+/// The bundles that a site knows: what all is of, what soaks, and what was before.
+pub(super) fn known_bundles(site: &Site) -> Result<Vec<BundleView>, Fault> {
+    let mut known = Vec::new();
+    for name in [WHOLE, SOAKING, BEFORE] {
+        known.extend(recorded_bundle(site, name)?);
+    }
+    Ok(known)
+}
+
+/// The bundle that all was of before, if it behaves as the present one.
+pub(super) fn before(site: &Site, present: &BundleView) -> Result<Option<BundleView>, Fault> {
+    let before = recorded_bundle(site, BEFORE)?;
+    Ok(before.filter(|before| minor_of(before) == minor_of(present)))
 }
 
 /// Whether all of the cluster was of some bundle once.
@@ -101,12 +128,29 @@ pub(super) struct Wanted<'a> {
     pub(super) back: &'a BTreeSet<String>,
 }
 
+/// The software that is wanted.
+pub(super) struct Resolved {
+    pub(super) software: Software,
+    /// Whether hosts go back to generations of their own; the software is what
+    /// there is now then.
+    pub(super) by_generations: bool,
+}
+
+impl Resolved {
+    fn of(software: Software) -> Self {
+        Self {
+            software,
+            by_generations: false,
+        }
+    }
+}
+
 /// The software that is wanted. Hosts are asked only where it depends on them.
 pub(super) async fn resolve(
     phase: &Phase<'_>,
     hosts: &BTreeMap<String, Arc<RemoteHost>>,
     wanted: Wanted<'_>,
-) -> Result<Software, Fault> {
+) -> Result<Resolved, Fault> {
     let known = Known {
         given: wanted.given,
         whole: recorded_bundle(wanted.site, WHOLE)?,
@@ -117,10 +161,25 @@ pub(super) async fn resolve(
     if let (Intent::Install, Some(given), None) = (wanted.intent, &known.given, &known.soaking)
         && known.whole.as_ref().is_none_or(is_same)
     {
-        return Ok(Software::of(given.clone()));
+        return Ok(Resolved::of(Software::of(given.clone())));
     }
     let seen = ask(phase, hosts, wanted.inventory).await?;
-    choose(known, &seen, wanted.intent, wanted.back)
+    let by_generations = wanted.intent == Intent::Rollback && !soaks(&known, &seen);
+    let software = choose(known, &seen, wanted.intent, wanted.back)?;
+    Ok(Resolved {
+        software,
+        by_generations,
+    })
+}
+
+/// Whether a control plane behaves as an older one, on all masters that have
+/// begun to.
+fn soaks(known: &Known, seen: &[Seen]) -> bool {
+    let is_lifted = |next: &BundleView| {
+        let mut masters = seen.iter().filter(|host| host.is_master());
+        masters.any(|master| master.is_lifted(next))
+    };
+    known.soaking.as_ref().is_some_and(|next| !is_lifted(next))
 }
 
 async fn ask(
@@ -220,10 +279,15 @@ fn choose(
     };
     let next = given.clone().filter(|given| !is_old(given)).or(soaking);
     let Some(next) = next else {
-        return match (given, intent) {
-            (Some(given), Intent::Install | Intent::Upgrade | Intent::UpgradeAtOnce) => {
+        return match (given, whole, intent) {
+            (Some(given), _, Intent::Install | Intent::Upgrade | Intent::UpgradeAtOnce) => {
                 Ok(Software::of(given))
             }
+            (_, Some(whole), Intent::Rollback) => Ok(Software::of(whole)),
+            (_, None, Intent::Rollback) => refuse(
+                "the site does not know which bundle the cluster is of".to_owned(),
+                "run `cofferdam install` with that bundle once",
+            ),
             _ => refuse(
                 "no new minor soaks".to_owned(),
                 "`cofferdam status` shows what runs",
@@ -283,17 +347,9 @@ fn choose(
             ),
             [] => Ok(Software::of(next)),
         },
-        Intent::Rollback => match lifted[..] {
-            [first, ..] => refuse(
-                format!(
-                    "{first} behaves as {title}, and has stored what an older one can't read: \
-                     there is no way back from there",
-                ),
-                "a snapshot of etcd from before lies in /var/lib/cofferdam/snapshots of two \
-                 masters; what was written since would be lost",
-            ),
-            [] => go_back(next, whole, seen, back),
-        },
+        // There is no way back from what it has stored, but for nodes.
+        Intent::Rollback if !lifted.is_empty() => Ok(Software::of(next)),
+        Intent::Rollback => go_back(next, whole, seen, back),
     }
 }
 
@@ -487,7 +543,8 @@ mod tests {
                 next,
                 Some("1.36.0"),
                 "1.37.0 1.37.0",
-                "m1 behaves as kubernetes-1.37 1.37.0, and has stored what an older one can't read: there is no way back from there",
+                // Nodes alone, by their own generations.
+                whole,
             ),
             // The finish.
             (

@@ -142,6 +142,7 @@ mod tests {
                 lanes: vec![lane],
             }],
             refusals: Vec::new(),
+            stops_before: Vec::new(),
         };
         let done = [(Stage::Nodes, "m1".to_owned(), "drain w1".to_owned())];
         let mut world = World::default();

@@ -2,6 +2,7 @@
 
 use super::command_line::{Flags, exec_start};
 use super::error::DesiredError;
+use super::held::Held;
 use super::software::Software;
 use super::types::*;
 use crate::digest::Digest;
@@ -83,6 +84,8 @@ pub struct HostBuilder<'a> {
     pub host: &'a Host,
     pub decisions: &'a HostDecisions,
     pub built: DesiredHost,
+    /// What of the host is being built.
+    part: Option<Part>,
 }
 
 impl<'a> HostBuilder<'a> {
@@ -105,7 +108,57 @@ impl<'a> HostBuilder<'a> {
             host,
             decisions,
             built: DesiredHost::default(),
+            part: None,
         })
+    }
+
+    /// Builds a part of the host, which may be held as it was.
+    ///
+    /// # Errors
+    /// Those of `build`, and where what is held is no whole of what the inventory
+    /// has.
+    pub fn part(
+        &mut self,
+        part: Part,
+        build: impl FnOnce(&mut Self) -> Result<(), DesiredError>,
+    ) -> Result<(), DesiredError> {
+        self.part = Some(part);
+        let others = self.built.units.len();
+        build(self)?;
+        if let Some(held) = self.held() {
+            let units = self.built.units[others..].iter();
+            let path = |unit: &Unit| format!("{}{}", layout::UNITS, unit.name);
+            let mut lacking = units.filter(|unit| !held.files.contains_key(&path(unit)));
+            if let Some(unit) = lacking.next() {
+                return Err(DesiredError::Held {
+                    host: self.host.name.clone(),
+                    generation: held.generation,
+                    unit: unit.name.clone(),
+                });
+            }
+            let others = held.files.iter();
+            let others = others.filter(|(_, file)| file.part == Some(part));
+            for (path, file) in others {
+                let entry = self.built.files.entry(path.clone());
+                entry.or_insert_with(|| file.to_file());
+            }
+        }
+        self.part = None;
+        Ok(())
+    }
+
+    /// Builds what stays as the inventory has it, amid a part.
+    pub fn outside<Built>(&mut self, build: impl FnOnce(&mut Self) -> Built) -> Built {
+        let part = self.part.take();
+        let built = build(self);
+        self.part = part;
+        built
+    }
+
+    /// What the part that is being built is held as.
+    pub fn held(&self) -> Option<&'a Held> {
+        let held = self.inputs.site.held.get(&self.host.name)?;
+        held.parts.contains(&self.part?).then_some(held)
     }
 
     /// A configuration file without secrets.
@@ -152,12 +205,19 @@ impl<'a> HostBuilder<'a> {
 
     /// Any file.
     pub fn file(&mut self, path: &str, content: Content, access: Access<'_>, kind: FileKind) {
+        if let Some(held) = self.held().filter(|_| kind == FileKind::Software) {
+            if let Some(file) = held.files.get(path) {
+                self.built.files.insert(path.to_owned(), file.to_file());
+            }
+            return;
+        }
         let file = File {
             content,
             mode: access.mode,
             user: access.user.to_owned(),
             group: access.group.to_owned(),
             kind,
+            part: self.part,
         };
         self.built.files.insert(path.to_owned(), file);
     }
@@ -173,6 +233,10 @@ impl<'a> HostBuilder<'a> {
     /// # Errors
     /// When the bundle lacks the platform or the file.
     pub fn binary(&mut self, name: &str) -> Result<&Binary, DesiredError> {
+        if let Some(held) = self.held().and_then(|held| held.binaries.get(name)) {
+            let known = self.built.binaries.entry(name.to_owned());
+            return Ok(known.or_insert_with(|| held.clone()));
+        }
         let bundle = self.inputs.software.bundle_of(&self.host.name, name);
         let platform = &self.decisions.platform;
         let files = bundle
@@ -265,7 +329,13 @@ impl<'a> HostBuilder<'a> {
     }
 
     /// Adds a unit whose file may belong to somebody else.
-    fn managed_unit(&mut self, needs: Needs, parts: UnitParts<'_>) {
+    fn managed_unit(&mut self, mut needs: Needs, parts: UnitParts<'_>) {
+        if self.held().is_some() {
+            // What it was then may not read all that it would now.
+            let files = &self.built.files;
+            needs.files.retain(|path| files.contains_key(path));
+            needs.follows.retain(|path| files.contains_key(path));
+        }
         let inputs = self.inputs_digest(&parts.reads, parts.binaries);
         self.built.units.push(Unit {
             name: parts.name.to_owned(),
@@ -315,7 +385,12 @@ impl<'a> HostBuilder<'a> {
         let mut hasher = Sha256::new();
         let sorted: BTreeSet<&str> = reads.iter().copied().collect();
         for path in sorted {
-            let file = self.built.files.get(path)?;
+            let Some(file) = self.built.files.get(path) else {
+                match self.held() {
+                    Some(_) => continue,
+                    None => return None,
+                }
+            };
             let digest = match (&file.content, &self.inputs.site.digest_key) {
                 (Content::Plain(bytes), _) => Digest::of(bytes),
                 (content, Some(key)) => content.digest(key)?,

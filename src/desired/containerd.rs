@@ -69,7 +69,7 @@ pub fn containerd(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
     builder.plain(CONFIG, format!("# Written by cofferdam.\n{text}"));
     let template = cni_template(builder);
     builder.plain(layout::CNI_TEMPLATE, template);
-    let mirrors = registry::mirrors(builder);
+    let mirrors = builder.outside(registry::mirrors);
 
     let command = format!("{}/containerd --config {CONFIG}", layout::BIN);
     let text = super::builder::render(

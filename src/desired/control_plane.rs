@@ -24,11 +24,11 @@ const ENCRYPTION_FILE: &str = "/etc/kubernetes/encryption.yaml";
 const AUDIT_POLICY: &str = "/etc/kubernetes/audit-policy.yaml";
 const AUTHENTICATION: &str = "/etc/kubernetes/authentication.yaml";
 
-/// All of a master.
+/// What asks the API server of a master.
 ///
 /// # Errors
 /// When the bundle lacks a file.
-pub fn control_plane(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
+pub fn client(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
     builder.binary("kubectl")?;
     builder.certificate(CA, CLUSTER_CA);
     let server = own_server(builder);
@@ -42,6 +42,14 @@ pub fn control_plane(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> 
             mode: 0o600,
         },
     );
+    Ok(())
+}
+
+/// All of a master's own.
+///
+/// # Errors
+/// When the bundle lacks a file.
+pub fn control_plane(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
     api_server(builder)?;
     controller_manager(builder)?;
     scheduler(builder)

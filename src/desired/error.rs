@@ -22,6 +22,16 @@ pub enum DesiredError {
     Image { bundle: String, repository: String },
     #[error("nothing is decided about host {host} yet; it was never observed")]
     Undecided { host: String },
+    #[error(
+        "host {host} keeps its generation {generation}, to which a rollback took it, and that has \
+         no {unit}: the inventory gave it that since; take the host along with `cofferdam \
+         upgrade`, or give it back the roles that it had"
+    )]
+    Held {
+        host: String,
+        generation: u64,
+        unit: String,
+    },
     #[error("rendering {what}: {reason}")]
     Render { what: String, reason: String },
 }

@@ -8,6 +8,7 @@ mod containerd;
 mod control_plane;
 mod error;
 pub mod etcd;
+pub mod held;
 mod kubeconfig;
 pub mod manifests;
 pub mod materials;
@@ -21,6 +22,7 @@ pub mod types;
 
 pub use bundle::{BundleImage, BundleView};
 pub use error::DesiredError;
+pub use held::Held;
 pub use software::Software;
 pub use types::*;
 
@@ -64,7 +66,21 @@ pub fn desired(
         to_mint,
         to_decide: Vec::new(),
         restore: None,
+        only: None,
+        until: None,
+        unavailable: unavailable(inventory),
+        drain: inventory.drain.clone(),
     })
+}
+
+/// How many nodes of each zone may be away at once.
+fn unavailable(inventory: &Inventory) -> BTreeMap<String, usize> {
+    let zones = inventory.zones.iter().map(|zone| {
+        let hosts = inventory.hosts.iter();
+        let nodes = hosts.filter(|host| host.is_node() && host.zone == zone.name);
+        (zone.name.clone(), zone.max_unavailable.of(nodes.count()))
+    });
+    zones.collect()
 }
 
 /// The administrator's kubeconfig; none before its certificate is minted. It
@@ -100,23 +116,30 @@ pub fn admin_kubeconfig(inventory: &Inventory, site: &SiteView) -> Option<String
 fn desired_host(inputs: Inputs<'_>, host: &Host) -> Result<DesiredHost, DesiredError> {
     let mut builder = HostBuilder::new(inputs, host)?;
     builder.built.zone.clone_from(&host.zone);
-    builder.built.bundle = inputs.software.title_on(&host.name);
+    let title = inputs.software.title_on(&host.name);
+    let held = inputs.site.held.get(&host.name);
+    builder.built.held = held.map(|held| held.generation);
+    builder.built.bundle = match held {
+        Some(held) => held.title(&title),
+        None => title,
+    };
     prepare::prepare(&mut builder)?;
     registry::client(&mut builder);
     if host.has(Role::Registry) {
         registry::registry(&mut builder)?;
     }
     if host.is_node() {
-        containerd::containerd(&mut builder)?;
+        builder.part(Part::Node, containerd::containerd)?;
     }
     if host.has(Role::Etcd) || host.has(Role::ControlPlane) {
         etcd::client(&mut builder)?;
     }
     if host.has(Role::Etcd) {
-        etcd::member(&mut builder)?;
+        builder.part(Part::Etcd, etcd::member)?;
     }
     if host.has(Role::ControlPlane) {
-        control_plane::control_plane(&mut builder)?;
+        control_plane::client(&mut builder)?;
+        builder.part(Part::ControlPlane, control_plane::control_plane)?;
     }
     if host.is_node() {
         node::node(&mut builder)?;

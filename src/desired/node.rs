@@ -4,7 +4,7 @@ use super::builder::{Access, HostBuilder, UnitSpec, own};
 use super::command_line::flags;
 use super::error::DesiredError;
 use super::materials::CLUSTER_CA;
-use super::types::{Change, Condition, Content, FileKind, Node, Stage};
+use super::types::{Change, Condition, Content, FileKind, Node, Part, Stage};
 use crate::inventory::Component;
 use crate::layout;
 use crate::ports::numbers::{
@@ -53,9 +53,11 @@ pub fn node(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
     });
     builder.certificate(CA, CLUSTER_CA);
     api_proxy(builder)?;
-    kubelet(builder)?;
-    kube_proxy(builder)?;
-    flanneld(builder)
+    builder.part(Part::Node, |builder| {
+        kubelet(builder)?;
+        kube_proxy(builder)?;
+        flanneld(builder)
+    })
 }
 
 fn api_proxy(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
@@ -175,6 +177,9 @@ fn kubelet(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
     builder.plain(MASQUERADE, rules);
     let config = builder.overridden_config(Component::Kubelet, base);
     builder.plain(config_file, yaml(config_file, &config)?);
+    let held = builder.held().and_then(|held| held.files.get(config_file));
+    let held = held.and_then(|file| serde_yaml_ng::from_slice(&file.bytes()?).ok());
+    let config = held.unwrap_or(config);
     if let Some(node) = &mut builder.built.node {
         node.health_port = health_port(&config);
     }

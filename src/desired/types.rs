@@ -2,6 +2,7 @@
 //! image and setting; for the cluster, the manifests that are applied in it.
 
 use crate::digest::Digest;
+use crate::inventory::Drain;
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
@@ -25,6 +26,22 @@ pub struct Desired {
     pub to_decide: Vec<String>,
     /// A restore of etcd that is to be brought to its end.
     pub restore: Option<EtcdRestore>,
+    /// Names of the hosts that a run is about, where it leaves all else as it
+    /// is, the cluster included.
+    pub only: Option<BTreeSet<String>>,
+    /// How far a run goes.
+    pub until: Option<Until>,
+    /// By zone: how many nodes may be away at once. One, where a zone is missing.
+    pub unavailable: BTreeMap<String, usize>,
+    /// How pods are taken off nodes.
+    pub drain: Drain,
+}
+
+/// The last zone, or the last host of a zone, that a run interrupts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Until {
+    pub zone: String,
+    pub host: Option<String>,
 }
 
 /// A restore of etcd: all its members begin anew, from one snapshot.
@@ -73,6 +90,8 @@ pub struct DesiredHost {
     pub service_route: Option<KeptRoute>,
     /// The member of etcd that the host runs.
     pub etcd: Option<EtcdMembership>,
+    /// The number of the generation that it keeps parts of.
+    pub held: Option<u64>,
 }
 
 /// How a host belongs to etcd.
@@ -128,6 +147,30 @@ pub struct File {
     pub user: String,
     pub group: String,
     pub kind: FileKind,
+    /// What of the host it belongs to; none where that is no part by itself.
+    pub part: Option<Part>,
+}
+
+/// A part of a host's software that can go back by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Part {
+    /// The member of etcd.
+    Etcd,
+    /// API server, controller-manager and scheduler.
+    ControlPlane,
+    /// containerd, kubelet, kube-proxy and flanneld.
+    Node,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Etcd => "etcd",
+            Self::ControlPlane => "control plane",
+            Self::Node => "node",
+        })
+    }
 }
 
 /// Which of the two manifests of a host a file belongs to.

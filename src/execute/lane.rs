@@ -144,6 +144,9 @@ async fn run_step(stage: &Stage<'_>, step: &Step) -> Result<(), StepError> {
         true => None,
         false => recheck(stage, step, subject, &interrupted).await?,
     };
+    // Nodes that are away together are so by the plan.
+    let is_of_nodes = interrupted.iter().all(|what| *what == Disruption::Node);
+    let turn = turn.filter(|_| !is_of_nodes);
     if turn.is_some() && interrupted.contains(&Disruption::EtcdMember) {
         step_down(stage, step).await?;
     }
@@ -202,6 +205,7 @@ pub(super) fn unexpected(step: &Step, response: &Response) -> StepError {
         Response::Facts(_) => "facts",
         Response::Cluster(_) => "facts of the cluster",
         Response::Usage(_) => "who uses the cluster",
+        Response::Generations { .. } => "generations",
         Response::Snapshots { .. } => "snapshots of etcd",
         Response::Done => "done",
         Response::Stored { .. } => "stored",

@@ -57,8 +57,17 @@ pub(super) fn limit(action: &Action) -> Duration {
         Action::Uncordon { .. } => APPLY,
         Action::SnapshotEtcd { .. } | Action::PrepareEtcdData { .. } => SNAPSHOT,
         Action::SwitchEtcdData { stop, .. } => FILES + UNIT * count(stop.len()),
+        Action::Drain {
+            limit_seconds,
+            rules,
+            ..
+        } => {
+            let each = rules.iter();
+            let each = each.map(|rule| rule.timeout_seconds.unwrap_or(*limit_seconds));
+            let sum: u64 = each.chain([*limit_seconds]).map(u64::from).sum();
+            Duration::from_secs(sum) + WAIT_GRACE * count(rules.len() + 1)
+        }
         Action::Wait { limit_seconds, .. }
-        | Action::Drain { limit_seconds, .. }
         | Action::AddEtcdLearner { limit_seconds, .. }
         | Action::PromoteEtcdLearner { limit_seconds, .. } => {
             Duration::from_secs(u64::from(*limit_seconds)) + WAIT_GRACE

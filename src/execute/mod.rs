@@ -14,7 +14,7 @@ use crate::event::{Event, EventSink, HostsByZone};
 use crate::host::{Body, Host};
 use crate::plan::{Action, Plan, StagePlan, Step, World, plan};
 pub use failure::{StepError, StepFailure, Stopped};
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use lane::{Stage as RunningStage, run_lane};
 use std::collections::BTreeMap;
 use std::io;
@@ -49,6 +49,17 @@ pub struct Minted {
     pub key: DigestKey,
 }
 
+/// Asked before what interrupts something, once something else was interrupted
+/// before.
+pub trait Pauses: Send + Sync {
+    /// Whether the run goes on.
+    fn may_go_on<'a>(
+        &'a self,
+        after: &'a HostsByZone,
+        before: &'a HostsByZone,
+    ) -> BoxFuture<'a, bool>;
+}
+
 /// All that a run needs.
 pub struct Run<'a> {
     pub plan: &'a Plan,
@@ -63,6 +74,7 @@ pub struct Run<'a> {
     /// stops. Waits and transfers of many blobs end early.
     pub stop: CancellationToken,
     pub patience: Patience,
+    pub pauses: Option<&'a dyn Pauses>,
 }
 
 /// How often safety is asked again before a step that interrupts something is
@@ -106,6 +118,7 @@ pub async fn execute(run: Run<'_>) -> Result<Finished, Stopped> {
         return Err(Stopped::before_anything(refusal.clone()));
     }
     let mut steps = 0;
+    let mut interrupted: Option<HostsByZone> = None;
     for stages in run
         .plan
         .stages
@@ -123,6 +136,7 @@ pub async fn execute(run: Run<'_>) -> Result<Finished, Stopped> {
                     after: zones_of([before], &desired),
                 });
             }
+            pause(&run, &desired, part, &mut interrupted).await?;
             steps += match stage {
                 Stage::Site => {
                     desired = mint(&run, part)?;
@@ -141,6 +155,28 @@ pub async fn execute(run: Run<'_>) -> Result<Finished, Stopped> {
         seconds: started.elapsed().as_secs_f64(),
         desired,
     })
+}
+
+/// Asks whether the run goes on, if it is to pause here.
+async fn pause(
+    run: &Run<'_>,
+    desired: &Desired,
+    part: &StagePlan,
+    interrupted: &mut Option<HostsByZone>,
+) -> Result<(), Stopped> {
+    let Some(pauses) = run.pauses.filter(|_| part.interrupts()) else {
+        return Ok(());
+    };
+    let next = zones_of([part], desired);
+    let goes_on = match interrupted {
+        Some(last) => pauses.may_go_on(last, &next).await,
+        None => true,
+    };
+    *interrupted = Some(next);
+    match goes_on {
+        true => Ok(()),
+        false => Err(Stopped::by(Vec::new())),
+    }
 }
 
 /// All lanes of a part, side by side. Returns the number of steps done.

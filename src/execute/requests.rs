@@ -97,6 +97,7 @@ mod tests {
             user: "root".to_owned(),
             group: "root".to_owned(),
             kind: FileKind::Trust,
+            part: None,
         }
     }
 

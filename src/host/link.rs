@@ -418,6 +418,7 @@ pub fn describe(request: &Request) -> String {
         }
         Request::PutBlob { digest, .. } => format!("sending blob {}", digest.short()),
         Request::SeedStart | Request::SeedStop => "filling the registry".to_owned(),
+        Request::ReadGenerations => "reading its generations".to_owned(),
         Request::ListSnapshots => "listing snapshots of etcd".to_owned(),
         Request::ReadSnapshot { name } => format!("reading the snapshot {name}"),
         Request::Suspend { unit, .. } => format!("suspending {unit}"),

@@ -4,7 +4,8 @@
 use crate::desired::{Condition, FileKind, ManifestSet};
 use crate::digest::Digest;
 use crate::facts::{
-    ClusterFacts, Generation, HostFacts, ObserveRequest, SnapshotFacts, UsageFacts,
+    ClusterFacts, Generation, HostFacts, ObserveRequest, SnapshotFacts, StoredGeneration,
+    UsageFacts,
 };
 use crate::plan::Action;
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,8 @@ pub enum Request {
     /// `SeedStop`, or with the agent.
     SeedStart,
     SeedStop,
+    /// The software generations that the host keeps, with their files.
+    ReadGenerations,
     /// Which snapshots of etcd the host keeps.
     ListSnapshots,
     /// Reads one of them; its bytes come back as the output of a program would.
@@ -192,6 +195,10 @@ pub enum Response {
     Facts(Box<HostFacts>),
     Cluster(Box<ClusterFacts>),
     Usage(Box<UsageFacts>),
+    /// The newest first.
+    Generations {
+        generations: Vec<StoredGeneration>,
+    },
     Snapshots {
         snapshots: Vec<SnapshotFacts>,
     },

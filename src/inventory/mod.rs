@@ -5,6 +5,7 @@
 //! [`Problems`]: all of them at once, each with line, column, key and remedy.
 
 mod cluster;
+mod drain;
 mod hosts;
 mod model;
 mod names;
@@ -27,7 +28,10 @@ mod zones;
 use camino::Utf8Path;
 use toml::Spanned;
 
-pub use model::{ApiName, Cluster, Host, Inventory, Role, SshAccess, Survive, Swap, Zone};
+pub use model::{
+    ApiName, Cluster, Drain, DrainRule, Host, Inventory, MaxUnavailable, Role, SshAccess, Survive,
+    Swap, Zone,
+};
 pub use overrides::{Component, OverridePlace, Overrides, merge_tables};
 pub use problem::{Location, Problem, Problems, Severity};
 
@@ -92,6 +96,7 @@ fn check(raw: RawInventory, file: &Utf8Path, report: &mut Report<'_>) -> Option<
         report,
     );
     let overrides = read_overrides::read_overrides(&raw.overrides, "overrides", report);
+    let drain = drain::read_drain(&raw.drain, report);
 
     roles::assign(&mut hosts);
     roles::check(&hosts, &cluster, report);
@@ -115,6 +120,7 @@ fn check(raw: RawInventory, file: &Utf8Path, report: &mut Report<'_>) -> Option<
             .into_iter()
             .map(finish_host)
             .collect::<Option<Vec<Host>>>()?,
+        drain,
         warnings: Vec::new(),
         overrides,
     })

@@ -9,10 +9,13 @@ use std::net::Ipv4Addr;
 
 use camino::Utf8PathBuf;
 use ipnet::Ipv4Net;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::overrides::Overrides;
 use super::problem::Problem;
+
+/// Pods may take minutes to end, and budgets minutes to allow it.
+const DRAIN_SECONDS: u32 = 600;
 
 /// A cluster as its operator wants it.
 ///
@@ -31,6 +34,8 @@ pub struct Inventory {
     pub zones: Vec<Zone>,
     /// In the order of the file; at least one, with a control-plane host among them.
     pub hosts: Vec<Host>,
+    #[serde(skip_serializing_if = "Drain::is_default")]
+    pub drain: Drain,
     /// What the author should know, though it is no error.
     #[serde(skip)]
     pub warnings: Vec<Problem>,
@@ -94,6 +99,75 @@ pub struct Zone {
     pub name: String,
     /// Zones that have a registry, in the order in which this zone's hosts use them.
     pub registry_order: Vec<String>,
+    /// How many of its nodes may be away at once, for an upgrade.
+    #[serde(skip_serializing_if = "MaxUnavailable::is_default")]
+    pub max_unavailable: MaxUnavailable,
+}
+
+/// A count of nodes, or a share of a zone's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MaxUnavailable {
+    Count(usize),
+    Percent(usize),
+}
+
+impl MaxUnavailable {
+    /// How many of so many nodes; at least one, or nothing would ever change.
+    pub fn of(self, nodes: usize) -> usize {
+        match self {
+            Self::Count(count) => count.max(1),
+            Self::Percent(percent) => (nodes * percent / 100).max(1),
+        }
+    }
+
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Default for MaxUnavailable {
+    fn default() -> Self {
+        Self::Count(1)
+    }
+}
+
+/// How pods are taken off a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Drain {
+    /// For all pods that no rule is for.
+    pub timeout_seconds: u32,
+    /// In the order in which they are followed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pods: Vec<DrainRule>,
+}
+
+impl Drain {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self {
+            timeout_seconds: DRAIN_SECONDS,
+            pods: Vec::new(),
+        }
+    }
+}
+
+/// How some of them are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainRule {
+    /// Labels of pods, as kubectl takes them: `app=db`.
+    pub selector: String,
+    /// None: as the pods themselves have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace_seconds: Option<u32>,
+    /// None: as for all others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -24,7 +24,25 @@ pub(super) struct RawInventory {
     #[serde(default)]
     pub(super) hosts: Vec<RawHost>,
     #[serde(default)]
+    pub(super) drain: RawDrain,
+    #[serde(default)]
     pub(super) overrides: BTreeMap<Spanned<String>, RawOverride>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDrain {
+    pub(super) timeout_seconds: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub(super) pods: Vec<RawDrainRule>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDrainRule {
+    pub(super) selector: Spanned<String>,
+    pub(super) grace_seconds: Option<Spanned<i64>>,
+    pub(super) timeout_seconds: Option<Spanned<i64>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -65,6 +83,7 @@ pub(super) struct RawSite {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawZone {
     pub(super) registry: Option<Spanned<String>>,
+    pub(super) max_unavailable: Option<Spanned<FlagValue>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -6,9 +6,9 @@ use std::ops::Range;
 use toml::Spanned;
 
 use super::hosts::HostDraft;
-use super::model::{Role, Zone};
+use super::model::{MaxUnavailable, Role, Zone};
 use super::problem::{Finding, Report};
-use super::raw::RawZone;
+use super::raw::{FlagValue, RawZone};
 use super::suggest;
 use super::values;
 
@@ -17,6 +17,7 @@ pub(super) struct ZoneDraft {
     pub(super) name: Spanned<String>,
     /// The zone whose registry is used first, if named.
     registry: Option<Spanned<String>>,
+    max_unavailable: MaxUnavailable,
 }
 
 /// Zones in the order of the file; `header` is where to point if there are none.
@@ -28,6 +29,7 @@ pub(super) fn read_zones(
     let mut zones: Vec<ZoneDraft> = raw
         .into_iter()
         .map(|(name, raw)| ZoneDraft {
+            max_unavailable: read_max_unavailable(&name, raw.max_unavailable.as_ref(), report),
             name,
             registry: raw.registry,
         })
@@ -50,6 +52,34 @@ pub(super) fn read_zones(
         });
     }
     zones
+}
+
+/// `2`, or `"25%"`.
+fn read_max_unavailable(
+    zone: &Spanned<String>,
+    raw: Option<&Spanned<FlagValue>>,
+    report: &mut Report<'_>,
+) -> MaxUnavailable {
+    let Some(raw) = raw else {
+        return MaxUnavailable::default();
+    };
+    let text = raw.get_ref().0.as_str();
+    let number = |text: &str| text.parse().ok().filter(|number| *number > 0);
+    let found = match text.strip_suffix('%') {
+        Some(share) => number(share)
+            .filter(|share| *share < 100)
+            .map(MaxUnavailable::Percent),
+        None => number(text).map(MaxUnavailable::Count),
+    };
+    if found.is_none() {
+        report.error(Finding {
+            at: raw.span(),
+            key: format!("zones.{}.max_unavailable", zone.get_ref()),
+            message: format!("`{text}` is no count of nodes and no share of them"),
+            remedy: "write a count such as 2, or a share from \"1%\" to \"99%\"".to_owned(),
+        });
+    }
+    found.unwrap_or_default()
 }
 
 /// Hosts are in zones that exist, and each zone has hosts.
@@ -115,6 +145,7 @@ pub(super) fn resolve(
             Zone {
                 name: name.to_owned(),
                 registry_order: order.into_iter().map(str::to_owned).collect(),
+                max_unavailable: zone.max_unavailable,
             }
         })
         .collect()

@@ -132,7 +132,10 @@ impl Plain {
             }
             Event::PhaseDone { .. } => self.phase = None,
             // A step that was given up has no end of its own.
-            Event::StageStarted { .. } | Event::PartStarted { .. } | Event::StageDone { .. } => {
+            Event::StageStarted { .. }
+            | Event::PartStarted { .. }
+            | Event::Paused { .. }
+            | Event::StageDone { .. } => {
                 self.steps.clear();
             }
             Event::RunDone { .. } | Event::RunStopped { .. } | Event::RunFailed { .. } => {
@@ -169,6 +172,13 @@ impl Plain {
                     "  now      {}, after {}",
                     by_zone(zones),
                     by_zone(after)
+                )]
+            }
+            Event::Paused { after, before } => {
+                vec![format!(
+                    "  pause    {} done, {} next",
+                    by_zone(after),
+                    by_zone(before)
                 )]
             }
             Event::StageDone { stage, seconds } => {

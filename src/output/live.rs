@@ -77,6 +77,7 @@ impl Live {
             Event::RunStarted { .. }
             | Event::StageStarted { .. }
             | Event::PartStarted { .. }
+            | Event::Paused { .. }
             | Event::HostLog { .. }
             | Event::Warning { .. } => {}
         }

@@ -4,6 +4,7 @@
 
 use crate::desired::{Binary, BlobReference, Change, Condition, EtcdRestore, FileKind, Stage};
 use crate::digest::Digest;
+use crate::inventory::DrainRule;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -146,11 +147,14 @@ pub enum Action {
         is_member: bool,
     },
     /// On a master: cordons a node, with a mark that it was us, and evicts its pods
-    /// but for those of DaemonSets, as `kubectl drain` does, within
-    /// `limit_seconds`. What fails takes the cordon back.
+    /// but for those of DaemonSets, as `kubectl drain` does: first those of each
+    /// rule, then all others within `limit_seconds`. What fails takes the cordon
+    /// back.
     Drain {
         node: String,
         limit_seconds: u32,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        rules: Vec<DrainRule>,
     },
     /// On a master: lets pods come to a node that we cordoned.
     Uncordon {

@@ -24,6 +24,7 @@ pub fn generation_of(host: &DesiredHost, number: u64) -> Option<Generation> {
                 mode: file.mode,
                 user: file.user.clone(),
                 group: file.group.clone(),
+                part: file.part,
             };
             Some((path.clone(), file))
         })

@@ -7,8 +7,11 @@ pub mod diff;
 pub mod generation;
 pub mod membership;
 mod order;
+pub mod outlook;
+mod pace;
 pub mod render;
 pub mod restore;
+pub mod rollback;
 pub mod safety;
 mod stages;
 pub(crate) mod title;
@@ -17,10 +20,11 @@ pub mod world;
 
 use crate::desired::{Desired, DigestKey, Stage};
 pub use action::*;
-use diff::Comparison;
-pub use render::{json, text};
+pub use diff::Comparison;
+pub use render::{before, json, text};
 pub use safety::Refusal;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 pub use world::{World, cluster_host, observe_requests};
 
 /// What a run is for.
@@ -58,6 +62,9 @@ pub struct Plan {
     /// Why it can't be run as the hosts are now. Empty for a plan that can.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refusals: Vec<Refusal>,
+    /// The hosts whose turn comes next, where the plan was asked to end before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stops_before: Vec<String>,
 }
 
 /// A stage or a part of one: its lanes run side by side, and it ends when all
@@ -77,6 +84,13 @@ pub struct Lane {
     pub steps: Vec<Step>,
 }
 
+impl StagePlan {
+    /// Whether a step of it interrupts something.
+    pub fn interrupts(&self) -> bool {
+        self.lanes.iter().any(order::is_disruptive)
+    }
+}
+
 impl Plan {
     /// All steps, stage by stage, lane by lane.
     pub fn steps(&self) -> impl Iterator<Item = &Step> {
@@ -84,6 +98,22 @@ impl Plan {
             .iter()
             .flat_map(|stage| &stage.lanes)
             .flat_map(|lane| &lane.steps)
+    }
+
+    /// Leaves out what is for other hosts, and for the cluster as a whole.
+    fn keep_only(&mut self, hosts: &BTreeSet<String>) {
+        for stage in &mut self.stages {
+            let is_of_cluster = |step: &Step| matches!(step.action, Action::Apply { .. });
+            let lanes = stage.lanes.iter_mut();
+            lanes.for_each(|lane| lane.steps.retain(|step| !is_of_cluster(step)));
+            stage.lanes.retain(|lane| {
+                let is_kept = lane.host == SITE || hosts.contains(&lane.host);
+                is_kept && !lane.steps.is_empty()
+            });
+        }
+        self.stages.retain(|stage| !stage.lanes.is_empty());
+        self.refusals
+            .retain(|refusal| hosts.contains(refusal.host()));
     }
 
     /// Whether there is nothing to do.
@@ -132,9 +162,15 @@ pub fn plan(desired: &Desired, world: &World, key: Option<&DigestKey>) -> Plan {
         plan.stages.extend(parts(&comparison, stage));
     }
     // What is waited for at the end depends on what came before.
+    if let Some(only) = &desired.only {
+        plan.keep_only(only);
+    }
     let verification = stages::verify(&comparison, &plan);
     plan.stages.extend(verification);
     let commits = stages::commit(&comparison, &plan);
     plan.stages.extend(commits);
+    if let Some(until) = &desired.until {
+        plan.stop_after(until, desired);
+    }
     plan
 }

@@ -28,15 +28,35 @@ pub(super) fn one_by_one<Key: Ord>(
     lanes: Vec<Lane>,
     key: impl Fn(&str) -> Key,
 ) -> Vec<StagePlan> {
+    in_groups(stage, lanes, key, |_| 1)
+}
+
+/// The same with up to so many lanes of the same key at once.
+pub(super) fn in_groups<Key: Ord>(
+    stage: Stage,
+    lanes: Vec<Lane>,
+    key: impl Fn(&str) -> Key,
+    at_once: impl Fn(&str) -> usize,
+) -> Vec<StagePlan> {
     let (mut disruptive, harmless): (Vec<Lane>, Vec<Lane>) =
         lanes.into_iter().partition(is_disruptive);
     disruptive.sort_by_cached_key(|lane| (key(&lane.host), lane.host.clone()));
-    let alone = disruptive
+    let mut groups: Vec<Vec<Lane>> = Vec::new();
+    for lane in disruptive {
+        let most = at_once(&lane.host);
+        match groups.last_mut() {
+            Some(group) if group.len() < most && key(&group[0].host) == key(&lane.host) => {
+                group.push(lane);
+            }
+            _ => groups.push(vec![lane]),
+        }
+    }
+    let groups = groups
         .into_iter()
-        .filter_map(|lane| side_by_side(stage, vec![vec![lane]]));
+        .filter_map(|group| side_by_side(stage, vec![group]));
     side_by_side(stage, vec![harmless])
         .into_iter()
-        .chain(alone)
+        .chain(groups)
         .collect()
 }
 

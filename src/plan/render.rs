@@ -8,6 +8,9 @@ use std::collections::BTreeSet;
 /// The plan as lines: a heading for each stage, hosts that do the same side by
 /// side, and a sum at the end. Ends with a line break.
 pub fn text(plan: &Plan) -> String {
+    if plan.is_empty() && plan.refusals.is_empty() && !plan.stops_before.is_empty() {
+        return format!("nothing to do {}\n", before(plan));
+    }
     if plan.is_empty() && plan.refusals.is_empty() {
         return "nothing to do: everything is as it should be\n".to_owned();
     }
@@ -45,13 +48,23 @@ pub fn text(plan: &Plan) -> String {
     let hosts = hosts.iter().filter(|host| **host != super::SITE).count();
     let steps = title::count(plan.steps().count(), "step", "steps");
     let hosts = title::count(hosts, "host", "hosts");
-    text.push_str(&format!("{steps} on {hosts}\n"));
+    let before = match plan.stops_before.is_empty() {
+        true => String::new(),
+        false => format!(", then it stops {}", before(plan)),
+    };
+    text.push_str(&format!("{steps} on {hosts}{before}\n"));
     text
+}
+
+/// `before m3`
+pub fn before(plan: &Plan) -> String {
+    format!("before {}", plan.stops_before.join(" "))
 }
 
 /// The plan as an object: `version`, `steps` (each with `part`, the number of
 /// the group of lanes that it runs in, `lane`, `stage`, `host`, `title`,
-/// `action` and, where it interrupts something, `disrupts`) and `refusals`.
+/// `action` and, where it interrupts something, `disrupts`), `refusals`, and
+/// `stops_before`, the hosts whose turn would come next.
 pub fn json(plan: &Plan) -> Value {
     #[derive(Serialize)]
     struct Row<'a> {
@@ -75,7 +88,12 @@ pub fn json(plan: &Plan) -> Value {
         .iter()
         .map(|refusal| json!({ "refusal": refusal, "message": refusal.to_string() }))
         .collect();
-    json!({ "version": 1, "steps": steps, "refusals": refusals })
+    json!({
+        "version": 1,
+        "steps": steps,
+        "refusals": refusals,
+        "stops_before": plan.stops_before,
+    })
 }
 
 /// A title and the hosts whose lanes have it.
@@ -164,7 +182,8 @@ mod tests {
                 ]),
                 part(&[("w10", &[("w10", "one")])]),
             ],
-            refusals: Vec::new(),
+            stops_before: vec!["m3".to_owned()],
+            ..Plan::default()
         };
         let expected = "\
 nodes
@@ -175,7 +194,7 @@ nodes
   m1        ask
 nodes, then
   w10       one
-10 steps on 4 hosts
+10 steps on 4 hosts, then it stops before m3
 ";
         assert_eq!(text(&plan), expected);
     }
@@ -197,6 +216,7 @@ nodes, then
                 what: Disruption::ApiServer,
                 down: BTreeMap::from([("m2".to_owned(), "off".to_owned())]),
             }],
+            stops_before: Vec::new(),
         };
         let expected = serde_json::json!({
             "version": 1,
@@ -222,6 +242,7 @@ nodes, then
                 },
                 "message": "m1: its API server can't be interrupted now, since it is the last one that serves (m2: off); bring another back, then run the same command again",
             }],
+            "stops_before": [],
         });
         assert_eq!(json(&plan), expected);
         let back: Plan = serde_json::from_value(serde_json::to_value(&plan).unwrap()).unwrap();

@@ -115,6 +115,15 @@ impl SimulatedHost {
                 moved.map_err(|reason| self.failed(reason))?;
                 Ok(Response::Done)
             }
+            Request::ReadGenerations => {
+                let read = |world: &mut super::world::World| {
+                    let machine = world.machines.get(&self.name);
+                    machine.map(Machine::stored_generations)
+                };
+                let generations = self.world.with(read);
+                let generations = generations.ok_or_else(|| self.failed("no such machine"))?;
+                Ok(Response::Generations { generations })
+            }
             Request::ListSnapshots | Request::ReadSnapshot { .. } => {
                 Err(self.failed("simulated snapshots have no bytes"))
             }

@@ -53,6 +53,8 @@ pub struct Disk {
     /// The generation before it, which could be gone back to.
     pub previous: Option<Generation>,
     pub pending: Pending,
+    /// The bytes of files that were ever written, by digest.
+    pub contents: BTreeMap<Digest, Arc<[u8]>>,
     pub trust: BTreeSet<String>,
     /// Units that start at boot.
     pub enabled: BTreeSet<String>,
@@ -275,6 +277,9 @@ impl Machine {
 
     /// Gives a file its name, which a power cut may take back.
     pub(super) fn rename_into_place(&mut self, path: String, file: DiskFile) {
+        if let DiskContent::Bytes(bytes) = &file.content {
+            self.disk.contents.insert(Digest::of(bytes), bytes.clone());
+        }
         let before = self.disk.files.insert(path.clone(), file);
         *self.written.entry(path.clone()).or_default() += 1;
         self.unsynced.push((path, before));
@@ -315,6 +320,7 @@ impl Machine {
             damaged_blobs,
             images,
             generation,
+            contents: _,
             previous,
             pending,
             trust,

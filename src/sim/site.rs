@@ -1,11 +1,11 @@
 //! A site in memory, with made-up keys.
 
 use super::world::SharedWorld;
-use crate::desired::{DigestKey, EtcdRestore, Software, desired, materials};
+use crate::desired::{DigestKey, EtcdRestore, Held, Software, Until, desired, materials};
 use crate::execute::{Mint, Minted};
 use crate::inventory::Inventory;
 use crate::site::{Decisions, Material, SiteView};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 /// Keys, certificates and decisions of one cluster.
@@ -41,6 +41,11 @@ impl SimulatedSite {
         }
     }
 
+    /// What hosts keep, by name.
+    pub(super) fn hold(&self, held: BTreeMap<String, Held>) {
+        self.change(|view| view.held = held);
+    }
+
     fn change(&self, change: impl FnOnce(&mut SiteView)) {
         let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut view);
@@ -55,6 +60,8 @@ pub(super) struct SimulatedMint<'a> {
     pub(super) software: &'a Software,
     pub(super) decisions: &'a Decisions,
     pub(super) restore: Option<&'a EtcdRestore>,
+    pub(super) only: Option<&'a BTreeSet<String>>,
+    pub(super) until: Option<&'a Until>,
 }
 
 impl Mint for SimulatedMint<'_> {
@@ -95,6 +102,8 @@ impl Mint for SimulatedMint<'_> {
         }
         let mut desired = desired(self.inventory, self.software, &self.site.view())?;
         desired.restore = self.restore.cloned();
+        desired.only = self.only.cloned();
+        desired.until = self.until.cloned();
         Ok(Minted { desired, key })
     }
 }

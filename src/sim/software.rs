@@ -6,7 +6,7 @@ use super::machine::{Disk, DiskContent, DiskFile, Machine};
 use super::world::{Durability, InHand};
 use crate::desired::Binary;
 use crate::digest::Digest;
-use crate::facts::Generation;
+use crate::facts::{Generation, StoredGeneration};
 use crate::layout;
 use crate::owned::Pending;
 use std::collections::{BTreeMap, BTreeSet};
@@ -197,6 +197,27 @@ impl Machine {
         if let Some(before) = before.filter(|before| Some(before.number) != number) {
             self.disk.previous = Some(before);
         }
+    }
+
+    /// The generations that are kept, with the bytes of their files.
+    pub(super) fn stored_generations(&self) -> Vec<StoredGeneration> {
+        let kept = [&self.disk.generation, &self.disk.previous];
+        let kept = kept.into_iter().flatten();
+        let stored = kept.map(|generation| {
+            let mut stored = StoredGeneration::of(generation.clone());
+            let digests = generation.files.values().filter_map(|file| file.digest);
+            for bytes in digests.filter_map(|digest| self.disk.contents.get(&digest)) {
+                stored.put(bytes);
+            }
+            let binaries = generation.binaries.values();
+            let sizes = binaries.filter_map(|digest| {
+                let size = self.disk.store.get(digest)?;
+                Some((*digest, *size))
+            });
+            stored.binaries = sizes.collect();
+            stored
+        });
+        stored.collect()
     }
 
     /// Removes binaries that no kept generation has, links that the newest one

@@ -6,13 +6,16 @@ use super::machine::{Disk, Machine, MachineOptions};
 use super::site::{SimulatedMint, SimulatedSite};
 use super::world::{EndState, Fault, SharedWorld, World as Model};
 use super::zones::Heals;
-use crate::desired::{Condition, Desired, DigestKey, EtcdRestore, Software, desired};
+use crate::desired::{
+    Binary, Condition, Desired, DigestKey, EtcdRestore, Held, Part, Software, Until, desired,
+};
 use crate::event::{Event, EventSink};
-use crate::execute::{Finished, Patience, Run, Stopped, execute};
+use crate::execute::{Finished, Patience, Pauses, Run, Stopped, execute};
 use crate::facts::{ClusterFacts, HostFacts, ObserveRequest};
 use crate::host::{Call, Host, Request, Response};
 use crate::inventory::Inventory;
 use crate::plan::decisions::decide;
+use crate::plan::rollback::{Past, Target, targets};
 use crate::plan::world::observe_cluster_request;
 use crate::plan::{Action, Plan, World, cluster_host, observe_requests, plan, restore};
 use crate::site::{Decisions, SiteView};
@@ -32,6 +35,12 @@ pub struct Simulation {
     pub left_out: BTreeSet<String>,
     /// A restore of etcd that is not done.
     pub restore: Option<EtcdRestore>,
+    /// The hosts that a rollback is about.
+    pub only: Option<BTreeSet<String>>,
+    /// How far runs go.
+    pub until: Option<Until>,
+    /// Asked between what runs interrupt.
+    pub pauses: Option<Box<dyn Pauses>>,
     world: SharedWorld,
     hosts: BTreeMap<String, Arc<dyn Host>>,
 }
@@ -105,6 +114,9 @@ impl Simulation {
             site: SimulatedSite::default(),
             left_out: BTreeSet::new(),
             restore: None,
+            only: None,
+            until: None,
+            pauses: None,
         })
     }
 
@@ -132,6 +144,68 @@ impl Simulation {
             snapshot,
             size,
         });
+    }
+
+    /// Has hosts go back to generations of their own, as `rollback` does. They
+    /// keep what that brings until [`Simulation::take_along`]. Returns what goes
+    /// back, by host.
+    ///
+    /// # Errors
+    /// When a host can't be asked, or can't go back.
+    pub async fn roll_back(&mut self, back: &[&str]) -> Result<BTreeMap<String, BTreeSet<Part>>> {
+        let request = ObserveRequest {
+            units: ["kube-apiserver.service".to_owned()].into(),
+            ..ObserveRequest::default()
+        };
+        self.world.with(Model::reconnect);
+        let mut seen = BTreeMap::new();
+        for name in self.hosts.keys() {
+            let facts = self.observe(name, request.clone()).await?;
+            let generations = match self.call(name, Request::ReadGenerations).await? {
+                Response::Generations { generations } => generations,
+                _ => bail!("{name}: answered something else than generations"),
+            };
+            seen.insert(name.clone(), (facts, generations));
+        }
+        let pasts = seen.iter().map(|(name, (facts, generations))| {
+            let past = Past { facts, generations };
+            (name.clone(), past)
+        });
+        let pasts: BTreeMap<String, Past> = pasts.collect();
+        let mut held = self.site.view().held;
+        let already = held.clone();
+        let back = back.iter().map(|name| (*name).to_owned()).collect();
+        let targets = targets(&pasts, &back, &already.keys().collect());
+        let targets = targets.map_err(|why| anyhow::anyhow!("{why}"))?;
+        let mut told = BTreeMap::new();
+        for (name, target) in targets {
+            let Target::To { stored, parts, .. } = target else {
+                continue;
+            };
+            let binary = |program: &str, digest| {
+                Some(Binary {
+                    digest,
+                    size: *stored.binaries.get(&digest)?,
+                    blob: digest,
+                    blob_size: 0,
+                    repository: String::new(),
+                    version: stored.generation.versions.get(program)?.clone(),
+                })
+            };
+            told.insert(name.to_owned(), parts.clone());
+            let kept = Held::new(stored, parts, binary);
+            let kept = kept.map_err(|what| anyhow::anyhow!("{name} lacks {what}"))?;
+            held.insert(name.to_owned(), kept);
+        }
+        self.only = Some(told.keys().cloned().collect());
+        self.site.hold(held);
+        Ok(told)
+    }
+
+    /// Has all hosts be as the inventory says again, as `upgrade` does.
+    pub fn take_along(&mut self) {
+        self.only = None;
+        self.site.hold(BTreeMap::new());
     }
 
     /// Puts a new machine in a host's place.
@@ -183,6 +257,8 @@ impl Simulation {
         let mut desired = desired(&self.inventory, &self.software, &view)?;
         desired.to_decide = new;
         desired.restore.clone_from(&self.restore);
+        desired.only.clone_from(&self.only);
+        desired.until.clone_from(&self.until);
         self.world.with(|world| world.desired = desired.clone());
         let mut world = World::default();
         for (name, request) in observe_requests(&desired, key.as_ref()) {
@@ -223,6 +299,8 @@ impl Simulation {
             software: &self.software,
             decisions: &planned.decisions,
             restore: self.restore.as_ref(),
+            only: self.only.as_ref(),
+            until: self.until.as_ref(),
         };
         let run = Run {
             plan: &planned.plan,
@@ -237,6 +315,7 @@ impl Simulation {
                 interval: Duration::ZERO,
                 attempts: 20,
             },
+            pauses: self.pauses.as_deref(),
         };
         let result = execute(run).await;
         let log = self.world.with(|world| world.log.split_off(logged));

@@ -3,7 +3,7 @@
 //! written last.
 
 use super::types::{Decisions, Material, MaterialSpec, SiteView};
-use crate::desired::DigestKey;
+use crate::desired::{DigestKey, Held};
 use crate::pki::{self, Authority};
 use anyhow::{Context, Result, bail};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -20,6 +20,8 @@ const SCHEMA: u32 = 1;
 /// A site is readable by its owner alone: it holds the cluster's keys.
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
+/// What hosts keep whatever the inventory says.
+const HELD: &str = "held.json";
 
 /// A site on disk.
 #[derive(Clone, Debug)]
@@ -146,11 +148,35 @@ impl Site {
         } else {
             None
         };
+        let held = match read_if_there(&self.path(HELD))? {
+            Some(text) => serde_json::from_str(&text).with_context(|| {
+                format!(
+                    "reading {}, which a rollback wrote (`cofferdam upgrade` does without it once \
+                     it is removed)",
+                    self.path(HELD)
+                )
+            })?,
+            None => BTreeMap::new(),
+        };
         Ok(SiteView {
             materials,
             decisions,
             digest_key,
+            held,
         })
+    }
+
+    /// Records what hosts keep, by name.
+    ///
+    /// # Errors
+    /// When the file can't be written or removed.
+    pub fn record_held(&self, held: &BTreeMap<String, Held>) -> Result<()> {
+        let path = self.path(HELD);
+        match (held.is_empty(), path.exists()) {
+            (true, false) => Ok(()),
+            (true, true) => Ok(fs::remove_file(path)?),
+            (false, _) => self.write(HELD, &serde_json::to_vec_pretty(held)?),
+        }
     }
 
     /// Records decisions.

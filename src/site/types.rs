@@ -1,6 +1,6 @@
 //! What a site holds, as values that the desired state reads.
 
-use crate::desired::DigestKey;
+use crate::desired::{DigestKey, Held};
 use crate::plan::ServiceRoute;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -15,6 +15,8 @@ pub struct SiteView {
     pub decisions: Decisions,
     /// None before the first minting.
     pub digest_key: Option<DigestKey>,
+    /// By host: what a rollback brought back, until the next upgrade.
+    pub held: BTreeMap<String, Held>,
 }
 
 /// What is to be minted under a name. Its equality decides whether what the

@@ -367,6 +367,18 @@ async fn a_soak_and_its_finish_are_finished_from_any_moment() {
     stop_and_repeat(907, finishing).await;
 }
 
+#[tokio::test]
+async fn a_rollback_is_finished_from_any_moment() {
+    stop_and_repeat(151, async |seed| {
+        let mut world = installed(THREE_ZONES, seed).await;
+        world.take_bundle(NEXT_MINOR);
+        world.install(None).await.unwrap().result.unwrap();
+        world.roll_back(&["m2", "w1"]).await.unwrap();
+        world
+    })
+    .await;
+}
+
 /// A cluster whose masters but the first were destroyed, and new machines put in
 /// their places.
 async fn with_destroyed_masters(inventory: &str, seed: u64, destroyed: &[&str]) -> Simulation {

@@ -136,6 +136,7 @@ mod tests {
                     mode: 0o644,
                     user: "root".to_owned(),
                     group: "root".to_owned(),
+                    part: None,
                 },
             )]
             .into(),

@@ -10,6 +10,7 @@ use crate::agent::cluster::is_cordoned_by_us;
 use crate::agent::kubectl;
 use crate::agent::root::Root;
 use crate::host::{Failure, Notice};
+use crate::inventory::DrainRule;
 use crate::layout;
 use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
@@ -23,25 +24,57 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Pods that are named while they are waited for.
 const NAMES_SHOWN: usize = 3;
 
-/// Cordons the node and evicts its pods, but for those of DaemonSets.
+/// Cordons the node and evicts its pods, but for those of DaemonSets: first those
+/// that a rule is for, then all others within `limit_seconds`.
 ///
 /// # Errors
-/// If pods are left when `limit` is over, or can't be evicted. A cordon of ours
+/// If pods are left when their time is over, or can't be evicted. A cordon of ours
 /// is taken back then.
 pub(super) async fn drain(
     root: &Root,
     node: &str,
-    limit: Duration,
+    rules: &[DrainRule],
+    limit_seconds: u32,
     notices: &NoticeSender,
 ) -> Result<()> {
     cordon(root, node).await?;
-    let program = kubectl::program(root, limit + GRACE)?.arguments([
-        "drain",
-        node,
-        "--ignore-daemonsets",
-        "--delete-emptydir-data",
-        &format!("--timeout={}s", limit.as_secs()),
-    ]);
+    let of_rules = rules.iter().map(Some);
+    for rule in of_rules.chain([None]) {
+        let Err(failure) = evict(root, node, rule, limit_seconds, notices).await else {
+            continue;
+        };
+        uncordon(root, node)
+            .await
+            .with_context(|| format!("{}; and then", failure.message))?;
+        return Err(failure.into());
+    }
+    Ok(())
+}
+
+/// Evicts the pods of a rule, or all that are left.
+async fn evict(
+    root: &Root,
+    node: &str,
+    rule: Option<&DrainRule>,
+    limit_seconds: u32,
+    notices: &NoticeSender,
+) -> Result<(), Failure> {
+    let limit_seconds = rule
+        .and_then(|rule| rule.timeout_seconds)
+        .unwrap_or(limit_seconds);
+    let limit = Duration::from_secs(limit_seconds.into());
+    let failed = |message: String| Failure {
+        message: format!("draining {node}: {message}"),
+        lines: Vec::new(),
+        hint: None,
+    };
+    let program =
+        kubectl::program(root, limit + GRACE).map_err(|error| failed(format!("{error:#}")))?;
+    let program = program.arguments(
+        arguments(node, rule, limit_seconds)
+            .iter()
+            .map(String::as_str),
+    );
     let finished = tokio::select! {
         finished = program.finish() => finished,
         () = tell_what_is_left(root, node, notices) => unreachable!("it tells for ever"),
@@ -49,27 +82,38 @@ pub(super) async fn drain(
     let failure = match finished {
         Ok(finished) if finished.status.success() => return Ok(()),
         Ok(finished) => Failure {
-            message: format!("draining {node}: pods are left on it, and nothing was changed there"),
-            ..program.failure(&finished)
+            lines: program.failure(&finished).lines,
+            ..failed(format!(
+                "pods are left on it after {limit_seconds} s, and nothing was changed there"
+            ))
         },
-        Err(error) => Failure {
-            message: format!("draining {node}: {error:#}"),
-            lines: Vec::new(),
-            hint: None,
-        },
+        Err(error) => failed(format!("{error:#}")),
     };
-    uncordon(root, node)
-        .await
-        .with_context(|| format!("{}; and then", failure.message))?;
     Err(Failure {
         hint: Some(
-            "see what holds them: `cofferdam kubectl -- get poddisruptionbudgets -A`; then run \
-             the same command again"
+            "see what holds them: `cofferdam kubectl -- get poddisruptionbudgets -A`; give them \
+             more time with `[drain]` in the inventory; then run the same command again"
                 .to_owned(),
         ),
         ..failure
+    })
+}
+
+/// What kubectl is told.
+fn arguments(node: &str, rule: Option<&DrainRule>, limit_seconds: u32) -> Vec<String> {
+    let mut arguments = vec![
+        "drain".to_owned(),
+        node.to_owned(),
+        "--ignore-daemonsets".to_owned(),
+        "--delete-emptydir-data".to_owned(),
+        format!("--timeout={limit_seconds}s"),
+    ];
+    if let Some(rule) = rule {
+        arguments.push(format!("--pod-selector={}", rule.selector));
+        let grace = rule.grace_seconds;
+        arguments.extend(grace.map(|seconds| format!("--grace-period={seconds}")));
     }
-    .into())
+    arguments
 }
 
 /// Lets pods come to the node again, if its cordon is ours.
@@ -175,6 +219,22 @@ fn what_is_left(node: &str, list: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pods_of_a_rule_have_a_time_of_their_own() {
+        let rule = DrainRule {
+            selector: "app in (db, cache)".to_owned(),
+            grace_seconds: Some(30),
+            timeout_seconds: None,
+        };
+        let told = |rule| arguments("w1", rule, 7).join(" ");
+        let all = "drain w1 --ignore-daemonsets --delete-emptydir-data --timeout=7s";
+        assert_eq!(told(None), all);
+        assert_eq!(
+            told(Some(&rule)),
+            format!("{all} --pod-selector=app in (db, cache) --grace-period=30")
+        );
+    }
 
     #[test]
     fn tells_the_pods_that_a_drain_waits_for() {

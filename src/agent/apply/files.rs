@@ -291,6 +291,7 @@ mod tests {
                     mode: 0o755,
                     user: "tester".to_owned(),
                     group: "tester".to_owned(),
+                    part: None,
                 },
             )]
             .into(),

@@ -114,10 +114,8 @@ pub async fn apply(root: &Root, request: ApplyRequest, notices: &NoticeSender) -
         Action::Drain {
             node,
             limit_seconds,
-        } => {
-            let limit = Duration::from_secs(limit_seconds.into());
-            drain::drain(root, &node, limit, notices).await
-        }
+            rules,
+        } => drain::drain(root, &node, &rules, limit_seconds, notices).await,
         Action::Uncordon { node } => drain::uncordon(root, &node).await,
         Action::StopUnits { units } => units::stop(root, &units, notices).await,
         Action::Wait {

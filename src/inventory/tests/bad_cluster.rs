@@ -350,3 +350,42 @@ fn settings_that_are_not_the_inventorys() {
        = write a table
     "#);
 }
+
+#[test]
+fn what_may_be_away_and_how_long() {
+    let zone = |value: &str| {
+        let zone = format!("{ZONE}max_unavailable = {value}\n");
+        complaint(&format!("{CLUSTER}{zone}{MASTER}"))
+    };
+    for value in ["0", "-1", "\"0%\"", "\"100%\"", "\"many\"", "\"%\"", "true"] {
+        let told = zone(value);
+        assert!(
+            told.contains("`zones.a.max_unavailable`") && told.contains("write a count such as 2"),
+            "{value}: {told}"
+        );
+    }
+    let drain = |text: &str| complaint(&format!("{CLUSTER}{ZONE}{MASTER}[drain]\n{text}"));
+    for (text, expected) in [
+        (
+            "timeout_seconds = 0",
+            "`drain.timeout_seconds`: 0 is no number of seconds",
+        ),
+        (
+            "[[drain.pods]]\nselector = \"app=db; rm\"",
+            "`drain.pods[0].selector`: `app=db; rm` is no label selector",
+        ),
+        (
+            "[[drain.pods]]\nselector = \" \"",
+            "`drain.pods[0].selector`: ` ` is no label selector",
+        ),
+        (
+            "[[drain.pods]]\nselector = \"a\"\n[[drain.pods]]\nselector = \"b\"\ngrace_seconds = -1",
+            "`drain.pods[1].grace_seconds`: -1 is no number of seconds",
+        ),
+        ("[[drain.pods]]\ngrace_seconds = 1", "selector"),
+        ("grace = 1", "grace"),
+    ] {
+        let told = drain(text);
+        assert!(told.contains(expected), "{text}: {told}");
+    }
+}

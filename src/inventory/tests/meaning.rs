@@ -42,6 +42,12 @@ fn example_parses_with_every_option() {
     let plain = parsed(EXAMPLE);
     assert_eq!(full.warnings, []);
     assert_eq!(full.zones[2].registry_order, ["b", "c", "a"]);
+    assert_eq!(
+        full.zones[2].max_unavailable,
+        plain.zones[2].max_unavailable
+    );
+    assert_eq!(full.drain.timeout_seconds, plain.drain.timeout_seconds);
+    assert_eq!(full.drain.pods[0].grace_seconds, Some(300));
     assert_eq!(full.cluster.domain, plain.cluster.domain);
     assert_eq!(full.cluster.pod_cidr, plain.cluster.pod_cidr);
     assert_eq!(full.cluster.pod_mask, plain.cluster.pod_mask);
@@ -389,4 +395,20 @@ fn loads_a_file() {
     assert_eq!(inventory.site_path, path.with_file_name("site-lab"));
     assert!(inventory.host("m1").unwrap().has(Role::Registry));
     assert!(inventory.host("m9").is_none());
+}
+
+#[test]
+fn shares_of_a_zone_are_at_least_one_node() {
+    let zones = |value: &str| {
+        let text = EXAMPLE.replace(
+            "[zones.a]\n",
+            &format!("[zones.a]\nmax_unavailable = {value}\n"),
+        );
+        parsed(&text).zones[0].max_unavailable
+    };
+    let counts = |value: &str| [1, 4, 10].map(|nodes| zones(value).of(nodes));
+    assert_eq!(counts("1"), [1, 1, 1]);
+    assert_eq!(counts("3"), [3, 3, 3]);
+    assert_eq!(counts("\"25%\""), [1, 1, 2]);
+    assert_eq!(counts("\"99%\""), [1, 3, 9]);
 }

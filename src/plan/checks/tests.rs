@@ -495,6 +495,7 @@ fn owner_refuses(found: Option<&str>, wanted: Content) -> bool {
         user: "root".to_owned(),
         group: "root".to_owned(),
         kind: FileKind::Software,
+        part: None,
     };
     let path = crate::layout::SITE_MARK.to_owned();
     if let Some(host) = world.desired.hosts.get_mut("m1") {

@@ -96,13 +96,19 @@ pub(super) fn downgrade(question: &Question) -> Vec<Finding> {
     findings
 }
 
-/// A rollback takes back what soaks, and nothing that keeps data.
+/// A rollback takes back what soaks, and nothing that keeps data. Of hosts that
+/// go back to generations of their own, it has been asked before.
 pub(super) fn way_back(question: &Question) -> Vec<Finding> {
     if question.intent != Intent::Rollback {
         return Vec::new();
     }
     let mut findings = Vec::new();
-    for (subject, changes) in changed(question) {
+    let is_left = |subject: &Subject| {
+        let only = question.desired.and_then(|desired| desired.only.as_ref());
+        let is_held = subject.desired.is_some_and(|host| host.held.is_some());
+        is_held || only.is_some_and(|only| !only.contains(&subject.host.name))
+    };
+    for (subject, changes) in changed(question).filter(|(subject, _)| !is_left(subject)) {
         let others: Vec<VersionChange> = changes
             .into_iter()
             .filter(|change| !SOAKING.contains(&change.program))

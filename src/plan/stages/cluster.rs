@@ -109,11 +109,15 @@ pub(in super::super) fn verify(comparison: &Comparison, plan: &Plan) -> Vec<Stag
             matches!(&step.action, Action::Wait { condition: known, .. } if known == condition)
         })
     };
+    let is_meant = |host: &str| comparison.is_meant(host);
     let nodes = comparison.hosts.iter().filter_map(|host| {
-        let name = host.desired.node.as_ref()?.name.clone();
+        let node = host.desired.node.as_ref().filter(|_| is_meant(host.name));
+        let name = node?.name.clone();
         Some(Condition::NodeReady { name })
     });
+    let is_of_all = comparison.desired.only.is_none();
     let sets = comparison.desired.manifests.iter();
+    let sets = sets.filter(|_| is_of_all);
     let mut conditions: Vec<Condition> = Vec::new();
     let all = nodes.chain(sets.flat_map(|set| set.ready.clone()));
     for condition in all.filter(|condition| comparison.is_expected(condition)) {
@@ -173,8 +177,14 @@ fn render_for_one_range(template: &str, pod_cidr: IpNet) -> Option<String> {
 }
 
 impl Comparison<'_> {
+    /// Whether the run is about the host.
+    pub(in crate::plan) fn is_meant(&self, host: &str) -> bool {
+        let only = self.desired.only.as_ref();
+        only.is_none_or(|only| only.contains(host))
+    }
+
     /// The host's zone; empty for hosts that aren't desired.
-    pub(super) fn zone_of(&self, host: &str) -> &str {
+    pub(in crate::plan) fn zone_of(&self, host: &str) -> &str {
         let host = self.desired.hosts.get(host);
         host.map(|host| host.zone.as_str()).unwrap_or_default()
     }

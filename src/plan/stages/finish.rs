@@ -54,7 +54,8 @@ pub(in super::super) fn commit(comparison: &Comparison, plan: &Plan) -> Vec<Stag
             true => Leftovers::Made,
             false => Leftovers::None,
         };
-        let Some(generation) = host.generation_to_commit(leftovers) else {
+        let generation = host.generation_to_commit(leftovers);
+        let Some(generation) = generation.filter(|_| comparison.is_meant(host.name)) else {
             return Vec::new();
         };
         let title = format!("keep this as generation {generation}");

@@ -3,7 +3,7 @@
 //! proxies, which hand over and interrupt nothing.
 
 use super::super::diff::{ChangedUnit, Comparison, HostDiff};
-use super::super::order::{one_by_one, side_by_side};
+use super::super::order::{in_groups, side_by_side};
 use super::super::{Action, Disruption, StagePlan, Step, UnitChange, UnitVerb, title, versions};
 use super::units::{due_conditions, interrupting, switch, unit_change, waits};
 use super::{lanes, step, wait};
@@ -49,16 +49,24 @@ pub(in super::super) fn hand_over(comparison: &Comparison, stage: Stage) -> Vec<
     parts.collect()
 }
 
-/// Node by node, first where something is down already.
+/// Node by node, or as many of a zone at once as its inventory has it; first where
+/// something is down already.
 pub(in super::super) fn change_nodes(comparison: &Comparison, stage: Stage) -> Vec<StagePlan> {
     let lanes = lanes(comparison, |host| match has_turn(host) {
         true => change(comparison, host, stage),
         false => Vec::new(),
     });
-    one_by_one(stage, lanes, |name| {
+    let order = |name: &str| {
         let host = comparison.hosts.iter().find(|host| host.name == name);
         let is_whole = host.is_some_and(|host| units(host).all(|unit| host.runs(&unit.name)));
         (is_whole, comparison.zone_of(name))
+    };
+    // One is left at any time, whatever the inventory allows.
+    let nodes = comparison.hosts.iter();
+    let others = nodes.filter(|host| host.desired.node.is_some()).count() - 1;
+    in_groups(stage, lanes, order, |name| {
+        let at_once = comparison.desired.unavailable.get(comparison.zone_of(name));
+        at_once.copied().unwrap_or(1).min(others)
     })
 }
 
@@ -76,7 +84,8 @@ fn change(comparison: &Comparison, host: &HostDiff, stage: Stage) -> Vec<Step> {
     {
         let action = Action::Drain {
             node: node.name.clone(),
-            limit_seconds: DRAIN_LIMIT_SECONDS,
+            limit_seconds: comparison.desired.drain.timeout_seconds,
+            rules: comparison.desired.drain.pods.clone(),
         };
         let master = &comparison.world.cluster_host;
         steps.push(step(stage, master, format!("drain {}", node.name), action));
@@ -88,13 +97,6 @@ fn change(comparison: &Comparison, host: &HostDiff, stage: Stage) -> Vec<Step> {
         unit.stage == Stage::Nodes || changes.iter().any(|change| change.name == unit.name)
     });
     let mut due = due_conditions(comparison, host, here, &changes);
-    // A node is ready for some time after its kubelet has died.
-    let own = host.desired.node.as_ref();
-    let port = own.and_then(|node| node.health_port);
-    let is_changed = changes.iter().any(|change| change.name == KUBELET);
-    if let Some(port) = port.filter(|_| is_changed) {
-        due.insert(0, Condition::HealthEndpoint { port });
-    }
     // The next node's turn comes when this one's pods are served again.
     if let Some(node) = node {
         let ready = Condition::NodeReady {
@@ -160,10 +162,6 @@ fn is_drained(comparison: &Comparison, host: &HostDiff) -> bool {
     };
     is_wanted && comparison.hosts.iter().any(|other| takes_all(&other))
 }
-
-const KUBELET: &str = "kubelet.service";
-/// Pods may take minutes to end, and budgets minutes to allow it.
-const DRAIN_LIMIT_SECONDS: u32 = 600;
 
 /// All that the host's pods need, in start order.
 fn units<'a>(host: &HostDiff<'a>) -> impl Iterator<Item = &'a Unit> {

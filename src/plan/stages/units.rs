@@ -10,6 +10,8 @@ use super::hosts::write_files;
 use super::{IsAnnounced, disruptive, lanes, masters, nodes, step, wait};
 use crate::desired::{Condition, Stage, Unit};
 
+const KUBELET: &str = "kubelet.service";
+
 /// The units of a stage that don't serve now, on all hosts side by side. What
 /// serves is changed in a lane of its host, and all that the host has to start
 /// in this stage with it.
@@ -96,11 +98,16 @@ pub(super) fn due_conditions<'a>(
     changed: &[UnitChange],
 ) -> Vec<Condition> {
     let mut due: Vec<Condition> = Vec::new();
+    // A node is ready for some time after its kubelet has died.
+    let own_word = host.desired.node.as_ref().and_then(|node| node.health_port);
     for unit in units {
         let Some(condition) = &unit.ready else {
             continue;
         };
         let is_changed = changed.iter().any(|change| change.name == unit.name);
+        if let Some(port) = own_word.filter(|_| is_changed && unit.name == KUBELET) {
+            due.push(Condition::HealthEndpoint { port });
+        }
         let is_due = is_changed || is_unmet(comparison, host, condition);
         if is_due && !due.contains(condition) {
             due.push(condition.clone());

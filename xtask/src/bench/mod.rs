@@ -95,6 +95,11 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(peer) = &peer {
         all.add(kubeadm::figures(peer));
     }
+    if is_asked(Part::Upgrade) {
+        let lab = install::bare_hosts(&product, wanted.clone(), None)?;
+        all.add(upgrade::without_load(&product, peer.as_ref())?);
+        lab.down()?;
+    }
     if Part::ON_A_CLUSTER.iter().any(|part| is_asked(*part)) {
         let lab = install::bare_hosts(&product, wanted.clone(), None)?;
         match is_asked(Part::Install) {

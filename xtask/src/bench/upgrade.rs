@@ -22,11 +22,34 @@ const MOVES: u32 = 20;
 /// Between two moves: every write in hand has come to its end.
 const PAUSE: Duration = Duration::from_secs(3);
 
-pub(super) fn figures(
+/// The same as a peer does it: nobody asks anything meanwhile. Its bundle comes
+/// over the link meanwhile too, which the peer has on its hosts before.
+pub(super) fn without_load(
     product: &Product,
-    lab: &Lab,
     peer: Option<&kubeadm::Measured>,
 ) -> Result<Vec<Figure>> {
+    product.install()?;
+    let next = Product::for_lab(NEXT)?;
+    let begun = Instant::now();
+    run_quietly(&mut next.verb("upgrade", &["--no-soak", "--yes"]))?;
+    let seconds = begun.elapsed().as_secs_f64();
+    zones::all_well(&next)?;
+    Ok(vec![figure(
+        "upgrade of a minor in one go",
+        (seconds, "s"),
+        peer.and_then(|peer| Some((KUBEADM, peer.upgrade?))),
+        "0.35",
+    )])
+}
+
+const KUBEADM: &str = "kubeadm upgrade, all on the hosts before";
+
+/// What etcd costs clients by itself, where it has more than one member.
+fn moves(product: &Product, lab: &Lab) -> Result<Option<Outcome>> {
+    let masters = lab.hosts().iter().filter(|host| host.kind == Kind::Master);
+    if masters.count() == 1 {
+        return Ok(None);
+    }
     let load = Load::start(product, lab, RATES)?;
     for _ in 0..MOVES {
         std::thread::sleep(PAUSE);
@@ -34,7 +57,15 @@ pub(super) fn figures(
     }
     let moved = load.end()?;
     moved.tell();
+    Ok(Some(moved))
+}
 
+pub(super) fn figures(
+    product: &Product,
+    lab: &Lab,
+    peer: Option<&kubeadm::Measured>,
+) -> Result<Vec<Figure>> {
+    let moved = moves(product, lab)?;
     let next = Product::for_lab(NEXT)?;
     let floor = missing_bytes(product, &next)? * lab.layout().zones.len() as f64;
     let first = first_master(lab)?;
@@ -49,8 +80,10 @@ pub(super) fn figures(
     zones::all_well(&next)?;
 
     let (api, service) = loaded.failed();
-    let per_move = moved.failed().0 as f64 / f64::from(MOVES);
-    let per_move = Some(("each `etcdctl move-leader` alone", per_move));
+    let per_move = moved.as_ref().map(|moved| {
+        let each = moved.failed().0 as f64 / f64::from(MOVES);
+        ("each `etcdctl move-leader` alone", each)
+    });
     let bound = loaded.bound.as_ref().map(|(_, counts)| counts);
     let of_one = bound.map_or(0.0, |counts| counts.failed as f64);
     let requests = |outcome: &Outcome| -> f64 {
@@ -59,16 +92,14 @@ pub(super) fn figures(
             .map(|counts| counts.reads + counts.writes)
             .sum::<u64>() as f64
     };
-    let stall = ("`etcdctl move-leader` alone", longest_write(&moved));
+    let stall = moved.as_ref().map(longest_write);
+    let stall = stall.map(|stall| ("`etcdctl move-leader` alone", stall));
     Ok(vec![
         figure(
-            "upgrade of a minor in one go, under load",
+            "the same under 300 requests a second",
             (seconds, "s"),
-            peer.and_then(|peer| {
-                let seconds = peer.upgrade?;
-                Some(("kubeadm upgrade, all on the hosts before, no load", seconds))
-            }),
-            "0.35",
+            peer.and_then(|peer| Some((KUBEADM, peer.upgrade?))),
+            "",
         ),
         figure(
             "  of that, nothing but waiting for gates",
@@ -84,12 +115,7 @@ pub(super) fn figures(
             None,
             "",
         ),
-        figure(
-            "  longest write",
-            (longest_write(&loaded), "s"),
-            Some(stall),
-            "",
-        ),
+        figure("  longest write", (longest_write(&loaded), "s"), stall, ""),
         figure(
             "  requests of a Service that failed",
             (service as f64, ""),

@@ -7,8 +7,9 @@ use crate::shell;
 use anyhow::{Result, ensure};
 
 /// A value that only kubelet itself finds wrong: the run stops at the first node,
-/// points to the key, and leaves the others and all pods as they are. Put right,
-/// the same command goes on.
+/// points to the key, and leaves the others and all pods as they are. A rollback
+/// brings that node back, and no install undoes it; put right, an upgrade takes the
+/// node along again.
 pub fn a_kubelet_that_can_not_start(context: &Context) -> Result<()> {
     let (product, lab) = (&context.product, context.lab()?);
     let running = "systemctl show kubelet --property MainPID --value";
@@ -69,7 +70,38 @@ pub fn a_kubelet_that_can_not_start(context: &Context) -> Result<()> {
         shell::say(&format!("        {line}"));
     }
 
-    product.install()?;
+    // Also with the value still in the inventory, and without a bundle.
+    let inventory = broken.inventory.as_str();
+    let back = ["rollback", "-i", inventory, "--on", "all", "--yes"];
+    let told = outcome(&mut broken.command(&back))?;
+    let is_told = [
+        "went back",
+        changed[0],
+        "stays: the change has not reached it",
+    ]
+    .iter()
+    .all(|text| told.stderr.contains(text));
+    ensure!(
+        told.status == 0 && is_told,
+        "exit {}\n{}",
+        told.status,
+        told.stderr
+    );
+    all_well(product)?;
+    let pods_after = product.kubectl(&pods)?;
+    ensure!(pods_after == pods_before, "{pods_before}\n{pods_after}");
+    let left = outcome(&mut product.verb("install", &["--yes"]))?;
+    ensure!(
+        left.status == 0
+            && left.stderr.contains("nothing to do")
+            && left.stderr.contains(changed[0])
+            && left.stderr.contains("a rollback took it to generation"),
+        "exit {}\n{}",
+        left.status,
+        left.stderr
+    );
+
+    shell::run(&mut product.verb("upgrade", &["--yes"]))?;
     ensure!(product.plan()?.is_empty(), "steps are left");
     all_well(product).map(drop)
 }

@@ -36,10 +36,103 @@ pub fn to_the_next_minor(context: &Context) -> Result<()> {
     under_load(context, || {
         let moment = random_moment(&mut Random::of(1));
         killed_after(&mut next.verb("upgrade", &["--yes"]), moment)?;
+        zone_by_zone(&context.lab()?, &next)?;
         soak(context, &next)?;
-        finish(&next)
+        let paced = paced(&next)?;
+        is_told_before(&paced)?;
+        finish(&paced)?;
+        a_node_back(&next)
     })?;
+    up_again_through_a_power_cut(&context.lab()?, &next)?;
     is_finished(&context.product, &next)
+}
+
+/// Until the end of a zone, and no further, however often it is asked.
+fn zone_by_zone(lab: &Lab, next: &Product) -> Result<()> {
+    for expected in ["stopped before m2, as asked", "nothing to do before m2"] {
+        let told = outcome(&mut next.verb("upgrade", &["--until", "zone:a", "--yes"]))?;
+        ensure!(
+            told.status == 0 && told.stderr.contains(expected),
+            "exit {}\n{}",
+            told.status,
+            told.stderr
+        );
+    }
+    is_of(lab, "m1", "37", "36")?;
+    is_of(lab, "m2", "36", "36")
+}
+
+/// The same cluster with an inventory that lets two nodes of a zone go at once, and
+/// pods of one kind with little grace.
+fn paced(next: &Product) -> Result<Product> {
+    let mut paced = next.clone();
+    paced.inventory = next.inventory.with_file_name("paced.toml");
+    let text = fs_err::read_to_string(&next.inventory)?;
+    let zone = "[zones.a]\n";
+    ensure!(text.contains(zone), "the lab's inventory has no {zone}");
+    let text = text.replace(zone, "[zones.a]\nmax_unavailable = 2\n");
+    let rule =
+        "\n[[drain.pods]]\nselector = \"app=web\"\ngrace_seconds = 5\ntimeout_seconds = 120\n";
+    fs_err::write(&paced.inventory, text + rule)?;
+    Ok(paced)
+}
+
+/// What a dry run of the finish tells beside its steps.
+fn is_told_before(next: &Product) -> Result<()> {
+    let told = outcome(&mut next.verb("upgrade", &["--finish", "--dry-run"]))?;
+    let expected = [
+        "m1 m2 m3 w1 w2  kubelet 1.36.0 -> 1.37.0",
+        "kube-apiserver.service - --emulated-version=1.36",
+        "deployment default/web",
+        "link ",
+        "earlier ",
+    ];
+    let missing: Vec<&&str> = expected
+        .iter()
+        .filter(|text| !told.stdout.contains(**text))
+        .collect();
+    ensure!(
+        told.status == 0 && missing.is_empty(),
+        "exit {}, {missing:?} is missing\n{}{}",
+        told.status,
+        told.stdout,
+        told.stderr
+    );
+    Ok(())
+}
+
+/// One node back to the old kubelet and container runtime, which finds what the new
+/// one has written.
+fn a_node_back(next: &Product) -> Result<()> {
+    let inventory = next.inventory.as_str();
+    let back = ["rollback", "-i", inventory, "--on", "w1", "--yes"];
+    shell::run(&mut next.command(&back))?;
+    let node = next.kubectl(&[
+        "get",
+        "node",
+        "w1",
+        "-o",
+        "jsonpath={.status.nodeInfo.kubeletVersion} {.status.nodeInfo.containerRuntimeVersion}",
+    ])?;
+    ensure!(
+        node.starts_with("v1.36.") && node.contains("containerd://2.3."),
+        "w1 runs {node}"
+    );
+    ensure!(next.plan()?.is_empty(), "an install would undo it");
+    all_well(next).map(drop)
+}
+
+/// The same node up again; it loses its power meanwhile, and the same command goes
+/// on.
+fn up_again_through_a_power_cut(lab: &Lab, next: &Product) -> Result<()> {
+    let at = Moment {
+        arguments: &["--yes"],
+        changed: "kubelet",
+        not_on: &[],
+    };
+    let struck = strike_while_changed(lab, next, &at, Strike::PowerCut)?;
+    ensure!(struck == "w1", "{struck} was changed");
+    shell::run(&mut next.verb("upgrade", &["--yes"]))
 }
 
 /// `kill -9` of the CLI at random moments of both steps, each time the same

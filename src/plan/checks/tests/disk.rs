@@ -158,6 +158,7 @@ fn space_is_counted_only_for_what_is_missing() {
         user: "root".to_owned(),
         group: "root".to_owned(),
         kind: FileKind::Software,
+        part: None,
     };
     assert_eq!(results(&world), Vec::<String>::new());
     let host = world.desired.hosts.get_mut("w1").unwrap();
@@ -188,6 +189,7 @@ fn a_full_disk_is_no_hindrance_where_all_is_there() {
         user: "root".to_owned(),
         group: "root".to_owned(),
         kind: FileKind::Trust,
+        part: None,
     };
     let host = world.desired.hosts.get_mut("w1").unwrap();
     let path = "/etc/kubernetes/pki/kubelet.key".to_owned();

@@ -168,6 +168,7 @@ fn etcd_is_healthy_before_it_is_upgraded() {
 #[test]
 fn what_an_upgrade_would_break_is_named() {
     let usage = UsageFacts {
+        moving: Vec::new(),
         removed: vec![RemovedApi {
             group: "storage.k8s.io".to_owned(),
             version: "v1beta1".to_owned(),
