@@ -1,7 +1,7 @@
 //! How far a run goes, and between what it pauses.
 
 use super::order::is_disruptive;
-use super::{Plan, SITE};
+use super::{Action, Plan, SITE, StagePlan, Step};
 use crate::desired::{Desired, Until};
 
 impl Plan {
@@ -34,8 +34,23 @@ impl Plan {
         }
         if !before.is_empty() {
             self.stages.truncate(place);
+            if !self.stages.iter().any(StagePlan::interrupts) {
+                self.leave_snapshots_out();
+            }
             self.stages.retain(|part| !part.lanes.is_empty());
             self.stops_before = before;
+        }
+    }
+
+    /// They are for what is interrupted after them.
+    fn leave_snapshots_out(&mut self) {
+        let lanes = self.stages.iter_mut().flat_map(|part| &mut part.lanes);
+        for lane in lanes {
+            let is_snapshot = |step: &Step| matches!(step.action, Action::SnapshotEtcd { .. });
+            lane.steps.retain(|step| !is_snapshot(step));
+        }
+        for part in &mut self.stages {
+            part.lanes.retain(|lane| !lane.steps.is_empty());
         }
     }
 }
@@ -44,7 +59,7 @@ impl Plan {
 mod tests {
     use super::*;
     use crate::desired::{DesiredHost, Stage};
-    use crate::plan::{Action, Disruption, Lane, StagePlan, Step};
+    use crate::plan::{Disruption, Lane};
 
     /// Parts as `harmless: m1 m2; m1; m2` has them, all but `harmless` ones
     /// interrupting something.

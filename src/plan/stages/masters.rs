@@ -83,13 +83,14 @@ fn snapshot_name(bundle: &str) -> String {
 
 /// Host by host: first where something is down already, since no other may be
 /// interrupted before; the zone of etcd's leader last, since every change of it
-/// can cost a write that is under way.
+/// holds up writes. Where a run goes to a zone or host only, all go by name.
 pub(in super::super) fn change_masters(comparison: &Comparison, stage: Stage) -> Vec<StagePlan> {
     let lanes = lanes(comparison, |host| match has_turn(comparison, host) {
         true => change(comparison, host, stage),
         false => Vec::new(),
     });
-    let leader = comparison.etcd_leader();
+    let is_by_name = comparison.desired.until.is_some();
+    let leader = comparison.etcd_leader().filter(|_| !is_by_name);
     let leading_zone = leader.map(|leader| comparison.zone_of(leader));
     one_by_one(stage, lanes, |name| {
         let host = comparison.hosts.iter().find(|host| host.name == name);
