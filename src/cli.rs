@@ -164,6 +164,17 @@ pub struct BundleArgs {
     pub trusted_key: Vec<Utf8PathBuf>,
 }
 
+/// The same for one bundle or several, one after the other.
+#[derive(Debug, Args)]
+pub struct HopArgs {
+    /// The bundle; several are hops, done in their order, and need --no-soak
+    #[arg(long, value_name = "FILE", required = true)]
+    pub bundle: Vec<Utf8PathBuf>,
+    /// A minisign public key file that may have signed it; may be repeated
+    #[arg(long, value_name = "FILE", required = true)]
+    pub trusted_key: Vec<Utf8PathBuf>,
+}
+
 #[derive(Debug, Args)]
 pub struct InstallArgs {
     #[command(flatten)]
@@ -186,7 +197,7 @@ pub struct UpgradeArgs {
     #[command(flatten)]
     pub inventory: InventoryArgs,
     #[command(flatten)]
-    pub bundle: BundleArgs,
+    pub bundles: HopArgs,
     /// Lift what the new control plane emulates, and take etcd and nodes along;
     /// there is no way back from here
     #[arg(long)]

@@ -6,7 +6,7 @@ use super::interrupt::Interrupt;
 use super::pace::Asking;
 use super::prospect::{Prospect, Purpose, Request, prospect};
 use super::restore::Source;
-use super::{ask, conclude, connect, outlook};
+use super::{ask, conclude, connect, hops, outlook};
 use crate::bundle::inspect::human_bytes;
 use crate::cli::{
     BundleArgs, EtcdRestoreArgs, InstallArgs, PauseBetween, RollbackArgs, UntilArg, UpgradeArgs,
@@ -56,26 +56,41 @@ pub(super) async fn install(args: InstallArgs, style: Style) -> Result<ExitCode,
         pause_between: None,
         yes: args.yes,
     };
-    run(wish, style).await
+    run(wish, style).await?;
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn upgrade(args: UpgradeArgs, style: Style) -> Result<ExitCode, Fault> {
-    if args.dry_run {
-        return dry_run(args, style).await;
+    if args.bundles.bundle.len() > 1 && !args.no_soak {
+        let message = "several bundles in one call are hops, none of which can soak";
+        return Err(Fault::new(Exit::Input, message).hint(
+            "pass --no-soak to go through in one; or give one bundle, finish it, then the next",
+        ));
     }
-    let wish = Wish {
-        verb: "upgrade",
-        intent: intent_of(&args),
-        inventory: args.inventory.inventory,
-        bundle: Some(args.bundle),
-        without: Vec::new(),
-        back: Vec::new(),
-        restore: None,
-        until: args.until,
-        pause_between: args.pause_between,
-        yes: args.yes,
-    };
-    run(wish, style).await
+    let (_, site) = connect::read(&args.inventory.inventory)?;
+    let hops = hops::ahead(&args.bundles, &site)?;
+    if args.dry_run {
+        return dry_run(args, hops, style).await;
+    }
+    let intent = intent_of(&args);
+    for bundle in hops {
+        let wish = Wish {
+            verb: "upgrade",
+            intent,
+            inventory: args.inventory.inventory.clone(),
+            bundle: Some(bundle),
+            without: Vec::new(),
+            back: Vec::new(),
+            restore: None,
+            until: args.until.clone(),
+            pause_between: args.pause_between,
+            yes: args.yes,
+        };
+        if run(wish, style).await? == Ending::Before {
+            break;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn rollback(args: RollbackArgs, style: Style) -> Result<ExitCode, Fault> {
@@ -91,7 +106,8 @@ pub(super) async fn rollback(args: RollbackArgs, style: Style) -> Result<ExitCod
         pause_between: None,
         yes: args.yes,
     };
-    run(wish, style).await
+    run(wish, style).await?;
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn restore(args: EtcdRestoreArgs, style: Style) -> Result<ExitCode, Fault> {
@@ -110,7 +126,8 @@ pub(super) async fn restore(args: EtcdRestoreArgs, style: Style) -> Result<ExitC
         pause_between: None,
         yes: args.yes,
     };
-    run(wish, style).await
+    run(wish, style).await?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Names of the hosts that `HOST`, `@zone` and `all` stand for.
@@ -142,13 +159,17 @@ fn intent_of(args: &UpgradeArgs) -> Intent {
 }
 
 /// Shows what an upgrade would do.
-async fn dry_run(args: UpgradeArgs, style: Style) -> Result<ExitCode, Fault> {
+async fn dry_run(
+    args: UpgradeArgs,
+    hops: Vec<BundleArgs>,
+    style: Style,
+) -> Result<ExitCode, Fault> {
     let output = super::output(style);
     let interrupt = Interrupt::watch(&output)?;
     let (inventory, site) = connect::read(&args.inventory.inventory)?;
     let request = Request {
         output: &output,
-        bundle: Some(&args.bundle),
+        bundle: hops.first(),
         without: &[],
         inventory,
         site,
@@ -171,10 +192,21 @@ async fn dry_run(args: UpgradeArgs, style: Style) -> Result<ExitCode, Fault> {
         false => text(&prospect.plan) + &outlook_text(&ahead, human_bytes),
     };
     output.data(&text).map_err(anyhow::Error::from)?;
+    for hop in hops.iter().skip(1) {
+        output.say(&format!("then      {}, from what this leaves", hop.bundle));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn run(wish: Wish, style: Style) -> Result<ExitCode, Fault> {
+/// How a run ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Whole,
+    /// Before hosts that it was not to go to.
+    Before,
+}
+
+async fn run(wish: Wish, style: Style) -> Result<Ending, Fault> {
     let output = super::output(style);
     let interrupt = Interrupt::watch(&output)?;
     let (inventory, site) = connect::read(&wish.inventory)?;
@@ -189,8 +221,7 @@ async fn run(wish: Wish, style: Style) -> Result<ExitCode, Fault> {
         bundle: wish.bundle.as_ref().map(|bundle| bundle.bundle.to_string()),
     });
     let result = phases(&output, &interrupt, &wish, inventory, site).await;
-    conclude(&output, result)?;
-    Ok(ExitCode::SUCCESS)
+    conclude(&output, result)
 }
 
 async fn phases(
@@ -199,7 +230,7 @@ async fn phases(
     wish: &Wish,
     inventory: Inventory,
     site: Site,
-) -> Result<(), Fault> {
+) -> Result<Ending, Fault> {
     let back = hosts_on(&inventory, &wish.back)?;
     let request = Request {
         output,
@@ -227,7 +258,7 @@ async fn phases(
             output.say(&returning.text());
         }
         tell_nothing_to_do(output, &prospect);
-        return Ok(());
+        return Ok(ending(&prospect));
     }
     output.say(text(&prospect.plan).trim_end());
     if let Some(returning) = &prospect.returning {
@@ -251,7 +282,14 @@ async fn phases(
     write_kubeconfig(&prospect)?;
     prospect.record_end().map_err(Fault::input)?;
     tell_totals(output, &prospect, steps);
-    Ok(())
+    Ok(ending(&prospect))
+}
+
+fn ending(prospect: &Prospect) -> Ending {
+    match prospect.plan.stops_before.is_empty() {
+        true => Ending::Whole,
+        false => Ending::Before,
+    }
 }
 
 async fn confirm(output: &Output, interrupt: &Interrupt, yes: bool) -> Result<(), Fault> {

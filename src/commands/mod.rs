@@ -9,6 +9,7 @@ mod change;
 mod connect;
 pub mod fault;
 mod hidden;
+mod hops;
 mod hosts;
 mod interrupt;
 mod observe;

@@ -112,6 +112,11 @@ pub(super) fn before(site: &Site, present: &BundleView) -> Result<Option<BundleV
     Ok(before.filter(|before| minor_of(before) == minor_of(present)))
 }
 
+/// What all of the cluster was last brought to.
+pub(super) fn whole(site: &Site) -> Result<Option<BundleView>, Fault> {
+    recorded_bundle(site, WHOLE)
+}
+
 /// Whether all of the cluster was of some bundle once.
 pub(super) fn was_installed(site: &Site) -> bool {
     site.path(WHOLE).exists()

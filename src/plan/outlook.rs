@@ -262,9 +262,11 @@ pub fn outlook_text(outlook: &Outlook, human: impl Fn(u64) -> String) -> String 
     let sums: Vec<String> = sums
         .map(|(zone, bytes)| format!("{} to zone {zone}", human(*bytes)))
         .collect();
-    if !sums.is_empty() {
-        let _ = writeln!(text, "{:<9} {}", "link", sums.join(", "));
-    }
+    let sums = match sums.is_empty() {
+        true => "nothing to send".to_owned(),
+        false => sums.join(", "),
+    };
+    let _ = writeln!(text, "{:<9} {sums}", "link");
     for (place, run) in outlook.earlier.iter().enumerate() {
         let heading = if place == 0 { "earlier" } else { "" };
         let _ = writeln!(

@@ -72,7 +72,7 @@ fn paced(next: &Product) -> Result<Product> {
     ensure!(text.contains(zone), "the lab's inventory has no {zone}");
     let text = text.replace(zone, "[zones.a]\nmax_unavailable = 2\n");
     let rule =
-        "\n[[drain.pods]]\nselector = \"app=web\"\ngrace_seconds = 5\ntimeout_seconds = 120\n";
+        "\n[[drain.pods]]\nselector = \"app=pair\"\ngrace_seconds = 30\ntimeout_seconds = 120\n";
     fs_err::write(&paced.inventory, text + rule)?;
     Ok(paced)
 }
@@ -83,8 +83,8 @@ fn is_told_before(next: &Product) -> Result<()> {
     let expected = [
         "m1 m2 m3 w1 w2  kubelet 1.36.0 -> 1.37.0",
         "kube-apiserver.service - --emulated-version=1.36",
-        "deployment default/web",
-        "link ",
+        "evicts deployment load/pair 1 of 2",
+        "link      nothing to send",
         "earlier ",
     ];
     let missing: Vec<&&str> = expected
