@@ -67,8 +67,10 @@ pub(super) async fn upgrade(args: UpgradeArgs, style: Style) -> Result<ExitCode,
             "pass --no-soak to go through in one; or give one bundle, finish it, then the next",
         ));
     }
-    let (_, site) = connect::read(&args.inventory.inventory)?;
-    let hops = hops::ahead(&args.bundles, &site)?;
+    let (inventory, site) = connect::read(&args.inventory.inventory)?;
+    let output = super::output(style);
+    let read = || hops::ahead(&args.bundles, (&inventory, &site), &output);
+    let hops = tokio::task::block_in_place(read)?;
     if args.dry_run {
         return dry_run(args, hops, style).await;
     }
@@ -138,10 +140,11 @@ fn hosts_on(inventory: &Inventory, on: &[String]) -> Result<BTreeSet<String>, Fa
             Some(zone) => host.zone == zone,
             None => text == "all" || host.name == *text,
         };
-        let before = names.len();
         let meant = inventory.hosts.iter().filter(|host| is_meant(host));
-        names.extend(meant.map(|host| host.name.clone()));
-        if names.len() == before {
+        let meant: Vec<String> = meant.map(|host| host.name.clone()).collect();
+        let is_any = !meant.is_empty();
+        names.extend(meant);
+        if !is_any {
             let message = format!("`--on {text}` is no host of {}", inventory.file);
             let hint = "name a host, a zone as `@zone`, or `all`";
             return Err(Fault::new(Exit::Input, message).hint(hint));
@@ -180,12 +183,14 @@ async fn dry_run(
         until: args.until.as_ref(),
     };
     let prospect = conclude(&output, prospect(request, &interrupt).await)?;
-    let ahead = outlook::look_ahead(&prospect, "upgrade");
+    let ahead = outlook::look_ahead(&output, &prospect, "upgrade");
     let ahead = interrupt.or("no host was changed but for its agent", ahead);
     let ahead = conclude(&output, ahead.await)?;
     let text = match args.json {
         true => {
             let mut told = json(&prospect.plan);
+            let then = hops.iter().skip(1).map(|hop| hop.bundle.as_str());
+            told["then"] = then.collect();
             told["outlook"] = serde_json::to_value(&ahead).map_err(anyhow::Error::from)?;
             format!("{told:#}\n")
         }
@@ -276,7 +281,10 @@ async fn phases(
         }
         return Err(fault);
     }
-    prospect.record_begin().map_err(Fault::input)?;
+    // What can't be run changes nothing, here neither.
+    if prospect.plan.refusals.is_empty() {
+        prospect.record_begin().map_err(Fault::input)?;
+    }
     let steps = carry_out(output, interrupt, &prospect, pauses).await?;
     prove(output, interrupt, &prospect).await?;
     write_kubeconfig(&prospect)?;
@@ -426,7 +434,8 @@ fn next(prospect: &Prospect) -> String {
     }
     if !prospect.plan.stops_before.is_empty() {
         return format!(
-            "the same command with another `--until`, or without it, for {}",
+            "the same command with another `--until`, or without it, for {}; until all is done, \
+             `install` is refused",
             prospect.plan.stops_before.join(" ")
         );
     }

@@ -2,12 +2,15 @@
 
 use super::bundle_content::view;
 use super::fault::{Exit, Fault};
-use super::prospect::trusted_keys;
+use super::prospect::{check_known, refuse_damages, trusted_keys};
 use super::software;
-use crate::bundle::Bundle;
+use crate::bundle::progress::NoProgress;
+use crate::bundle::{Bundle, verify};
 use crate::cli::{BundleArgs, HopArgs};
 use crate::desired::BundleView;
 use crate::desired::software::kubernetes_of;
+use crate::inventory::Inventory;
+use crate::output::Output;
 use crate::site::Site;
 
 /// The bundles that are still ahead of the cluster, in their order; at least the
@@ -15,7 +18,11 @@ use crate::site::Site;
 ///
 /// # Errors
 /// When one can't be opened, or does not follow from the one before.
-pub(super) fn ahead(args: &HopArgs, site: &Site) -> Result<Vec<BundleArgs>, Fault> {
+pub(super) fn ahead(
+    args: &HopArgs,
+    (inventory, site): (&Inventory, &Site),
+    output: &Output,
+) -> Result<Vec<BundleArgs>, Fault> {
     let hops = args.bundle.iter().map(|bundle| BundleArgs {
         bundle: bundle.clone(),
         trusted_key: args.trusted_key.clone(),
@@ -27,8 +34,15 @@ pub(super) fn ahead(args: &HopArgs, site: &Site) -> Result<Vec<BundleArgs>, Faul
     let keys = trusted_keys(&args.trusted_key)?;
     let mut views = Vec::new();
     for hop in &hops {
-        let bundle = Bundle::open(&hop.bundle, &keys).map_err(Fault::bundle)?;
-        views.push(view(&bundle));
+        let path = &hop.bundle;
+        // A later one that is damaged must not be met half-way.
+        let found = verify::verify(path, Some(&keys), &NoProgress).map_err(Fault::bundle)?;
+        refuse_damages(path, &found)?;
+        let bundle = Bundle::open(path, &keys).map_err(Fault::bundle)?;
+        let view = view(&bundle);
+        check_known(inventory, &view)?;
+        output.say(&format!("hop       {}", view.title()));
+        views.push(view);
     }
     check(&views)?;
     let whole = software::whole(site)?;

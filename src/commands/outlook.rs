@@ -3,26 +3,45 @@
 use super::fault::Fault;
 use super::prospect::Prospect;
 use super::rollback;
-use crate::event::{Event, TimedEvent};
+use crate::event::{Event, EventSink as _, TimedEvent};
+use crate::output::Output;
 use crate::plan::Comparison;
 use crate::plan::outlook::{Earlier, Known, Outlook, outlook};
 use crate::site::Site;
+use futures_util::future::join_all;
 
 /// Runs of before that are told of.
 const EARLIER: usize = 3;
 
 /// Looks ahead of a prospect's plan.
-pub(super) async fn look_ahead(prospect: &Prospect, verb: &str) -> Result<Outlook, Fault> {
+pub(super) async fn look_ahead(
+    output: &Output,
+    prospect: &Prospect,
+    verb: &str,
+) -> Result<Outlook, Fault> {
     let mut known = Known {
         usage: prospect.usage.values().next().cloned(),
         earlier: earlier(&prospect.site, verb),
         ..Known::default()
     };
-    for (name, host) in &prospect.hosts {
-        let newest = rollback::read(host).await?.into_iter().next();
-        known
-            .generations
-            .extend(newest.map(|newest| (name.clone(), newest)));
+    let reads = prospect.hosts.iter();
+    let reads = reads.map(async |(name, host)| (name, rollback::read(host).await));
+    for (name, read) in join_all(reads).await {
+        match read {
+            Ok(generations) => {
+                let newest = generations.into_iter().next();
+                let newest = newest.map(|newest| (name.clone(), newest));
+                known.generations.extend(newest);
+            }
+            // It only informs.
+            Err(fault) => {
+                let host = Some(name.clone());
+                let failures = fault.failures.into_iter();
+                let reasons: Vec<String> = failures.map(|failure| failure.message).collect();
+                let message = format!("{}; its files are not compared", reasons.join("; "));
+                output.emit(Event::Warning { host, message });
+            }
+        }
     }
     let view = prospect.site.view().map_err(Fault::input)?;
     let key = view.digest_key.as_ref();

@@ -54,7 +54,11 @@ impl Prospect {
     /// # Errors
     /// Those of [`desired`].
     pub(super) fn desired_of(&self, view: &SiteView) -> Result<Desired, DesiredError> {
-        let mut again = desired(&self.inventory, &self.software, view)?;
+        let mut view = view.clone();
+        if self.intent.upgrades() {
+            view.held.clear();
+        }
+        let mut again = desired(&self.inventory, &self.software, &view)?;
         again.restore.clone_from(&self.desired.restore);
         again.only.clone_from(&self.desired.only);
         again.until.clone_from(&self.desired.until);
@@ -65,14 +69,34 @@ impl Prospect {
     pub(super) fn record_begin(&self) -> anyhow::Result<()> {
         let site = &self.site;
         software::record_begin(site, &self.software)?;
+        if self.returning.is_none() && !self.plan.is_empty() {
+            let generations = self.world.hosts.iter().filter_map(|(name, facts)| {
+                Some((name.clone(), facts.generation.as_ref()?.number))
+            });
+            software::note_change(site, &self.software, generations.collect())?;
+        }
         if let Some(restoring) = &self.restoring {
             restoring.record_begin(site)?;
         }
         match &self.returning {
             Some(returning) => site.record_held(&returning.held),
-            None if self.intent.upgrades() => site.record_held(&BTreeMap::new()),
+            // Those that it goes to are taken along.
+            None if self.intent.upgrades() => {
+                let mut held = site.view()?.held;
+                held.retain(|name, _| self.is_not_reached(name));
+                site.record_held(&held)
+            }
             None => Ok(()),
         }
+    }
+
+    /// Whether the run ends before the host.
+    fn is_not_reached(&self, name: &str) -> bool {
+        let until = self.desired.until.as_ref();
+        let host = self.inventory.host(name);
+        until
+            .zip(host)
+            .is_some_and(|(until, host)| until.is_before(&host.zone, name))
     }
 
     /// Notes what came to its end.
@@ -189,6 +213,10 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
         mut software,
         by_generations,
     } = software::resolve(&phase, &hosts, wanted).await?;
+    // What was begun is what there is now, as far as it goes.
+    if let Some(begun) = software::begun(&site)?.filter(|_| by_generations) {
+        software = Software::of(begun.bundle);
+    }
     let returning = match by_generations {
         true => {
             let known = (&inventory, &site, &site_view);
@@ -327,6 +355,23 @@ pub(super) fn trusted_keys(paths: &[Utf8PathBuf]) -> Result<Vec<TrustedKey>, Fau
         .collect()
 }
 
+/// Refuses flags and keys of the inventory that the bundle's programs don't know.
+pub(super) fn check_known(inventory: &Inventory, view: &BundleView) -> Result<(), Fault> {
+    for platform in view.files.keys() {
+        let known = view.flags.get(platform).cloned().unwrap_or_default();
+        inventory
+            .check_flags(&known)
+            .into_result()
+            .map_err(Fault::input)?;
+        let known = view.fields.get(platform).cloned().unwrap_or_default();
+        inventory
+            .check_fields(&known)
+            .into_result()
+            .map_err(Fault::input)?;
+    }
+    Ok(())
+}
+
 fn read_site(
     output: &Output,
     inventory: &Inventory,
@@ -341,21 +386,8 @@ fn read_site(
             message,
         });
     }
-    let platforms = given.iter().flat_map(|view| {
-        let platforms = view.files.keys();
-        platforms.map(|platform| (*view, platform))
-    });
-    for (view, platform) in platforms {
-        let known = view.flags.get(platform).cloned().unwrap_or_default();
-        inventory
-            .check_flags(&known)
-            .into_result()
-            .map_err(Fault::input)?;
-        let known = view.fields.get(platform).cloned().unwrap_or_default();
-        inventory
-            .check_fields(&known)
-            .into_result()
-            .map_err(Fault::input)?;
+    if let Some(view) = given {
+        check_known(inventory, view)?;
     }
     let site_view = site.view().map_err(Fault::input)?;
     let zones: Vec<&str> = inventory
@@ -460,7 +492,8 @@ async fn observe_hosts(
     let key = site.digest_key.as_ref();
     let seen = observe::hosts(&phase, hosts, &desired, key).await?;
     let world = observe::world(&phase, output, hosts, &desired, seen.facts).await?;
-    let usage = match intent.upgrades() && world.cluster.is_some() {
+    let may_drain = intent.upgrades() || intent == Intent::Rollback;
+    let usage = match may_drain && world.cluster.is_some() {
         true => observe::usage(&phase, hosts, &desired, &world).await?,
         false => BTreeMap::new(),
     };

@@ -51,9 +51,15 @@ pub(super) async fn find(
     software: &Software,
     back: &BTreeSet<String>,
 ) -> Result<Returning, Fault> {
-    let facts = look(phase, hosts).await?;
+    let begun = software::begun(site)?;
+    let (already, wanted): (BTreeSet<&String>, BTreeSet<&String>) =
+        back.iter().partition(|name| view.held.contains_key(*name));
+    let facts = look(phase, hosts, &wanted).await?;
     let mut generations = BTreeMap::new();
-    for (name, host) in hosts {
+    for name in wanted {
+        let Some(host) = hosts.get(name) else {
+            continue;
+        };
         phase.doing(format!("{name}: reading its generations"));
         generations.insert(name.clone(), read(host).await?);
     }
@@ -64,24 +70,19 @@ pub(super) async fn find(
             Some((name.clone(), Past { facts, generations }))
         })
         .collect();
-    let already: BTreeSet<&String> = view.held.keys().collect();
-    let targets = targets(&pasts, back, &already).map_err(|why| refuse(&why))?;
+    let numbers = begun.as_ref().map(|begun| &begun.generations);
+    let targets = targets(&pasts, numbers).map_err(|why| refuse(&why))?;
     let known = software::known_bundles(site)?;
     let mut held = view.held.clone();
     let mut lines = Vec::new();
-    for name in back.iter().filter(|name| already.contains(name)) {
-        let kept = &view.held[name];
-        lines.push(line(
-            name,
-            &format!("is back at generation {} already", kept.generation),
-        ));
+    for name in already {
+        let number = view.held[name].generation;
+        lines.push(line(name, &format!("to generation {number}, as before")));
     }
     for (name, target) in &targets {
         let (stored, parts, left) = match target {
-            Target::Stays { changed } => {
-                let reached = changed.join(" ");
-                let text = format!("stays: the change has not reached it, but {reached}");
-                lines.push(line(name, &text));
+            Target::Stays => {
+                lines.push(line(name, "stays: the change has not reached it"));
                 continue;
             }
             Target::To {
@@ -91,7 +92,7 @@ pub(super) async fn find(
             } => (*stored, parts, left),
         };
         let binary = |program: &str, digest| binary_of(program, digest, stored, &known);
-        let kept = Held::new(stored, parts.clone(), binary).map_err(|what| {
+        let kept = Held::new(stored, (parts.clone(), left.is_empty()), binary).map_err(|what| {
             let number = stored.generation.number;
             let message = format!("{name}: {what} of generation {number} is no longer there");
             Fault::new(Exit::Checks, message).hint("there is no way back for it")
@@ -108,16 +109,15 @@ pub(super) async fn find(
     let whole = match is_all {
         true => software::before(site, &software.whole)?.filter(|before| {
             let title = before.title();
-            held.values().all(|kept| kept.bundle == title)
+            let mut held = held.values();
+            held.all(|kept| kept.is_whole && kept.bundle == title)
         }),
         false => None,
     };
     Ok(Returning {
-        only: (!is_all).then(|| {
-            back.iter()
-                .filter(|name| held.contains_key(*name))
-                .cloned()
-                .collect()
+        only: whole.is_none().then(|| {
+            let back = back.iter().filter(|name| held.contains_key(*name));
+            back.cloned().collect()
         }),
         held,
         whole,
@@ -144,12 +144,13 @@ pub(super) fn tell_of_held(output: &Output, view: &SiteView, intent: Intent) {
 async fn look(
     phase: &Phase<'_>,
     hosts: &BTreeMap<String, Arc<RemoteHost>>,
+    wanted: &BTreeSet<&String>,
 ) -> Result<BTreeMap<String, HostFacts>, Fault> {
     let request = ObserveRequest {
         units: [API_SERVER_UNIT.to_owned()].into(),
         ..ObserveRequest::default()
     };
-    let requests = hosts.keys().map(|name| (name.clone(), request.clone()));
+    let requests = wanted.iter().map(|name| ((*name).clone(), request.clone()));
     Ok(observe::look(phase, hosts, requests.collect()).await?.facts)
 }
 
@@ -178,6 +179,9 @@ fn refuse(why: &NoWayBack) -> Fault {
         NoWayBack::NoGeneration { .. } => fault.hint(
             "hosts keep what they are and what they were before; leave this one out of `--on`",
         ),
+        NoWayBack::Newer { .. } => {
+            fault.hint("it went back before: `cofferdam upgrade` goes forward")
+        }
         NoWayBack::Unknown { .. } => fault.hint(
             "go forward instead: bring the upgrade to its end, or take a later patch release",
         ),

@@ -16,6 +16,7 @@ use crate::plan::Intent;
 use crate::plan::diff::linked;
 use crate::site::Site;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -25,6 +26,42 @@ const WHOLE: &str = "software.json";
 const SOAKING: &str = "software-soaking.json";
 /// And of the one that all was of before.
 const BEFORE: &str = "software-before.json";
+/// What is known of a change that has not come to its end.
+const BEGUN: &str = "change-begun.json";
+
+/// A change that was begun: to which bundle, and from which generations.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Begun {
+    pub(super) bundle: BundleView,
+    /// By host; hosts without one are missing.
+    pub(super) generations: BTreeMap<String, u64>,
+}
+
+/// The change that was begun here last, unless it came to its end.
+pub(super) fn begun(site: &Site) -> Result<Option<Begun>, Fault> {
+    recorded(
+        site,
+        BEGUN,
+        "bring what was begun to its end: the same command again",
+    )
+}
+
+/// Notes a change before its first step. One that was begun before and has not
+/// come to its end is gone on with: where it began from stays noted.
+pub(super) fn note_change(
+    site: &Site,
+    software: &Software,
+    generations: BTreeMap<String, u64>,
+) -> anyhow::Result<()> {
+    let known = fs_err::read(site.path(BEGUN)).ok();
+    let known: Option<Begun> = known.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let begun = Begun {
+        bundle: software.soaking.as_ref().unwrap_or(&software.whole).clone(),
+        generations: known.map_or(generations, |known| known.generations),
+    };
+    site.write(BEGUN, &serde_json::to_vec(&begun)?)
+}
 
 /// What tells which bundle a host's part of the software is of.
 const API_SERVER: &str = "kube-apiserver";
@@ -75,6 +112,10 @@ pub(super) fn record_begin(site: &Site, software: &Software) -> anyhow::Result<(
 
 /// Notes the bundle that all of the cluster is of now.
 pub(super) fn record_end(site: &Site, software: &Software) -> anyhow::Result<()> {
+    let begun = site.path(BEGUN);
+    if begun.exists() {
+        fs_err::remove_file(begun)?;
+    }
     if software.soaks() {
         return Ok(());
     }

@@ -233,7 +233,12 @@ impl<'a> HostBuilder<'a> {
     /// # Errors
     /// When the bundle lacks the platform or the file.
     pub fn binary(&mut self, name: &str) -> Result<&Binary, DesiredError> {
-        if let Some(held) = self.held().and_then(|held| held.binaries.get(name)) {
+        // What belongs to no part goes back with any.
+        let held = match self.part {
+            Some(_) => self.held(),
+            None => self.inputs.site.held.get(&self.host.name),
+        };
+        if let Some(held) = held.and_then(|held| held.binaries.get(name)) {
             let known = self.built.binaries.entry(name.to_owned());
             return Ok(known.or_insert_with(|| held.clone()));
         }

@@ -16,8 +16,11 @@ pub struct Held {
     pub generation: u64,
     /// Name and version of that generation's bundle, for people.
     pub bundle: String,
-    /// What of the host it is about; all else is as the inventory has it.
+    /// What of the host it is about, beside programs that belong to no part; all
+    /// else is as the inventory has it.
     pub parts: BTreeSet<Part>,
+    /// Whether these are all that the generation had.
+    pub is_whole: bool,
     pub files: BTreeMap<String, HeldFile>,
     pub binaries: BTreeMap<String, Binary>,
 }
@@ -93,7 +96,7 @@ impl Held {
     /// come with it.
     pub fn new(
         stored: &StoredGeneration,
-        parts: BTreeSet<Part>,
+        (parts, is_whole): (BTreeSet<Part>, bool),
         binary: impl Fn(&str, Digest) -> Option<Binary>,
     ) -> Result<Self, String> {
         let generation = &stored.generation;
@@ -114,6 +117,7 @@ impl Held {
             generation: generation.number,
             bundle: generation.bundle.clone(),
             parts,
+            is_whole,
             files,
             binaries,
         })

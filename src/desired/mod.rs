@@ -132,13 +132,13 @@ fn desired_host(inputs: Inputs<'_>, host: &Host) -> Result<DesiredHost, DesiredE
         builder.part(Part::Node, containerd::containerd)?;
     }
     if host.has(Role::Etcd) || host.has(Role::ControlPlane) {
-        etcd::client(&mut builder)?;
+        builder.part(Part::Etcd, etcd::client)?;
     }
     if host.has(Role::Etcd) {
         builder.part(Part::Etcd, etcd::member)?;
     }
     if host.has(Role::ControlPlane) {
-        control_plane::client(&mut builder)?;
+        builder.part(Part::ControlPlane, control_plane::client)?;
         builder.part(Part::ControlPlane, control_plane::control_plane)?;
     }
     if host.is_node() {

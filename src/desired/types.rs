@@ -44,6 +44,22 @@ pub struct Until {
     pub host: Option<String>,
 }
 
+impl Until {
+    /// Whether a host's turn comes later. Zones, and hosts within them, have the
+    /// order of their names.
+    pub fn is_before(&self, zone: &str, host: &str) -> bool {
+        match &self.host {
+            Some(last) => (self.zone.as_str(), last.as_str()) < (zone, host),
+            None => self.zone.as_str() < zone,
+        }
+    }
+
+    /// Whether it is about the host.
+    pub fn names(&self, zone: &str, host: &str) -> bool {
+        self.zone == zone && self.host.as_ref().is_none_or(|own| own == host)
+    }
+}
+
 /// A restore of etcd: all its members begin anew, from one snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EtcdRestore {

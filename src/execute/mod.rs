@@ -129,6 +129,7 @@ pub async fn execute(run: Run<'_>) -> Result<Finished, Stopped> {
         run.events.emit(stage_event(stages, &desired));
         let mut before: Option<&StagePlan> = None;
         for part in stages {
+            pause(&run, &desired, part, &mut interrupted).await?;
             if let Some(before) = before.replace(part) {
                 run.events.emit(Event::PartStarted {
                     stage,
@@ -136,7 +137,6 @@ pub async fn execute(run: Run<'_>) -> Result<Finished, Stopped> {
                     after: zones_of([before], &desired),
                 });
             }
-            pause(&run, &desired, part, &mut interrupted).await?;
             steps += match stage {
                 Stage::Site => {
                     desired = mint(&run, part)?;
@@ -169,7 +169,12 @@ async fn pause(
     };
     let next = zones_of([part], desired);
     let goes_on = match interrupted {
-        Some(last) => pauses.may_go_on(last, &next).await,
+        Some(last) => {
+            tokio::select! {
+                goes_on = pauses.may_go_on(last, &next) => goes_on,
+                () = run.stop.cancelled() => false,
+            }
+        }
         None => true,
     };
     *interrupted = Some(next);

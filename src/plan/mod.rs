@@ -100,12 +100,18 @@ impl Plan {
             .flat_map(|lane| &lane.steps)
     }
 
-    /// Leaves out what is for other hosts, and for the cluster as a whole.
+    /// Leaves out what is for other hosts, and what only a bundle could bring.
     fn keep_only(&mut self, hosts: &BTreeSet<String>) {
+        let is_of_bundle = |step: &Step| {
+            matches!(
+                step.action,
+                Action::Seed { .. } | Action::CopyArtifacts { .. } | Action::PullImages { .. }
+            )
+        };
         for stage in &mut self.stages {
-            let is_of_cluster = |step: &Step| matches!(step.action, Action::Apply { .. });
-            let lanes = stage.lanes.iter_mut();
-            lanes.for_each(|lane| lane.steps.retain(|step| !is_of_cluster(step)));
+            for lane in &mut stage.lanes {
+                lane.steps.retain(|step| !is_of_bundle(step));
+            }
             stage.lanes.retain(|lane| {
                 let is_kept = lane.host == SITE || hosts.contains(&lane.host);
                 is_kept && !lane.steps.is_empty()

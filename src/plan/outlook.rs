@@ -2,7 +2,7 @@
 //! host, pods that move, and what crosses the link.
 
 use super::versions::changes;
-use super::{Action, Comparison, Plan};
+use super::{Action, Comparison, FileChangeKind, Plan};
 use crate::desired::{Content, FileKind};
 use crate::digest::Digest;
 use crate::facts::{StoredGeneration, UsageFacts};
@@ -41,6 +41,39 @@ pub struct HostOutlook {
     pub files: BTreeMap<String, String>,
 }
 
+/// What a plan brings to a host, and takes away.
+#[derive(Default)]
+struct Planned<'a> {
+    programs: BTreeSet<&'a str>,
+    files: BTreeMap<&'a str, FileChangeKind>,
+    removed: BTreeSet<&'a str>,
+}
+
+impl<'a> Planned<'a> {
+    fn of(plan: &'a Plan, host: &str) -> Self {
+        let mut planned = Self::default();
+        for step in plan.steps().filter(|step| step.host == host) {
+            let (programs, files) = match &step.action {
+                Action::InstallBinaries { binaries, .. } => (Some(binaries), None),
+                Action::SwitchUnits {
+                    binaries, files, ..
+                } => (Some(binaries), Some(files)),
+                Action::WriteFiles { files, remove, .. } => {
+                    planned.removed.extend(remove.iter().map(String::as_str));
+                    (None, Some(files))
+                }
+                _ => continue,
+            };
+            let names = programs.into_iter().flat_map(BTreeMap::keys);
+            planned.programs.extend(names.map(String::as_str));
+            let files = files.into_iter().flatten();
+            let files = files.map(|change| (change.path.as_str(), change.change));
+            planned.files.extend(files);
+        }
+        planned
+    }
+}
+
 /// A run that came to its end before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Earlier {
@@ -67,21 +100,30 @@ pub fn outlook(comparison: &Comparison, plan: &Plan, known: Known) -> Outlook {
         ..Outlook::default()
     };
     for host in &comparison.hosts {
-        if !comparison.is_meant(host.name) {
-            continue;
-        }
         let mut told = HostOutlook::default();
-        for change in changes(host.desired, host.facts) {
+        let planned = Planned::of(plan, host.name);
+        let versions = changes(host.desired, host.facts);
+        for change in versions.filter(|change| planned.programs.contains(change.program)) {
             let versions = (change.from.to_string(), change.to.to_string());
             told.versions.insert(change.program.to_owned(), versions);
         }
         let stored = known.generations.get(host.name);
+        for path in &planned.removed {
+            told.files.insert((*path).to_owned(), "it goes".to_owned());
+        }
         for (path, changed) in &host.files {
             let Content::Plain(new) = &changed.file.content else {
                 continue;
             };
-            if changed.file.kind != FileKind::Software {
-                continue;
+            match planned.files.get(path) {
+                Some(_) if changed.file.kind != FileKind::Software => continue,
+                Some(FileChangeKind::Attributes) => {
+                    let what = "its owner or mode".to_owned();
+                    told.files.insert((*path).to_owned(), what);
+                    continue;
+                }
+                Some(_) => {}
+                None => continue,
             }
             let found = comparison.world.hosts[host.name].files.get(*path);
             let old = match found {
@@ -108,7 +150,7 @@ fn found_text(digest: Option<Digest>, stored: Option<&StoredGeneration>) -> Opti
 
 fn tell_change(told: &mut HostOutlook, path: &str, old: Option<&str>, new: &str) {
     let Some(old) = old else {
-        let what = "it is not as any generation had it: what differs can't be told";
+        let what = "it is not as the newest generation has it: what differs can't be told";
         told.files.insert(path.to_owned(), what.to_owned());
         return;
     };

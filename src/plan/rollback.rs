@@ -50,8 +50,8 @@ impl Past<'_> {
 /// What becomes of a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target<'a> {
-    /// A change that was cut short has not reached it, but these.
-    Stays { changed: Vec<&'a str> },
+    /// A change that was cut short has not reached it.
+    Stays,
     To {
         stored: &'a StoredGeneration,
         parts: BTreeSet<Part>,
@@ -65,51 +65,48 @@ pub enum Target<'a> {
 pub enum NoWayBack {
     /// It has no other generation.
     NoGeneration { host: String },
+    /// That would be a newer one.
+    Newer {
+        host: String,
+        program: String,
+        from: String,
+        to: String,
+    },
     /// An older program might not read what a newer one has written.
     Unknown {
         host: String,
         program: &'static str,
-        from: Version,
-        to: Version,
+        from: String,
+        to: String,
     },
 }
 
-/// The targets of the hosts that are to go back and have not yet, by name. A change that was cut
-/// short is undone where it was begun, and only there; one that came to its end,
-/// on all of them.
+/// The targets of hosts that are to go back, by name. `begun` has the generations
+/// that hosts had when a change began that has not come to its end: it is undone
+/// where it was begun, and only there. Without one it is the last change that is
+/// undone, on all of them.
 ///
 /// # Errors
 /// With the first host that can't go back.
 pub fn targets<'a>(
     hosts: &'a BTreeMap<String, Past<'a>>,
-    back: &BTreeSet<String>,
-    held: &BTreeSet<&String>,
+    begun: Option<&BTreeMap<String, u64>>,
 ) -> Result<BTreeMap<&'a str, Target<'a>>, NoWayBack> {
-    let cut_short: Vec<(&str, &str)> = hosts
-        .iter()
-        .filter(|(name, past)| !held.contains(name) && past.is_changing())
-        .filter_map(|(name, past)| {
-            let newest = past.generations.first()?;
-            Some((name.as_str(), newest.generation.bundle.as_str()))
-        })
-        .collect();
     let mut targets = BTreeMap::new();
-    let is_meant = |name: &String| back.contains(name) && !held.contains(name);
-    for (name, past) in hosts.iter().filter(|(name, _)| is_meant(name)) {
-        let newest = past.generations.first();
-        // The end of a run numbers one host after the other.
-        let is_numbered = newest.is_some_and(|newest| {
-            let bundle = newest.generation.bundle.as_str();
-            !cut_short.iter().any(|(_, of)| *of == bundle)
-        });
-        let stored = match (past.is_changing(), cut_short.is_empty()) {
-            (true, _) => newest,
-            (false, false) if !is_numbered => {
-                let changed = cut_short.iter().map(|(name, _)| *name).collect();
-                targets.insert(name.as_str(), Target::Stays { changed });
-                continue;
+    for (name, past) in hosts {
+        let mut generations = past.generations.iter();
+        let stored = match begun {
+            Some(begun) => {
+                let number = begun.get(name).copied();
+                let newest = past.generations.first();
+                let is_newest = newest.map(|stored| stored.generation.number) == number;
+                if is_newest && !past.is_changing() {
+                    targets.insert(name.as_str(), Target::Stays);
+                    continue;
+                }
+                generations.find(|stored| Some(stored.generation.number) == number)
             }
-            (false, _) => past.generations.get(1),
+            None => generations.nth(1),
         };
         let Some(stored) = stored else {
             return Err(NoWayBack::NoGeneration { host: name.clone() });
@@ -128,7 +125,9 @@ fn parts<'a>(
     let generation = &stored.generation;
     let mut parts = BTreeSet::new();
     let mut left = Vec::new();
-    if let Some((now, then)) = both("etcd", facts, generation) {
+    let etcd = both("etcd", facts, generation);
+    // Masters whose etcd is elsewhere have what asks it.
+    if let Some((now, then)) = etcd.or_else(|| both("etcdctl", facts, generation)) {
         match minor(&now) == minor(&then) {
             true => drop(parts.insert(Part::Etcd)),
             false => left.push((
@@ -158,13 +157,25 @@ fn parts<'a>(
             return Err(NoWayBack::Unknown {
                 host: host.to_owned(),
                 program: "containerd",
-                from: now,
-                to: then,
+                from: now.to_string(),
+                to: then.to_string(),
             });
         }
     }
     if generation.binaries.contains_key("kubelet") {
         parts.insert(Part::Node);
+    }
+    for program in generation.versions.keys() {
+        if let Some((from, to)) = both(program, facts, generation)
+            && to > from
+        {
+            return Err(NoWayBack::Newer {
+                host: host.to_owned(),
+                program: program.clone(),
+                from: from.to_string(),
+                to: to.to_string(),
+            });
+        }
     }
     Ok(Target::To {
         stored,
@@ -203,6 +214,15 @@ impl fmt::Display for NoWayBack {
                     "{host} has no generation that it could go back to"
                 )
             }
+            Self::Newer {
+                host,
+                program,
+                from,
+                to,
+            } => write!(
+                formatter,
+                "{host}: its other generation is a newer one, with {program} {to} instead of {from}"
+            ),
             Self::Unknown {
                 host,
                 program,
@@ -319,25 +339,28 @@ mod tests {
     }
 
     /// What becomes of each of the hosts, `m1`, `m2`, …, in one line.
-    fn told(hosts: &[(&str, &[&str])], back: &str) -> String {
+    fn told(hosts: &[(&str, &[&str])], begun: Option<&[u64]>) -> String {
         let hosts: Vec<_> = hosts
             .iter()
             .map(|(runs, generations)| host(runs, generations))
             .collect();
-        let pasts: BTreeMap<String, Past> = hosts
-            .iter()
-            .enumerate()
-            .map(|(place, (facts, generations))| {
-                (format!("m{}", place + 1), Past { facts, generations })
-            })
+        let name = |place: usize| format!("m{}", place + 1);
+        let pasts = hosts.iter().enumerate();
+        let pasts: BTreeMap<String, Past> = pasts
+            .map(|(place, (facts, generations))| (name(place), Past { facts, generations }))
             .collect();
-        let back = back.split_whitespace().map(str::to_owned).collect();
-        let targets = match targets(&pasts, &back, &BTreeSet::new()) {
+        let begun = begun.map(|numbers| {
+            let numbers = numbers.iter().enumerate();
+            numbers
+                .map(|(place, number)| (name(place), *number))
+                .collect()
+        });
+        let targets = match targets(&pasts, begun.as_ref()) {
             Ok(targets) => targets,
             Err(error) => return error.to_string(),
         };
         let lines = targets.iter().map(|(name, target)| match target {
-            Target::Stays { changed } => format!("{name} stays beside {}", changed.join(" ")),
+            Target::Stays => format!("{name} stays"),
             Target::To { stored, parts, .. } => {
                 let parts: Vec<String> = parts.iter().map(Part::to_string).collect();
                 format!("{name} {}: {}", stored.generation.number, parts.join(" "))
@@ -350,14 +373,18 @@ mod tests {
     fn a_change_that_came_to_its_end_is_undone() {
         let done: (&str, &[&str]) = ("1.36.1", &["1.36.1", "1.36.0"]);
         let all = "etcd control plane node";
-        assert_eq!(told(&[done, done], "m2"), format!("m2 2: {all}"));
         assert_eq!(
-            told(&[done, done], "m1 m2"),
+            told(&[done, done], None),
             format!("m1 2: {all}, m2 2: {all}")
         );
         assert_eq!(
-            told(&[("1.36.0", &["1.36.0"])], "m1"),
+            told(&[("1.36.0", &["1.36.0"])], None),
             "m1 has no generation that it could go back to"
+        );
+        // It was undone before.
+        assert_eq!(
+            told(&[("1.36.0", &["1.36.0", "1.36.1"])], None),
+            "m1: its other generation is a newer one, with kube-apiserver 1.36.1 instead of 1.36.0"
         );
     }
 
@@ -368,8 +395,13 @@ mod tests {
         let numbered: (&str, &[&str]) = ("1.36.1", &["1.36.1", "1.36.0"]);
         let all = "etcd control plane node";
         assert_eq!(
-            told(&[begun, not, numbered], "m1 m2 m3"),
-            format!("m1 3: {all}, m2 stays beside m1, m3 2: {all}")
+            told(&[begun, not, numbered], Some(&[3, 3, 2])),
+            format!("m1 3: {all}, m2 stays, m3 2: {all}")
+        );
+        // A host that is new since then.
+        assert_eq!(
+            told(&[begun, not], Some(&[3])),
+            "m2 has no generation that it could go back to"
         );
     }
 
@@ -377,9 +409,9 @@ mod tests {
     fn what_has_stored_new_things_stays() {
         // A finish that failed, and one that came to its end.
         let failed: (&str, &[&str]) = ("1.37.0", &["1.37.0/1.36", "1.36.0"]);
-        assert_eq!(told(&[failed], "m1"), "m1 3: node");
+        assert_eq!(told(&[failed], Some(&[3])), "m1 3: node");
         let done: (&str, &[&str]) = ("1.37.0", &["1.37.0", "1.37.0/1.36"]);
-        assert_eq!(told(&[done], "m1"), "m1 2: node");
+        assert_eq!(told(&[done], None), "m1 2: node");
     }
 
     #[test]
@@ -394,8 +426,7 @@ mod tests {
             generations: &generations,
         };
         let pasts = [("w1".to_owned(), past)].into();
-        let back = ["w1".to_owned()].into();
-        let error = targets(&pasts, &back, &BTreeSet::new()).unwrap_err();
+        let error = targets(&pasts, None).unwrap_err();
         assert_eq!(
             error.to_string(),
             "w1: whether containerd 2.3.0 reads what 2.5.0 has written was never shown"

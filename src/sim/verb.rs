@@ -39,6 +39,8 @@ pub struct Simulation {
     pub only: Option<BTreeSet<String>>,
     /// How far runs go.
     pub until: Option<Until>,
+    /// The generations from which a run began that has not come to its end.
+    begun: Mutex<Option<BTreeMap<String, u64>>>,
     /// Asked between what runs interrupt.
     pub pauses: Option<Box<dyn Pauses>>,
     world: SharedWorld,
@@ -117,6 +119,7 @@ impl Simulation {
             only: None,
             until: None,
             pauses: None,
+            begun: Mutex::default(),
         })
     }
 
@@ -158,28 +161,33 @@ impl Simulation {
             ..ObserveRequest::default()
         };
         self.world.with(Model::reconnect);
+        let mut held = self.site.view().held;
         let mut seen = BTreeMap::new();
-        for name in self.hosts.keys() {
+        for name in back.iter().filter(|name| !held.contains_key(**name)) {
             let facts = self.observe(name, request.clone()).await?;
             let generations = match self.call(name, Request::ReadGenerations).await? {
                 Response::Generations { generations } => generations,
                 _ => bail!("{name}: answered something else than generations"),
             };
-            seen.insert(name.clone(), (facts, generations));
+            seen.insert((*name).to_owned(), (facts, generations));
         }
         let pasts = seen.iter().map(|(name, (facts, generations))| {
             let past = Past { facts, generations };
             (name.clone(), past)
         });
         let pasts: BTreeMap<String, Past> = pasts.collect();
-        let mut held = self.site.view().held;
-        let already = held.clone();
-        let back = back.iter().map(|name| (*name).to_owned()).collect();
-        let targets = targets(&pasts, &back, &already.keys().collect());
+        let begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let begun = begun.clone();
+        let targets = targets(&pasts, begun.as_ref());
         let targets = targets.map_err(|why| anyhow::anyhow!("{why}"))?;
         let mut told = BTreeMap::new();
         for (name, target) in targets {
-            let Target::To { stored, parts, .. } = target else {
+            let Target::To {
+                stored,
+                parts,
+                left,
+            } = target
+            else {
                 continue;
             };
             let binary = |program: &str, digest| {
@@ -193,7 +201,7 @@ impl Simulation {
                 })
             };
             told.insert(name.to_owned(), parts.clone());
-            let kept = Held::new(stored, parts, binary);
+            let kept = Held::new(stored, (parts, left.is_empty()), binary);
             let kept = kept.map_err(|what| anyhow::anyhow!("{name} lacks {what}"))?;
             held.insert(name.to_owned(), kept);
         }
@@ -317,7 +325,20 @@ impl Simulation {
             },
             pauses: self.pauses.as_deref(),
         };
+        let numbers =
+            planned.world.hosts.iter().filter_map(|(name, facts)| {
+                Some((name.clone(), facts.generation.as_ref()?.number))
+            });
+        let is_rollback = self.only.is_some();
+        if !is_rollback {
+            let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+            begun.get_or_insert_with(|| numbers.collect());
+        }
         let result = execute(run).await;
+        if !is_rollback && result.is_ok() && planned.plan.stops_before.is_empty() {
+            let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+            *begun = None;
+        }
         let log = self.world.with(|world| world.log.split_off(logged));
         Ran {
             planned,

@@ -14,7 +14,7 @@ use crate::inventory::DrainRule;
 use crate::layout;
 use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What kubectl may take to change one object.
 const CHANGE_LIMIT: Duration = Duration::from_secs(30);
@@ -63,8 +63,11 @@ async fn evict(
         .and_then(|rule| rule.timeout_seconds)
         .unwrap_or(limit_seconds);
     let limit = Duration::from_secs(limit_seconds.into());
+    let of_rule = rule.map_or(String::new(), |rule| {
+        format!(" of pods with {}", rule.selector)
+    });
     let failed = |message: String| Failure {
-        message: format!("draining {node}: {message}"),
+        message: format!("draining {node}{of_rule}: {message}"),
         lines: Vec::new(),
         hint: None,
     };
@@ -75,6 +78,7 @@ async fn evict(
             .iter()
             .map(String::as_str),
     );
+    let begun = Instant::now();
     let finished = tokio::select! {
         finished = program.finish() => finished,
         () = tell_what_is_left(root, node, notices) => unreachable!("it tells for ever"),
@@ -83,9 +87,12 @@ async fn evict(
         Ok(finished) if finished.status.success() => return Ok(()),
         Ok(finished) => Failure {
             lines: program.failure(&finished).lines,
-            ..failed(format!(
-                "pods are left on it after {limit_seconds} s, and nothing was changed there"
-            ))
+            ..failed(match begun.elapsed() < limit {
+                true => "kubectl would not; nothing was changed there".to_owned(),
+                false => format!(
+                    "pods are left on it after {limit_seconds} s, and nothing was changed there"
+                ),
+            })
         },
         Err(error) => failed(format!("{error:#}")),
     };

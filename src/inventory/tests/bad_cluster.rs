@@ -382,6 +382,26 @@ fn what_may_be_away_and_how_long() {
             "[[drain.pods]]\nselector = \"a\"\n[[drain.pods]]\nselector = \"b\"\ngrace_seconds = -1",
             "`drain.pods[1].grace_seconds`: -1 is no number of seconds",
         ),
+        (
+            "[[drain.pods]]\nselector = \"app in db\"",
+            "`app in db` is no label selector",
+        ),
+        (
+            "[[drain.pods]]\nselector = \"(app\"",
+            "`(app` is no label selector",
+        ),
+        (
+            "[[drain.pods]]\nselector = \"=db\"",
+            "`=db` is no label selector",
+        ),
+        (
+            "[[drain.pods]]\nselector = \"a in (b,c),\"",
+            "is no label selector",
+        ),
+        (
+            "[[drain.pods]]\nselector = \"a\"\ngrace_seconds = 9\ntimeout_seconds = 8",
+            "8 s are over before the pods' 9 s of grace",
+        ),
         ("[[drain.pods]]\ngrace_seconds = 1", "selector"),
         ("grace = 1", "grace"),
     ] {

@@ -412,3 +412,20 @@ fn shares_of_a_zone_are_at_least_one_node() {
     assert_eq!(counts("\"25%\""), [1, 1, 2]);
     assert_eq!(counts("\"99%\""), [1, 3, 9]);
 }
+
+#[test]
+fn selectors_of_every_kind_are_taken() {
+    for selector in [
+        "app",
+        "!app",
+        "app=db",
+        "app == db",
+        "app!=db",
+        "app=",
+        "example.com/app=db,tier notin (cache, db),!old",
+        "tier in (cache)",
+    ] {
+        let text = format!("{EXAMPLE}\n[[drain.pods]]\nselector = \"{selector}\"\n");
+        assert_eq!(parsed(&text).drain.pods[0].selector, selector);
+    }
+}

@@ -105,13 +105,20 @@ pub(super) fn way_back(question: &Question) -> Vec<Finding> {
     let mut findings = Vec::new();
     let is_left = |subject: &Subject| {
         let only = question.desired.and_then(|desired| desired.only.as_ref());
-        let is_held = subject.desired.is_some_and(|host| host.held.is_some());
-        is_held || only.is_some_and(|only| !only.contains(&subject.host.name))
+        only.is_some_and(|only| !only.contains(&subject.host.name))
     };
     for (subject, changes) in changed(question).filter(|(subject, _)| !is_left(subject)) {
+        let is_held = subject.desired.is_some_and(|host| host.held.is_some());
+        let keeps_data = |change: &VersionChange| {
+            let is_back = change.to < change.from && change.is_of_minor();
+            is_back && ["etcd", "kube-apiserver"].contains(&change.program)
+        };
         let others: Vec<VersionChange> = changes
             .into_iter()
-            .filter(|change| !SOAKING.contains(&change.program))
+            .filter(|change| match is_held {
+                true => keeps_data(change),
+                false => !SOAKING.contains(&change.program),
+            })
             .collect();
         if !others.is_empty() {
             let remedy = "there is no way back for these: bring the upgrade to its end";

@@ -61,12 +61,14 @@ pub(in super::super) fn change_nodes(comparison: &Comparison, stage: Stage) -> V
         let is_whole = host.is_some_and(|host| units(host).all(|unit| host.runs(&unit.name)));
         (is_whole, comparison.zone_of(name))
     };
-    // One is left at any time, whatever the inventory allows.
+    // Whatever the inventory allows, one is left that takes any pod.
     let nodes = comparison.hosts.iter();
-    let others = nodes.filter(|host| host.desired.node.is_some()).count() - 1;
+    let nodes = nodes.filter_map(|host| host.desired.node.as_ref());
+    let takes_any = nodes.clone().filter(|node| !node.is_tainted).count();
+    let most = nodes.count().min(takes_any.max(2)).saturating_sub(1);
     in_groups(stage, lanes, order, |name| {
         let at_once = comparison.desired.unavailable.get(comparison.zone_of(name));
-        at_once.copied().unwrap_or(1).min(others)
+        at_once.copied().unwrap_or(1).min(most)
     })
 }
 
