@@ -257,6 +257,10 @@ pub struct RollbackArgs {
     /// What goes back: a host, a zone as `@zone`, or `all`; may be repeated
     #[arg(long, value_name = "HOST", required = true)]
     pub on: Vec<String>,
+    /// Leave this host out of the run, since it can't be reached; it stays as it
+    /// is; may be repeated
+    #[arg(long, value_name = "HOST")]
+    pub without: Vec<String>,
     /// Run the plan without asking
     #[arg(long, short)]
     pub yes: bool,

@@ -101,7 +101,7 @@ pub(super) async fn rollback(args: RollbackArgs, style: Style) -> Result<ExitCod
         intent: Intent::Rollback,
         inventory: args.inventory.inventory,
         bundle: None,
-        without: Vec::new(),
+        without: args.without,
         back: args.on,
         restore: None,
         until: None,
@@ -236,7 +236,8 @@ async fn phases(
     inventory: Inventory,
     site: Site,
 ) -> Result<Ending, Fault> {
-    let back = hosts_on(&inventory, &wish.back)?;
+    let mut back = hosts_on(&inventory, &wish.back)?;
+    back.retain(|name| !wish.without.contains(name));
     let request = Request {
         output,
         bundle: wish.bundle.as_ref(),

@@ -213,6 +213,12 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
         mut software,
         by_generations,
     } = software::resolve(&phase, &hosts, wanted).await?;
+    if intent == Intent::Rollback && !by_generations && !without.is_empty() {
+        let message =
+            "what soaks goes back on hosts that can be reached only, and a host is left out";
+        let hint = "name those that are to go back with `--on`, once all can be reached";
+        return Err(Fault::new(Exit::Input, message).hint(hint));
+    }
     // What was begun is what there is now, as far as it goes.
     if let Some(begun) = software::begun(&site)?.filter(|_| by_generations) {
         software = Software::of(begun.bundle);
@@ -295,7 +301,7 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
 
 /// Whether the verb can leave out a host that can't be reached, whichever it is.
 fn takes_without(restores: bool, intent: Intent) -> bool {
-    !restores && intent == Intent::Install
+    !restores && matches!(intent, Intent::Install | Intent::Rollback)
 }
 
 /// Reads the whole bundle: nothing goes to any host before its signature and

@@ -5,6 +5,7 @@ use super::fault::{Exit, Fault};
 use super::observe;
 use super::phase::Phase;
 use super::software;
+use crate::desired::held::stored_binary;
 use crate::desired::{Binary, BundleView, Held, Part, Software};
 use crate::digest::Digest;
 use crate::event::{Event, EventSink};
@@ -201,15 +202,7 @@ fn binary_of(
     if let Some(binary) = of_bundles.find(|binary| binary.digest == digest) {
         return Some(binary.clone());
     }
-    Some(Binary {
-        digest,
-        size: *stored.binaries.get(&digest)?,
-        // Nobody else has it.
-        blob: digest,
-        blob_size: 0,
-        repository: String::new(),
-        version: stored.generation.versions.get(program)?.clone(),
-    })
+    stored_binary(program, digest, stored)
 }
 
 fn line(name: &str, text: &str) -> String {

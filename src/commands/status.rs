@@ -1,15 +1,16 @@
 //! `cofferdam status`: how the cluster stands, zone by zone.
 
-use super::connect;
 use super::fault::Fault;
 use super::interrupt::Interrupt;
 use super::phase::Phase;
+use super::{connect, rollback};
 use crate::cli::StatusArgs;
 use crate::facts::{ClusterFacts, HostFacts};
 use crate::host::remote::RemoteHost;
 use crate::host::{Call, Host as _, Request, Response};
 use crate::inventory::Inventory;
 use crate::output::{Output, Style};
+use crate::plan::Intent;
 use crate::site::Site;
 use crate::status::{Seen, Unreached, has_ready_api_server, judge, observe_request, text};
 use std::collections::BTreeMap;
@@ -27,6 +28,10 @@ pub(super) async fn run(args: StatusArgs, style: Style) -> Result<ExitCode, Faul
     let seen = interrupt.or("nothing was changed", seen).await?;
     let status = judge(&inventory, &seen);
     output.clear();
+    // Status says what it can, whatever the site is like.
+    if let Ok(view) = site.view() {
+        rollback::tell_of_held(&output, &view, Intent::Install);
+    }
     let told = match args.json {
         true => format!(
             "{}\n",

@@ -30,6 +30,8 @@ pub struct Held {
 #[serde(deny_unknown_fields)]
 pub struct HeldFile {
     pub part: Option<Part>,
+    /// Of the bytes; none for a directory.
+    digest: Option<Digest>,
     /// Base64; none for a directory.
     bytes: Option<String>,
     pub mode: u32,
@@ -52,10 +54,21 @@ impl HeldFile {
     pub fn new(file: &GenerationFile, bytes: Option<&[u8]>) -> Self {
         Self {
             part: file.part,
+            digest: file.digest,
             bytes: bytes.map(|bytes| STANDARD.encode(bytes)),
             mode: file.mode,
             user: file.user.clone(),
             group: file.group.clone(),
+        }
+    }
+
+    /// Whether the bytes are what they were.
+    pub fn is_sound(&self) -> bool {
+        match self.digest {
+            None => self.bytes.is_none(),
+            Some(digest) => self
+                .bytes()
+                .is_some_and(|bytes| Digest::of(bytes) == digest),
         }
     }
 
@@ -122,4 +135,18 @@ impl Held {
             binaries,
         })
     }
+}
+
+/// A program of a generation as the host's own store has it, where no bundle is
+/// known that has it too.
+pub fn stored_binary(program: &str, digest: Digest, stored: &StoredGeneration) -> Option<Binary> {
+    Some(Binary {
+        digest,
+        size: *stored.binaries.get(&digest)?,
+        // Nobody else has it.
+        blob: digest,
+        blob_size: 0,
+        repository: String::new(),
+        version: stored.generation.versions.get(program)?.clone(),
+    })
 }

@@ -143,6 +143,13 @@ pub struct Drain {
 }
 
 impl Drain {
+    /// How long a node's drain may take in all.
+    pub fn most_seconds(&self) -> u32 {
+        let rules = self.pods.iter();
+        let rules = rules.map(|rule| rule.timeout_seconds.unwrap_or(self.timeout_seconds));
+        self.timeout_seconds + rules.sum::<u32>()
+    }
+
     fn is_default(&self) -> bool {
         *self == Self::default()
     }

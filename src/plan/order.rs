@@ -28,24 +28,24 @@ pub(super) fn one_by_one<Key: Ord>(
     lanes: Vec<Lane>,
     key: impl Fn(&str) -> Key,
 ) -> Vec<StagePlan> {
-    in_groups(stage, lanes, key, |_| 1)
+    in_groups(stage, lanes, key, |_, _| false)
 }
 
-/// The same with up to so many lanes of the same key at once.
+/// The same with lanes of the same key at once, as long as the next one fits to
+/// those before.
 pub(super) fn in_groups<Key: Ord>(
     stage: Stage,
     lanes: Vec<Lane>,
     key: impl Fn(&str) -> Key,
-    at_once: impl Fn(&str) -> usize,
+    fits: impl Fn(&[Lane], &Lane) -> bool,
 ) -> Vec<StagePlan> {
     let (mut disruptive, harmless): (Vec<Lane>, Vec<Lane>) =
         lanes.into_iter().partition(is_disruptive);
     disruptive.sort_by_cached_key(|lane| (key(&lane.host), lane.host.clone()));
     let mut groups: Vec<Vec<Lane>> = Vec::new();
     for lane in disruptive {
-        let most = at_once(&lane.host);
         match groups.last_mut() {
-            Some(group) if group.len() < most && key(&group[0].host) == key(&lane.host) => {
+            Some(group) if key(&group[0].host) == key(&lane.host) && fits(group, &lane) => {
                 group.push(lane);
             }
             _ => groups.push(vec![lane]),

@@ -6,8 +6,9 @@ use super::machine::{Disk, Machine, MachineOptions};
 use super::site::{SimulatedMint, SimulatedSite};
 use super::world::{EndState, Fault, SharedWorld, World as Model};
 use super::zones::Heals;
+use crate::desired::held::stored_binary;
 use crate::desired::{
-    Binary, Condition, Desired, DigestKey, EtcdRestore, Held, Part, Software, Until, desired,
+    Condition, Desired, DigestKey, EtcdRestore, Held, Part, Software, Until, desired,
 };
 use crate::event::{Event, EventSink};
 use crate::execute::{Finished, Patience, Pauses, Run, Stopped, execute};
@@ -190,16 +191,7 @@ impl Simulation {
             else {
                 continue;
             };
-            let binary = |program: &str, digest| {
-                Some(Binary {
-                    digest,
-                    size: *stored.binaries.get(&digest)?,
-                    blob: digest,
-                    blob_size: 0,
-                    repository: String::new(),
-                    version: stored.generation.versions.get(program)?.clone(),
-                })
-            };
+            let binary = |program: &str, digest| stored_binary(program, digest, stored);
             told.insert(name.to_owned(), parts.clone());
             let kept = Held::new(stored, (parts, left.is_empty()), binary);
             let kept = kept.map_err(|what| anyhow::anyhow!("{name} lacks {what}"))?;

@@ -148,22 +148,33 @@ impl Site {
         } else {
             None
         };
-        let held = match read_if_there(&self.path(HELD))? {
-            Some(text) => serde_json::from_str(&text).with_context(|| {
-                format!(
-                    "reading {}, which a rollback wrote (`cofferdam upgrade` does without it once \
-                     it is removed)",
-                    self.path(HELD)
-                )
-            })?,
-            None => BTreeMap::new(),
-        };
+        let held = self.held().with_context(|| {
+            format!(
+                "reading {}, which a rollback wrote (without it `cofferdam upgrade` takes all hosts \
+                 along)",
+                self.path(HELD)
+            )
+        })?;
         Ok(SiteView {
             materials,
             decisions,
             digest_key,
             held,
         })
+    }
+
+    fn held(&self) -> Result<BTreeMap<String, Held>> {
+        let Some(text) = read_if_there(&self.path(HELD))? else {
+            return Ok(BTreeMap::new());
+        };
+        let held: BTreeMap<String, Held> = serde_json::from_str(&text)?;
+        for (host, held) in &held {
+            let mut files = held.files.iter();
+            if let Some((path, _)) = files.find(|(_, file)| !file.is_sound()) {
+                bail!("{path} of {host} is damaged");
+            }
+        }
+        Ok(held)
     }
 
     /// Records what hosts keep, by name.
@@ -350,7 +361,10 @@ fn read_if_there(path: &Utf8Path) -> Result<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::digest::Digest;
+    use crate::facts::{Generation, GenerationFile, StoredGeneration};
     use crate::site::{CertificateSpec, Usage};
+    use base64::{Engine, engine::general_purpose::STANDARD};
 
     fn site() -> (tempfile::TempDir, Site) {
         let directory = tempfile::tempdir().unwrap();
@@ -436,5 +450,42 @@ mod tests {
         let mode = |name: &str| fs::metadata(site.path(name)).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode("pki/etcd-server@m1.key"), 0o600);
         assert_eq!(mode("pki"), 0o700);
+    }
+
+    #[test]
+    fn what_hosts_keep_is_proven_when_it_is_read() {
+        let (_directory, site) = site();
+        site.create("lab").unwrap();
+        let mut stored = StoredGeneration::of(Generation {
+            files: [(
+                "/etc/x".to_owned(),
+                GenerationFile {
+                    digest: Some(Digest::of("text")),
+                    mode: 0o644,
+                    user: "root".to_owned(),
+                    group: "root".to_owned(),
+                    part: None,
+                },
+            )]
+            .into(),
+            ..Generation::default()
+        });
+        let keep = |stored: &StoredGeneration| Held::new(stored, ([].into(), true), |_, _| None);
+        assert_eq!(keep(&stored).unwrap_err(), "/etc/x");
+        stored.put(b"text");
+        let held = BTreeMap::from([("w1".to_owned(), keep(&stored).unwrap())]);
+        site.record_held(&held).unwrap();
+        assert_eq!(site.view().unwrap().held, held);
+        let path = site.path(HELD);
+        let text = fs::read_to_string(&path).unwrap();
+        let bytes = STANDARD.encode("text");
+        fs::write(&path, text.replace(&bytes, &STANDARD.encode("test"))).unwrap();
+        let error = format!("{:#}", site.view().unwrap_err());
+        assert!(error.contains("/etc/x of w1 is damaged"), "{error}");
+        fs::write(&path, "{").unwrap();
+        let error = format!("{:#}", site.view().unwrap_err());
+        assert!(error.contains("held.json"), "{error}");
+        site.record_held(&BTreeMap::new()).unwrap();
+        assert!(!path.exists());
     }
 }

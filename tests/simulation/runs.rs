@@ -619,6 +619,13 @@ async fn nodes_of_a_zone_go_side_by_side_where_they_may() {
     };
     let sizes: BTreeSet<usize> = ran.planned.plan.stages.iter().map(drained).collect();
     assert_eq!(sizes.last(), Some(&2));
+    // Where two are all that take any pod, one goes after the other.
+    let few = spread(3, 1).replace("[zones.a]\n", "[zones.a]\nmax_unavailable = 4\n");
+    let mut few = installed(&few, 8).await;
+    few.take_bundle(NEXT_MINOR);
+    let ran = few.install(None).await.unwrap();
+    let groups = ran.planned.plan.stages.iter().map(drained);
+    assert!(groups.max() <= Some(2), "{}", text(&ran.planned.plan));
     assert_eq!(world.violations(), Vec::<String>::new());
     assert!(world.plan().await.unwrap().plan.is_empty());
 }

@@ -34,7 +34,9 @@ fn gone(question: &Question) -> Vec<Finding> {
         for api in usage.removed.iter().filter(goes) {
             let clients: Vec<&str> = api.clients.iter().map(String::as_str).collect();
             let by = match clients.is_empty() {
-                true => "who asks stands in the audit log (`k8s.io/removed-release`)".to_owned(),
+                true => "who wrote by it stands in the audit log (`k8s.io/removed-release`), who \
+                         only reads does not"
+                    .to_owned(),
                 false => format!("written by {}", clients.join(", ")),
             };
             findings.push(Finding {

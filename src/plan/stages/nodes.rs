@@ -61,14 +61,19 @@ pub(in super::super) fn change_nodes(comparison: &Comparison, stage: Stage) -> V
         let is_whole = host.is_some_and(|host| units(host).all(|unit| host.runs(&unit.name)));
         (is_whole, comparison.zone_of(name))
     };
-    // Whatever the inventory allows, one is left that takes any pod.
-    let nodes = comparison.hosts.iter();
-    let nodes = nodes.filter_map(|host| host.desired.node.as_ref());
-    let takes_any = nodes.clone().filter(|node| !node.is_tainted).count();
-    let most = nodes.count().min(takes_any.max(2)).saturating_sub(1);
-    in_groups(stage, lanes, order, |name| {
-        let at_once = comparison.desired.unavailable.get(comparison.zone_of(name));
-        at_once.copied().unwrap_or(1).min(most)
+    let node = |name: &str| comparison.desired.hosts.get(name)?.node.as_ref();
+    let takes_any = |name: &str| node(name).is_some_and(|node| !node.is_tainted);
+    let nodes = comparison.hosts.iter().map(|host| host.name);
+    let all_that_take_any = nodes.filter(|name| takes_any(name)).count();
+    in_groups(stage, lanes, order, |group, lane| {
+        let at_once = comparison
+            .desired
+            .unavailable
+            .get(comparison.zone_of(&lane.host));
+        let is_allowed = group.len() < at_once.copied().unwrap_or(1);
+        // Whatever the inventory allows, one is left that takes any pod.
+        let others = group.iter().filter(|other| takes_any(&other.host)).count();
+        is_allowed && (!takes_any(&lane.host) || others + 1 < all_that_take_any)
     })
 }
 
@@ -145,9 +150,17 @@ fn let_pods_back(comparison: &Comparison, node: &str, stage: Stage) -> Vec<Step>
         None => Vec::new(),
     };
     let back = Condition::WorkloadsAvailable { except };
+    let mut wait = wait(stage, master, &back);
+    // Pods of a node that goes at the same time may be on their way.
+    let at_once = comparison.desired.unavailable.get(comparison.zone_of(node));
+    if let Action::Wait { limit_seconds, .. } = &mut wait.action
+        && at_once.is_some_and(|at_once| *at_once > 1)
+    {
+        *limit_seconds += comparison.desired.drain.most_seconds();
+    }
     vec![
         step(stage, master, format!("uncordon {node}"), action),
-        wait(stage, master, &back),
+        wait,
     ]
 }
 

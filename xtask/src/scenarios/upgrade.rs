@@ -83,7 +83,7 @@ fn is_told_before(next: &Product) -> Result<()> {
     let expected = [
         "m1 m2 m3 w1 w2  kubelet 1.36.0 -> 1.37.0",
         "kube-apiserver.service - --emulated-version=1.36",
-        "evicts deployment load/pair 1 of 2",
+        "deployment load/pair 1 of 2",
         "link      nothing to send",
         "earlier ",
     ];
