@@ -208,8 +208,8 @@ pub struct UpgradeArgs {
     /// Ask before each zone or host that is interrupted after another one
     #[arg(long, value_name = "WHAT", value_enum, conflicts_with = "dry_run")]
     pub pause_between: Option<PauseBetween>,
-    /// Stop before anything is interrupted on a host that comes after this one, or
-    /// in a zone after this one; zones and their hosts go by name
+    /// Stop after this zone or host: before the first master, then before the first
+    /// node that comes later by zone and name is interrupted
     #[arg(long, value_name = "zone:NAME|host:NAME")]
     pub until: Option<UntilArg>,
     /// Show the plan only; changes nothing but the hosts' agent
