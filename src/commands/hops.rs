@@ -3,7 +3,7 @@
 use super::bundle_content::view;
 use super::fault::{Exit, Fault};
 use super::prospect::{check_known, refuse_damages, trusted_keys};
-use super::software;
+use super::record;
 use crate::bundle::progress::NoProgress;
 use crate::bundle::{Bundle, verify};
 use crate::cli::{BundleArgs, HopArgs};
@@ -45,7 +45,7 @@ pub(super) fn ahead(
         views.push(view);
     }
     check(&views)?;
-    let whole = software::whole(site)?;
+    let whole = record::whole(site)?;
     let done = done(&views, whole.as_ref());
     hops.drain(..done.min(views.len() - 1));
     Ok(hops)

@@ -19,6 +19,7 @@ mod phase;
 mod plan;
 mod ports;
 mod prospect;
+mod record;
 mod restore;
 mod rollback;
 mod run;

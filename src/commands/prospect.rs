@@ -9,7 +9,7 @@ use super::restore::{self, Restoring, Source};
 use super::rollback::{self, Returning};
 use super::snapshot_file::WithSnapshot;
 use super::software::{self, Resolved, Wanted};
-use super::{observe, pace};
+use super::{observe, pace, record};
 use crate::bundle::inspect::human_bytes;
 use crate::bundle::{Bundle, TrustedKey, verify};
 use crate::cli::{BundleArgs, UntilArg};
@@ -68,12 +68,12 @@ impl Prospect {
     /// Notes what is begun, before the first step.
     pub(super) fn record_begin(&self) -> anyhow::Result<()> {
         let site = &self.site;
-        software::record_begin(site, &self.software)?;
+        record::record_begin(site, &self.software)?;
         if self.returning.is_none() && !self.plan.is_empty() {
             let generations = self.world.hosts.iter().filter_map(|(name, facts)| {
                 Some((name.clone(), facts.generation.as_ref()?.number))
             });
-            software::note_change(site, &self.software, generations.collect())?;
+            record::note_change(site, &self.software, generations.collect())?;
         }
         if let Some(restoring) = &self.restoring {
             restoring.record_begin(site)?;
@@ -108,9 +108,9 @@ impl Prospect {
         match &self.returning {
             Some(returning) => {
                 let mut whole = returning.whole.iter();
-                whole.try_for_each(|whole| software::record_whole(site, whole))?;
+                whole.try_for_each(|whole| record::record_whole(site, whole))?;
             }
-            None => software::record_end(site, &self.software)?,
+            None => record::record_end(site, &self.software)?,
         }
         restore::record_end(site)
     }
@@ -220,7 +220,7 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
         return Err(Fault::new(Exit::Input, message).hint(hint));
     }
     // What was begun is what there is now, as far as it goes.
-    if let Some(begun) = software::begun(&site)?.filter(|_| by_generations) {
+    if let Some(begun) = record::begun(&site)?.filter(|_| by_generations) {
         software = Software::of(begun.bundle);
     }
     let returning = match by_generations {
@@ -254,7 +254,7 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
     if restore.is_none() {
         restore::refuse_if_begun(output, &site, &seen.world.hosts, purpose)?;
     }
-    let was_installed = software::was_installed(&site);
+    let was_installed = record::was_installed(&site);
     check(
         output,
         &inventory,

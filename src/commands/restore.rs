@@ -4,9 +4,9 @@
 use super::fault::{Exit, Fault};
 use super::phase::Phase;
 use super::prospect::Purpose;
+use super::record::recorded;
 use super::snapshot_file::SnapshotFile;
 use super::snapshots;
-use super::software::recorded;
 use super::standing::quoted;
 use crate::bundle::inspect::human_bytes;
 use crate::desired::EtcdRestore;

@@ -4,7 +4,7 @@
 use super::fault::{Exit, Fault};
 use super::observe;
 use super::phase::Phase;
-use super::software;
+use super::record;
 use crate::desired::held::stored_binary;
 use crate::desired::{Binary, BundleView, Held, Part, Software};
 use crate::digest::Digest;
@@ -52,7 +52,7 @@ pub(super) async fn find(
     software: &Software,
     back: &BTreeSet<String>,
 ) -> Result<Returning, Fault> {
-    let begun = software::begun(site)?;
+    let begun = record::begun(site)?;
     let (already, wanted): (BTreeSet<&String>, BTreeSet<&String>) =
         back.iter().partition(|name| view.held.contains_key(*name));
     let facts = look(phase, hosts, &wanted).await?;
@@ -73,7 +73,7 @@ pub(super) async fn find(
         .collect();
     let numbers = begun.as_ref().map(|begun| &begun.generations);
     let targets = targets(&pasts, numbers).map_err(|why| refuse(&why))?;
-    let known = software::known_bundles(site)?;
+    let known = record::known_bundles(site)?;
     let mut held = view.held.clone();
     let mut lines = Vec::new();
     for name in already {
@@ -108,7 +108,7 @@ pub(super) async fn find(
         .iter()
         .all(|host| held.contains_key(&host.name));
     let whole = match is_all {
-        true => software::before(site, &software.whole)?.filter(|before| {
+        true => record::before(site, &software.whole)?.filter(|before| {
             let title = before.title();
             let mut held = held.values();
             held.all(|kept| kept.is_whole && kept.bundle == title)
