@@ -238,23 +238,30 @@ impl Lab {
         }
     }
 
-    /// Writes a file on a host.
+    /// Writes a file on a host, in place of one there, which may be a program
+    /// that still runs. The error carries what the host said.
     pub fn put(&self, name: &str, path: &str, bytes: &[u8]) -> Result<()> {
         let mut child = self
             .ssh_command(name)?
-            .arg(format!("cat > {path}"))
+            .arg(format!("cat > {path}.new && mv -f {path}.new {path}"))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("starting ssh to {name}"))?;
         let mut stdin = child.stdin.take().context("no standard input")?;
-        stdin.write_all(bytes)?;
+        // The host's own words say more than that its end of the pipe closed.
+        let written = stdin.write_all(bytes);
         drop(stdin);
-        let status = child.wait()?;
-        if !status.success() {
-            bail!("{name}: writing {path}: ssh: {status}");
+        let output = child.wait_with_output()?;
+        if !output.status.success() {
+            bail!(
+                "{name}: writing {path}: {}\n{}",
+                output.status,
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
         }
-        Ok(())
+        written.with_context(|| format!("{name}: writing {path}"))
     }
 
     /// Runs a shell line on a host as root and returns its standard output,

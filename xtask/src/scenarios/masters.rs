@@ -228,7 +228,11 @@ struct Watch {
 impl Watch {
     fn start(lab: &Lab, host: Option<&Host>) -> Result<Self> {
         let host = host.context("no worker")?;
-        let follow = "while sleep 1; do ".to_owned() + KUBECTL + " get nodes --no-headers; done";
+        // It ends with who reads it: kubectl may fail and the loop goes on, but
+        // not without anybody to tell.
+        let follow = format!(
+            "while sleep 1; do {KUBECTL} get nodes --no-headers; echo || exit; done"
+        );
         let (child, stdout) = lab.ssh_follow(&host.name, &follow)?;
         let (sender, lines) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
@@ -246,10 +250,11 @@ impl Watch {
     /// # Errors
     /// If none was seen at all.
     fn not_ready(mut self) -> Result<BTreeSet<String>> {
-        // It ends with the connection; that it can't be killed twice is fine.
+        // What it follows ends with the connection; that it can't be killed
+        // twice is fine.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let lines: Vec<String> = self.lines.try_iter().collect();
+        let lines: Vec<String> = (self.lines.try_iter().filter(|line| !line.is_empty())).collect();
         ensure!(!lines.is_empty(), "no node was seen");
         let unready = lines.iter().filter(|line| line.contains("NotReady"));
         let names = unready.filter_map(|line| line.split_whitespace().next());
