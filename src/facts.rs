@@ -369,6 +369,10 @@ pub struct Generation {
     pub versions: BTreeMap<String, String>,
     /// With suffix, in start order.
     pub units: Vec<String>,
+    /// Digests of the images that its node keeps pinned; none where nobody
+    /// noted them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<BTreeSet<Digest>>,
 }
 
 /// A generation with the bytes of its files.

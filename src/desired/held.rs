@@ -23,6 +23,9 @@ pub struct Held {
     pub is_whole: bool,
     pub files: BTreeMap<String, HeldFile>,
     pub binaries: BTreeMap<String, Binary>,
+    /// Digests of the images that stay pinned on the node.
+    #[serde(default)]
+    pub images: BTreeSet<Digest>,
 }
 
 /// A file or directory with its bytes.
@@ -133,6 +136,7 @@ impl Held {
             is_whole,
             files,
             binaries,
+            images: generation.images.clone().unwrap_or_default(),
         })
     }
 }

@@ -95,6 +95,9 @@ pub struct DesiredHost {
     /// Images that are on the node, pinned, before its kubelet starts; by
     /// reference `registry.k8s.io/pause:3.10.2`.
     pub images: BTreeMap<String, NodeImage>,
+    /// Digests of the images that it needs beside those, where they are there
+    /// still: those of the generation that it keeps.
+    pub held_images: BTreeSet<Digest>,
     /// Addresses `10.77.1.11:5000` of the registries that this host reads
     /// from, nearest first.
     pub registries: Vec<String>,
@@ -108,6 +111,14 @@ pub struct DesiredHost {
     pub etcd: Option<EtcdMembership>,
     /// The number of the generation that it keeps parts of.
     pub held: Option<u64>,
+}
+
+impl DesiredHost {
+    /// Digests of all images that stay pinned on the node.
+    pub fn pinned_images(&self) -> BTreeSet<Digest> {
+        let images = self.images.values().map(|image| image.digest);
+        images.chain(self.held_images.iter().copied()).collect()
+    }
 }
 
 /// How a host belongs to etcd.

@@ -221,7 +221,7 @@ impl Machine {
     }
 
     /// Removes binaries that no kept generation has, links that the newest one
-    /// hasn't, and all that is staged.
+    /// hasn't, and all that is staged; unpins images that no kept one needs.
     pub(super) fn collect(&mut self) {
         let Disk {
             generation,
@@ -230,8 +230,16 @@ impl Machine {
             damaged_binaries,
             staging,
             files,
+            images,
             ..
         } = &mut self.disk;
+        let both = [&*generation, &*previous].into_iter().flatten();
+        let needed: Option<Vec<_>> = both.map(|kept| kept.images.as_ref()).collect();
+        if let Some(needed) = needed {
+            for image in images.values_mut() {
+                image.pinned &= needed.iter().any(|kept| kept.contains(&image.digest));
+            }
+        }
         let kept: BTreeSet<Digest> = [&*generation, &*previous]
             .into_iter()
             .flatten()

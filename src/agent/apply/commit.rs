@@ -1,7 +1,7 @@
 //! Ends a change of software: a new numbered manifest, and nothing left that
 //! neither it nor the one before it needs.
 
-use super::pending;
+use super::{images, pending};
 use crate::agent::atomic::{self, Ownership};
 use crate::agent::observe::{by_digest, generation_numbers, read_numbered_generation};
 use crate::agent::root::Root;
@@ -20,13 +20,27 @@ pub(super) async fn commit(root: &Root, number: u64, generation: Option<Generati
     let Some(generation) = generation.filter(|generation| generation.number == number) else {
         bail!("committing generation {number}: the request does not carry it");
     };
-    let root = root.clone();
-    tokio::task::spawn_blocking(move || write_and_collect(&root, &generation))
+    let blocking = root.clone();
+    let kept = tokio::task::spawn_blocking(move || write_and_collect(&blocking, &generation))
         .await
-        .context("committing a generation")?
+        .context("committing a generation")??;
+    if let Some(needed) = needed_images(&kept) {
+        images::unpin_others(root, &needed).await?;
+    }
+    // Last, since it is the only trace of a commit that was cut short.
+    pending::clear(root)
 }
 
-fn write_and_collect(root: &Root, generation: &Generation) -> Result<()> {
+/// Digests of the images of all kept generations; none where one didn't note
+/// its own.
+fn needed_images(kept: &[Generation]) -> Option<BTreeSet<Digest>> {
+    let each = kept.iter().map(|generation| generation.images.as_ref());
+    let each: Option<Vec<_>> = each.collect();
+    Some(each?.into_iter().flatten().copied().collect())
+}
+
+/// Returns the generations that are kept.
+fn write_and_collect(root: &Root, generation: &Generation) -> Result<Vec<Generation>> {
     for (name, digest) in &generation.binaries {
         let place = root.path(layout::STORE).join(digest.hex());
         if !place.is_file() {
@@ -46,8 +60,7 @@ fn write_and_collect(root: &Root, generation: &Generation) -> Result<()> {
     // A run that was killed after the last blob left these.
     crate::agent::seed::remove_leftovers(root)?;
     remove_stale_links(root, generation)?;
-    // Last, since it is the only trace of a commit that was cut short.
-    pending::clear(root)
+    Ok(kept)
 }
 
 /// Removes manifests other than the newest ones, and returns those.
@@ -186,6 +199,18 @@ mod tests {
         assert_eq!(names(layout::STORE), 2);
         assert_eq!(names(layout::STAGING), 0);
         assert_eq!(names(layout::BIN), 1);
+    }
+
+    #[test]
+    fn images_are_needed_by_any_kept_generation_and_unknown_if_one_is_silent() {
+        let of = |images: Option<&[&str]>| Generation {
+            images: images.map(|images| images.iter().map(Digest::of).collect()),
+            ..generation(1, "kubelet", "x")
+        };
+        let [old, new] = [of(Some(&["a", "b"])), of(Some(&["b", "c"]))];
+        let expected = ["a", "b", "c"].map(Digest::of).into();
+        assert_eq!(needed_images(&[old.clone(), new]), Some(expected));
+        assert_eq!(needed_images(&[old, of(None)]), None);
     }
 
     #[tokio::test]

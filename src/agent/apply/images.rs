@@ -3,14 +3,16 @@
 //! third.
 
 use crate::agent::channel::NoticeSender;
-use crate::agent::observe::{ctr, image_key_by_digest, image_pin, images, platform};
+use crate::agent::observe::{
+    ctr, has_containerd, image_key_by_digest, image_pin, images, pinned_by, platform,
+};
 use crate::agent::root::Root;
 use crate::digest::Digest;
 use crate::facts::ImageFacts;
 use crate::host::{Failure, Notice};
 use crate::layout;
 use anyhow::{Context, Result, anyhow};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -20,6 +22,8 @@ const PULL_LIMIT: Duration = Duration::from_secs(900);
 /// containerd's Kubernetes part takes new images up by an event.
 const TAKE_UP_LIMIT: Duration = Duration::from_secs(20);
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// Names are changed without touching content.
+const UNPIN_LIMIT: Duration = Duration::from_secs(30);
 const PIN: &str = "io.cri-containerd.pinned=pinned";
 
 pub(super) async fn pull(
@@ -86,6 +90,39 @@ async fn pull_one(
     Ok(())
 }
 
+/// Leaves images that are none of `kept` to kubelet's collector, which takes
+/// those that no container uses once the disk fills. Hosts without containerd
+/// have none.
+///
+/// # Errors
+/// If containerd runs and does not answer.
+pub(super) async fn unpin_others(root: &Root, kept: &BTreeSet<Digest>) -> Result<()> {
+    if !has_containerd(root) {
+        return Ok(());
+    }
+    let listed = ctr(root)?
+        .arguments(["images", "list", "--quiet"])
+        .limit(UNPIN_LIMIT)
+        .succeed()
+        .await
+        .context("listing images")?;
+    let others: Vec<&str> = listed
+        .lines()
+        .filter(|name| pinned_by(name).is_some_and(|digest| !kept.contains(&digest)))
+        .collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    ctr(root)?
+        .arguments(["images", "rm"])
+        .arguments(others.iter().copied())
+        .limit(UNPIN_LIMIT)
+        .succeed()
+        .await
+        .context("leaving old images to kubelet's collector")?;
+    Ok(())
+}
+
 /// Waits until containerd's Kubernetes part knows the images, which it marks
 /// on each of them.
 async fn wait_taken_up(root: &Root, wanted: &BTreeMap<String, Digest>) -> Result<()> {
@@ -117,5 +154,46 @@ async fn wait_taken_up(root: &Root, wanted: &BTreeMap<String, Digest>) -> Result
             .into());
         }
         tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::test_host::TestHost;
+
+    /// A host whose ctr lists these names and writes down how it is called.
+    fn host(names: &[&str]) -> TestHost {
+        let host = TestHost::new();
+        let log = host.root.path("/log");
+        let names = names.join(" ");
+        let list = format!("case $2 in list) for each in {names}; do echo $each; done;; esac");
+        host.binary("ctr", &format!("shift 2; echo \"$*\" >> {log}\n{list}"));
+        host.write("/run/containerd/containerd.sock", "");
+        host
+    }
+
+    #[tokio::test]
+    async fn pins_of_images_that_nobody_needs_are_taken_off() {
+        let (kept, old) = (Digest::of("kept"), Digest::of("old"));
+        let (kept_pin, old_pin) = (image_pin(&kept), image_pin(&old));
+        // Names of the operator's own images stay, whatever they lead to.
+        let names = [
+            "site/app:v1",
+            "registry.k8s.io/pause:3.10",
+            &kept_pin,
+            &old_pin,
+        ];
+        let host = host(&names);
+        unpin_others(&host.root, &[kept].into()).await.unwrap();
+        let log = host.read("/log");
+        let changes: Vec<&str> = log.lines().filter(|line| !line.contains("list")).collect();
+        assert_eq!(changes, [format!("images rm {old_pin}")]);
+    }
+
+    #[tokio::test]
+    async fn a_host_without_containerd_is_not_asked() {
+        let host = TestHost::new();
+        unpin_others(&host.root, &BTreeSet::new()).await.unwrap();
     }
 }

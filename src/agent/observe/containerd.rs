@@ -26,9 +26,14 @@ pub(crate) fn program(root: &Root) -> Result<Program> {
     Ok(Program::new(path).arguments(["--namespace", "k8s.io"]))
 }
 
+/// Whether there is a containerd that could be asked.
+pub(crate) fn has_containerd(root: &Root) -> bool {
+    root.path(SOCKET).exists()
+}
+
 /// The images that containerd holds; none if it does not answer.
 pub(crate) async fn images(root: &Root) -> Option<BTreeMap<String, ImageFacts>> {
-    if !root.path(SOCKET).exists() {
+    if !has_containerd(root) {
         return None;
     }
     let list = |verb: &str| {
@@ -56,6 +61,11 @@ pub fn image_key_by_digest(reference: &str, digest: &Digest) -> String {
 /// tells it to nobody.
 pub fn image_pin(digest: &Digest) -> String {
     format!("{PIN_PREFIX}{digest}")
+}
+
+/// The digest that a name keeps from kubelet's collector; none for other names.
+pub fn pinned_by(name: &str) -> Option<Digest> {
+    name.strip_prefix(PIN_PREFIX)?.parse().ok()
 }
 
 /// A reference without its tag and digest.

@@ -15,8 +15,8 @@ mod store;
 mod system;
 mod units;
 
-pub use containerd::{image_key_by_digest, image_pin};
-pub(crate) use containerd::{images, program as ctr};
+pub(crate) use containerd::{has_containerd, images, program as ctr};
+pub use containerd::{image_key_by_digest, image_pin, pinned_by};
 pub(crate) use files::{
     generation_numbers, read_generation, read_numbered_generation, read_pending, read_trust,
 };

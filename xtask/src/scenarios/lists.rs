@@ -1,8 +1,8 @@
 //! Which scenarios there are, on which hosts, in which order.
 
 use super::{
-    Group, Hosts, Scenario, SiteOf, broken, bundle_file, failures, growth, interrupt, masters,
-    pods, refusals, restore, rooms, rows, upgrade, zones,
+    Group, Hosts, Scenario, SiteOf, broken, bundle_file, failures, growth, images, interrupt,
+    masters, pods, refusals, restore, rooms, rows, upgrade, zones,
 };
 
 /// The default lab: one master, two workers, two zones.
@@ -209,6 +209,10 @@ const THREE_ZONES: &[Scenario] = &[
     Scenario {
         name: "three zones: upgrade to the next minor under load",
         run: upgrade::to_the_next_minor,
+    },
+    Scenario {
+        name: "three zones: old images are left to kubelet",
+        run: images::old_ones_are_left_to_kubelet,
     },
 ];
 

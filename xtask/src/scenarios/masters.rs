@@ -230,9 +230,8 @@ impl Watch {
         let host = host.context("no worker")?;
         // It ends with who reads it: kubectl may fail and the loop goes on, but
         // not without anybody to tell.
-        let follow = format!(
-            "while sleep 1; do {KUBECTL} get nodes --no-headers; echo || exit; done"
-        );
+        let follow =
+            format!("while sleep 1; do {KUBECTL} get nodes --no-headers; echo || exit; done");
         let (child, stdout) = lab.ssh_follow(&host.name, &follow)?;
         let (sender, lines) = std::sync::mpsc::channel();
         std::thread::spawn(move || {

@@ -5,6 +5,7 @@ mod broken;
 mod bundle_file;
 mod failures;
 mod growth;
+mod images;
 mod interrupt;
 mod lists;
 mod masters;

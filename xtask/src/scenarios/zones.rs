@@ -210,7 +210,7 @@ pub(super) fn node_names(lab: &Lab) -> Vec<&str> {
 }
 
 /// A witness is none: it has no proxy and no kubelet.
-fn is_node(host: &Host) -> bool {
+pub(super) fn is_node(host: &Host) -> bool {
     host.kind != Kind::Witness
 }
 

@@ -1,0 +1,84 @@
+//! What nodes keep of images once nobody goes back to them.
+
+use super::Context;
+use super::upgrade::NEXT;
+use super::zones::{all_well, is_node};
+use crate::lab::{Host, Lab};
+use crate::product::{Product, run_quietly};
+use crate::shell;
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use std::collections::BTreeSet;
+
+/// After an upgrade nodes keep the old images pinned, for the way back; after the
+/// next change they leave them to kubelet, and what is needed stays.
+pub fn old_ones_are_left_to_kubelet(context: &Context) -> Result<()> {
+    let (lab, mut next) = (context.lab()?, Product::for_lab(NEXT)?);
+    let nodes: Vec<&Host> = lab.hosts().iter().filter(|host| is_node(host)).collect();
+    let before = nodes
+        .iter()
+        .map(|host| as_generations_say(&lab, host))
+        .collect::<Result<Vec<_>>>()?;
+    let inventory = next.inventory.clone();
+    let text = fs_err::read_to_string(&inventory)?;
+    let (setting, other) = (
+        "\"memory.available\" = \"2%\"",
+        "\"memory.available\" = \"3%\"",
+    );
+    ensure!(
+        text.contains(setting),
+        "the lab's inventory has no {setting}"
+    );
+    next.inventory = inventory.with_file_name("evicting.toml");
+    fs_err::write(&next.inventory, text.replace(setting, other))?;
+    run_quietly(&mut next.verb("install", &["--yes"]))?;
+    let mut left = 0;
+    for (host, before) in nodes.iter().zip(before) {
+        let after = as_generations_say(&lab, host)?;
+        ensure!(
+            after.is_subset(&before),
+            "{}: pins are new: {after:?}",
+            host.name
+        );
+        left += before.len() - after.len();
+    }
+    ensure!(left > 0, "no image was left to kubelet");
+    shell::say(&format!(
+        "        {left} pins of old images taken off {} nodes",
+        nodes.len()
+    ));
+    next.inventory = inventory;
+    run_quietly(&mut next.verb("install", &["--yes"]))?;
+    all_well(&next).map(drop)
+}
+
+/// Digests of the images that a node keeps from kubelet's collector, which are those
+/// that its two generations name.
+fn as_generations_say(lab: &Lab, host: &Host) -> Result<BTreeSet<String>> {
+    let listed = "/opt/cofferdam/bin/ctr -n k8s.io images list -q";
+    let listed = lab.ssh_output(&host.name, listed)?;
+    let pinned: BTreeSet<String> = listed
+        .lines()
+        .filter_map(|name| name.strip_prefix("cofferdam/pinned:"))
+        .map(str::to_owned)
+        .collect();
+    let kept = "cat /var/lib/cofferdam/generations/*.json";
+    let kept = lab.ssh_output(&host.name, kept)?;
+    let mut named = BTreeSet::new();
+    for generation in serde_json::Deserializer::from_str(&kept).into_iter::<Value>() {
+        let generation = generation?;
+        let images = generation["images"].as_array();
+        let images = images.with_context(|| format!("{}: no images", host.name))?;
+        named.extend(
+            images
+                .iter()
+                .filter_map(|image| Some(image.as_str()?.to_owned())),
+        );
+    }
+    ensure!(
+        pinned == named,
+        "{}: pinned are {pinned:?}, its generations name {named:?}",
+        host.name
+    );
+    Ok(pinned)
+}
