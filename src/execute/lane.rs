@@ -1,6 +1,7 @@
 //! The steps of one lane.
 
 use super::failure::{StepError, StepFailure, Stopped};
+use super::give_back::give_back;
 use super::leadership::step_down;
 use super::limits::limit;
 use super::recheck::recheck;
@@ -113,13 +114,17 @@ impl<'a> Stage<'a> {
 pub(super) async fn run_lane(stage: &Stage<'_>, lane: &Lane) -> usize {
     for (done, step) in lane.steps.iter().enumerate() {
         if stage.halt.is_cancelled() {
+            give_back(stage, &lane.steps[..done]).await;
             return done;
         }
         stage.run.events.emit(step_started(step));
         let started = Instant::now();
         match run_step(stage, step).await {
             Ok(()) => stage.run.events.emit(step_done(step, started)),
-            Err(StepError::Abandoned { .. }) => return done,
+            Err(StepError::Abandoned { .. }) => {
+                give_back(stage, &lane.steps[..=done]).await;
+                return done;
+            }
             Err(error) => {
                 stage.fail(step, error);
                 return done;

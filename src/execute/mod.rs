@@ -2,6 +2,7 @@
 //! order. Decides nothing but whether to go on.
 
 mod failure;
+mod give_back;
 mod lane;
 mod leadership;
 mod limits;

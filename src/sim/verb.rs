@@ -461,6 +461,11 @@ impl Simulation {
         self.world.with(|world| world.ready_nodes())
     }
 
+    /// Names of the nodes that runs have cordoned.
+    pub fn cordoned_nodes(&self) -> BTreeSet<String> {
+        self.world.with(|world| world.cluster.cordoned.clone())
+    }
+
     /// Turns hosts off and on again, all at once.
     pub fn power_cycle<'a>(&self, hosts: impl IntoIterator<Item = &'a str>) {
         self.world.with(|world| {

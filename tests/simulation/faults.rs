@@ -2,7 +2,7 @@
 
 use super::worlds::{ALONE, SMALL, THREE_ZONES, WITNESS, growing, installed, shape, spread, world};
 use cofferdam::layout;
-use cofferdam::plan::text;
+use cofferdam::plan::{Action, text};
 use cofferdam::sim::machine::{DiskContent, DiskFile};
 use cofferdam::sim::{EndState, Fault, FaultKind, Machine, NEXT_MINOR, Simulation};
 use std::fmt::Debug;
@@ -84,11 +84,28 @@ pub async fn finish(world: &Simulation, faults: &[Fault]) -> usize {
             Ok(_) => return stopped_before,
             Err(stopped) if fault.is_some_and(|fault| fault.kind == FaultKind::Interrupted) => {
                 assert!(stopped.is_interrupted(), "{stopped}");
+                assert_eq!(emptied_for_nothing(world, &ran.log), Vec::<String>::new());
             }
             Err(stopped) => last = format!("{stopped}\n{}", text(&ran.planned.plan)),
         }
     }
     panic!("{faults:?}: not done after {most_runs} runs: {last}");
+}
+
+/// Nodes that the run drained, did not change, and left without pods.
+fn emptied_for_nothing(world: &Simulation, log: &[(String, Action)]) -> Vec<String> {
+    let is_left_untouched = |node: &String| {
+        let is_its_drain = |(_, action): &(String, Action)| matches!(action, Action::Drain { node: drained, .. } if drained == node);
+        let drain = log.iter().rposition(is_its_drain);
+        drain.is_some_and(|drain| {
+            let mut changes = log[drain..].iter();
+            !changes.any(|(host, action)| {
+                host == node && !matches!(action, Action::Wait { .. } | Action::Drain { .. })
+            })
+        })
+    };
+    let cordoned = world.cordoned_nodes().into_iter();
+    cordoned.filter(is_left_untouched).collect()
 }
 
 /// Whether all is as it would be without what was done, which is told if not.
@@ -160,6 +177,26 @@ async fn a_new_bundle_on_fifty_hosts_is_gone_on_with() {
     assert_eq!(finish(&world, &[fault]).await, 1);
     assert_eq!(world.violations(), Vec::<String>::new());
     assert_eq!(world.stale_units(), Vec::<String>::new());
+}
+
+/// However soon after a drain people interrupt, the node gets its pods back.
+#[tokio::test]
+async fn an_interrupt_leaves_no_node_empty_for_nothing() {
+    let (_, operations) = measure(async |seed| with_new_bundle(SMALL, seed).await).await;
+    let mut given_back = 0;
+    for operation in 0..operations {
+        let world = with_new_bundle(SMALL, 0).await;
+        let fault = fault(operation, FaultKind::Interrupted);
+        let ran = world.install(Some(fault)).await.unwrap();
+        let is_drain = |(_, action): &(String, Action)| matches!(action, Action::Drain { .. });
+        let is_back = |(_, action): &(String, Action)| matches!(action, Action::Uncordon { .. });
+        let drain = ran.log.iter().rposition(is_drain);
+        let left = emptied_for_nothing(&world, &ran.log);
+        assert_eq!(left, Vec::<String>::new(), "{fault:?}");
+        let after = drain.map_or(&[][..], |drain| &ran.log[drain..]);
+        given_back += usize::from(after.len() == 2 && is_back(&after[1]));
+    }
+    assert!(given_back > 0, "no drain was interrupted");
 }
 
 #[tokio::test]

@@ -1,0 +1,47 @@
+//! What is put back of a lane that ends before its end: pods come again to a
+//! node that they were taken from for nothing.
+
+use super::lane::{Stage, expect_done, step_done, step_started};
+use super::limits::limit;
+use crate::event::Event;
+use crate::host::{ApplyRequest, Request};
+use crate::plan::{Action, Step};
+use std::time::Instant;
+
+/// Uncordons the node that the steps, which were begun in this order, drained
+/// without changing it. A cordon of people's own stays. What can't be put back
+/// is told, and the next run goes on from there.
+pub(super) async fn give_back(stage: &Stage<'_>, begun: &[Step]) {
+    let Some((drain, node)) = drained_for_nothing(begun) else {
+        return;
+    };
+    let step = Step {
+        title: format!("give {node} back"),
+        action: Action::Uncordon {
+            node: node.to_owned(),
+        },
+        disrupts: std::collections::BTreeSet::new(),
+        ..drain.clone()
+    };
+    stage.run.events.emit(step_started(&step));
+    let started = Instant::now();
+    let request = Request::Apply(Box::new(ApplyRequest::of(step.action.clone())));
+    let answer = stage.call(&step, request, None, limit(&step.action)).await;
+    match answer.and_then(|response| expect_done(&step, response)) {
+        Ok(()) => stage.run.events.emit(step_done(&step, started)),
+        Err(error) => stage.run.events.emit(Event::HostLog {
+            host: step.host,
+            line: format!("{node} stays cordoned until the next run: {error}"),
+        }),
+    }
+}
+
+/// The drain that nothing but waiting came after, and its node.
+fn drained_for_nothing(begun: &[Step]) -> Option<(&Step, &str)> {
+    let is_wait = |step: &&Step| matches!(step.action, Action::Wait { .. });
+    let last = begun.iter().rev().find(|step| !is_wait(step))?;
+    match &last.action {
+        Action::Drain { node, .. } => Some((last, node)),
+        _ => None,
+    }
+}
