@@ -21,13 +21,16 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Mutex, mpsc};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 use tokio_util::codec::FramedRead;
+use tokio_util::sync::CancellationToken;
 
 /// Without a byte from the jump host for this long, it is taken for dead. It
 /// sends a heartbeat every five seconds.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
+/// A task that is stopped ends where it waits next.
+const CANCEL_LIMIT: Duration = Duration::from_secs(5);
 /// How long an action in hand may take after the jump host is gone: more than
 /// what one action stops may take, as their units say.
 pub(crate) const FINISH_LIMIT: Duration = Duration::from_secs(400);
@@ -57,6 +60,7 @@ pub async fn serve(
         answers,
         bodies: HashMap::new(),
         lock: Arc::default(),
+        running: HashMap::new(),
         finishing: JoinSet::new(),
         disposable: JoinSet::new(),
     };
@@ -88,6 +92,8 @@ struct Session {
     answers: mpsc::Sender<Frame>,
     bodies: HashMap<u64, BodySender>,
     lock: Arc<Mutex<Option<HostLock>>>,
+    /// Those that may be stopped, by id.
+    running: HashMap<u64, Running>,
     /// Requests that are brought to their end when the jump host goes.
     finishing: JoinSet<()>,
     /// Requests that just stop then.
@@ -125,6 +131,7 @@ impl Session {
                     }
                 }
                 Frame::BodyAbort { id } => drop(self.bodies.remove(&id)),
+                Frame::Cancel { id } => self.cancel(id).await,
                 Frame::Heartbeat
                 | Frame::Notice { .. }
                 | Frame::BodyTaken { .. }
@@ -132,6 +139,19 @@ impl Session {
             }
             while self.finishing.try_join_next().is_some() {}
             while self.disposable.try_join_next().is_some() {}
+            self.running
+                .retain(|_, running| !running.task.is_finished());
+        }
+    }
+
+    /// Stops a request that nobody waits for, unless it is brought to its end
+    /// anyway. It has ended when this returns, so that what comes next finds
+    /// nobody at work.
+    async fn cancel(&mut self, id: u64) {
+        self.bodies.remove(&id);
+        if let Some(running) = self.running.remove(&id) {
+            running.task.abort();
+            let _ = timeout(CANCEL_LIMIT, running.ended.cancelled()).await;
         }
     }
 
@@ -152,12 +172,17 @@ impl Session {
             request,
             body,
         });
-        let set = if finishing {
-            &mut self.finishing
-        } else {
-            &mut self.disposable
-        };
-        set.spawn(task);
+        if finishing {
+            self.finishing.spawn(task);
+            return;
+        }
+        let ended = CancellationToken::new();
+        let ends = ended.clone().drop_guard();
+        let task = self.disposable.spawn(async move {
+            let _ends = ends;
+            task.await;
+        });
+        self.running.insert(id, Running { task, ended });
     }
 
     /// Cuts off bodies, stops what may be stopped, waits for the rest.
@@ -167,6 +192,13 @@ impl Session {
         let all = async { while self.finishing.join_next().await.is_some() {} };
         let _ = timeout(FINISH_LIMIT, all).await;
     }
+}
+
+/// A request that may be stopped.
+struct Running {
+    task: AbortHandle,
+    /// Cancelled once nothing of it is left.
+    ended: CancellationToken,
 }
 
 struct Handling {

@@ -10,7 +10,7 @@ use std::io;
 use tokio_util::codec::{Decoder, Encoder};
 
 /// Raised when a frame's meaning changes; both sides must have the same.
-pub const PROTOCOL_VERSION: u32 = 5;
+pub const PROTOCOL_VERSION: u32 = 6;
 /// Begins the line after which frames come. Shells print banners before it.
 pub const MAGIC: &str = "COFFERDAM-AGENT ";
 /// Bodies are cut into pieces of at most this size, in bytes: small enough that
@@ -58,6 +58,11 @@ pub enum Frame {
     BodyAbort {
         id: u64,
     },
+    /// Nobody waits for the answer any more: what may be stopped is, before the
+    /// next frame is read.
+    Cancel {
+        id: u64,
+    },
     /// The jump host lives.
     Heartbeat,
     /// To the jump host.
@@ -84,6 +89,7 @@ const BODY: u8 = 2;
 const BODY_END: u8 = 3;
 const BODY_ABORT: u8 = 4;
 const HEARTBEAT: u8 = 5;
+const CANCEL: u8 = 6;
 const NOTICE: u8 = 16;
 const RESPONSE: u8 = 17;
 const BODY_TAKEN: u8 = 18;
@@ -98,6 +104,7 @@ impl Frame {
             Self::Body { id, bytes } => (BODY, *id, bytes.clone()),
             Self::BodyEnd { id } => (BODY_END, *id, Bytes::new()),
             Self::BodyAbort { id } => (BODY_ABORT, *id, Bytes::new()),
+            Self::Cancel { id } => (CANCEL, *id, Bytes::new()),
             Self::Heartbeat => (HEARTBEAT, 0, Bytes::new()),
             Self::Notice { id, notice } => (NOTICE, *id, json(notice)?),
             Self::BodyTaken { id } => (BODY_TAKEN, *id, Bytes::new()),
@@ -164,6 +171,7 @@ impl Decoder for FrameCodec {
             BODY => Frame::Body { id, bytes: payload },
             BODY_END => Frame::BodyEnd { id },
             BODY_ABORT => Frame::BodyAbort { id },
+            CANCEL => Frame::Cancel { id },
             HEARTBEAT => Frame::Heartbeat,
             NOTICE => Frame::Notice {
                 id,

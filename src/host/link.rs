@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 /// An agent ends when it hears nothing for thirty seconds; this leaves room
@@ -176,9 +177,10 @@ impl Link {
             }
             state.waiting.insert(id, sender);
         }
-        let _registered = Registered {
-            state: &self.state,
+        let mut registered = Registered {
+            link: self,
             id,
+            is_answered: false,
         };
         let mut deadline = Instant::now() + call.limit;
         let request = Box::new(call.request);
@@ -250,6 +252,7 @@ impl Link {
                     (call.notices)(notice);
                 }
                 Some(Incoming::Response(result)) => {
+                    registered.is_answered = true;
                     if body.is_some() {
                         // It has no use for the rest. An agent that hangs may
                         // not even take that; its answer is here all the same.
@@ -336,15 +339,29 @@ impl Host for Link {
     }
 }
 
-/// Takes a call out of the table when it ends, however it ends.
+/// Takes a call out of the table when it ends, however it ends. The agent is told
+/// of one that nobody waits for any more.
 struct Registered<'a> {
-    state: &'a Mutex<State>,
+    link: &'a Link,
     id: u64,
+    is_answered: bool,
 }
 
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
-        lock(self.state).waiting.remove(&self.id);
+        lock(&self.link.state).waiting.remove(&self.id);
+        if self.is_answered {
+            return;
+        }
+        let cancel = Frame::Cancel { id: self.id };
+        let Err(TrySendError::Full(cancel)) = self.link.outgoing.try_send(cancel) else {
+            return;
+        };
+        // It takes its place behind what waits already.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let outgoing = self.link.outgoing.clone();
+            runtime.spawn(async move { outgoing.send(cancel).await });
+        }
     }
 }
 

@@ -396,3 +396,37 @@ async fn an_agent_that_reads_nothing_is_given_up_by_every_call() {
         );
     }
 }
+
+/// What nobody waits for has ended before the agent does anything else.
+#[tokio::test]
+async fn a_call_that_is_dropped_ends_at_the_agent_before_the_next_one() {
+    let host = TestHost::new();
+    let begun = host.root.path("/begun");
+    host.binary(
+        "kubectl",
+        &format!("echo $$ > {begun}.new; mv {begun}.new {begun}; exec sleep 600"),
+    );
+    host.binary("etcdctl", "exit 3");
+    let link = agent_of(&host).await;
+    let until_begun = async {
+        while !begun.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        _ = link.call(without_body("kubectl")) => panic!("it ended by itself"),
+        () = until_begun => {}
+    }
+    let process = host.read("/begun");
+    let next = timeout(TEST_LIMIT, link.call(without_body("etcdctl")));
+    assert!(matches!(
+        next.await.unwrap(),
+        Ok(Response::Exited { status: 3 })
+    ));
+    let command = fs_err::read(format!("/proc/{}/cmdline", process.trim()));
+    // Killed; its parent may not have heard of it yet.
+    assert!(
+        command.is_ok_and(|line| line.is_empty())
+            || !std::path::Path::new(&format!("/proc/{}", process.trim())).exists()
+    );
+}
