@@ -29,9 +29,9 @@ pub(super) async fn give_back(stage: &Stage<'_>, begun: &[Step]) {
     let answer = stage.call(&step, request, None, limit(&step.action)).await;
     match answer.and_then(|response| expect_done(&step, response)) {
         Ok(()) => stage.run.events.emit(step_done(&step, started)),
-        Err(error) => stage.run.events.emit(Event::HostLog {
-            host: step.host,
-            line: format!("{node} stays cordoned until the next run: {error}"),
+        Err(error) => stage.run.events.emit(Event::Warning {
+            host: Some(node.to_owned()),
+            message: format!("it stays cordoned until the same command is run again: {error}"),
         }),
     }
 }
@@ -43,5 +43,49 @@ fn drained_for_nothing(begun: &[Step]) -> Option<(&Step, &str)> {
     match &last.action {
         Action::Drain { node, .. } => Some((last, node)),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desired::{Condition, Stage as Stages};
+
+    fn step(action: Action) -> Step {
+        Step {
+            stage: Stages::Nodes,
+            host: "m1".to_owned(),
+            title: String::new(),
+            disrupts: std::collections::BTreeSet::new(),
+            action,
+        }
+    }
+
+    #[test]
+    fn a_node_was_drained_for_nothing_until_something_is_done_to_it() {
+        let drain = || {
+            step(Action::Drain {
+                node: "w1".to_owned(),
+                limit_seconds: 1,
+                rules: Vec::new(),
+            })
+        };
+        let wait = || {
+            step(Action::Wait {
+                condition: Condition::OverlayUp,
+                limit_seconds: 1,
+            })
+        };
+        let change = || step(Action::SwapOff);
+        for (begun, expected) in [
+            (vec![], None),
+            (vec![drain()], Some("w1")),
+            (vec![change(), drain(), wait()], Some("w1")),
+            (vec![drain(), change()], None),
+            (vec![wait()], None),
+        ] {
+            let found = drained_for_nothing(&begun).map(|(_, node)| node);
+            assert_eq!(found, expected, "{begun:?}");
+        }
     }
 }

@@ -121,12 +121,12 @@ pub(super) async fn run_lane(stage: &Stage<'_>, lane: &Lane) -> usize {
         let started = Instant::now();
         match run_step(stage, step).await {
             Ok(()) => stage.run.events.emit(step_done(step, started)),
-            Err(StepError::Abandoned { .. }) => {
-                give_back(stage, &lane.steps[..=done]).await;
-                return done;
-            }
             Err(error) => {
-                stage.fail(step, error);
+                let begun = begun(&lane.steps, done, &error);
+                if !matches!(error, StepError::Abandoned { .. }) {
+                    stage.fail(step, error);
+                }
+                give_back(stage, begun).await;
                 return done;
             }
         }
@@ -158,16 +158,7 @@ async fn run_step(stage: &Stage<'_>, step: &Step) -> Result<(), StepError> {
     match &step.action {
         Action::PutBlobs { blobs } => put_blobs(stage, step, blobs).await,
         Action::Seed { artifacts } => seed(stage, step, artifacts).await,
-        // Nothing is in hand while a host only waits, and a copy that is cut
-        // off goes on with the next run; and etcd changes its members in one
-        // go, whoever waits for the answer.
-        Action::Wait { .. }
-        | Action::Drain { .. }
-        | Action::SnapshotEtcd { .. }
-        | Action::PrepareEtcdData { .. }
-        | Action::CopyArtifacts { .. }
-        | Action::AddEtcdLearner { .. }
-        | Action::PromoteEtcdLearner { .. } => {
+        action if may_be_stopped(action) => {
             tokio::select! {
                 result = apply(stage, step) => result,
                 () = stage.halt.cancelled() => Err(abandoned(step)),
@@ -175,6 +166,33 @@ async fn run_step(stage: &Stage<'_>, step: &Step) -> Result<(), StepError> {
         }
         _ => apply(stage, step).await,
     }
+}
+
+/// The steps that were begun, of a lane that ends at the next one though nothing
+/// went wrong there; none where something did.
+fn begun<'a>(steps: &'a [Step], done: usize, error: &StepError) -> &'a [Step] {
+    match error {
+        StepError::Abandoned { .. } if may_be_stopped(&steps[done].action) => &steps[..=done],
+        // It never began.
+        StepError::Abandoned { .. } | StepError::Refused(_) => &steps[..done],
+        _ => &[],
+    }
+}
+
+/// Whether a run that ends does so amid it. Nothing is in hand while a host only
+/// waits, and a copy that is cut off goes on with the next run; and etcd changes
+/// its members in one go, whoever waits for the answer.
+fn may_be_stopped(action: &Action) -> bool {
+    matches!(
+        action,
+        Action::Wait { .. }
+            | Action::Drain { .. }
+            | Action::SnapshotEtcd { .. }
+            | Action::PrepareEtcdData { .. }
+            | Action::CopyArtifacts { .. }
+            | Action::AddEtcdLearner { .. }
+            | Action::PromoteEtcdLearner { .. }
+    )
 }
 
 /// What the step interrupts if what it starts or restarts has come up since the
@@ -243,5 +261,43 @@ pub(super) fn step_done(step: &Step, started: Instant) -> Event {
         host: step.host.clone(),
         title: step.title.clone(),
         seconds: started.elapsed().as_secs_f64(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desired::Stage as Stages;
+    use crate::plan::safety::Refusal;
+
+    #[test]
+    fn what_is_refused_or_abandoned_before_its_turn_never_began() {
+        let step = |action| Step {
+            stage: Stages::Nodes,
+            host: "m1".to_owned(),
+            title: String::new(),
+            disrupts: std::collections::BTreeSet::new(),
+            action,
+        };
+        let drain = Action::Drain {
+            node: "w1".to_owned(),
+            limit_seconds: 1,
+            rules: Vec::new(),
+        };
+        let steps = [step(drain), step(Action::SwapOff)];
+        let refused = StepError::Refused(Refusal::EtcdUnhealthy {
+            host: "m1".to_owned(),
+            error: String::new(),
+        });
+        let lost = StepError::Host(HostError::Lost {
+            host: "m1".to_owned(),
+            doing: String::new(),
+            reason: String::new(),
+        });
+        assert_eq!(begun(&steps, 0, &abandoned(&steps[0])).len(), 1);
+        assert_eq!(begun(&steps, 1, &abandoned(&steps[1])).len(), 1);
+        assert_eq!(begun(&steps, 1, &refused).len(), 1);
+        assert_eq!(begun(&steps, 0, &refused).len(), 0);
+        assert_eq!(begun(&steps, 1, &lost).len(), 0);
     }
 }
