@@ -106,7 +106,7 @@ impl Worker {
                 Ok(Response::Done)
             }
             Request::ReadGenerations => {
-                let generations = generations::read(&self.root)?;
+                let generations = generations::read(&self.root);
                 Ok(Response::Generations { generations })
             }
             Request::ListSnapshots => {

@@ -95,8 +95,11 @@ pub(super) async fn find(
         let binary = |program: &str, digest| binary_of(program, digest, stored, &known);
         let kept = Held::new(stored, (parts.clone(), left.is_empty()), binary).map_err(|what| {
             let number = stored.generation.number;
-            let message = format!("{name}: {what} of generation {number} is no longer there");
-            Fault::new(Exit::Checks, message).hint("there is no way back for it")
+            let message = format!("{name}: {what} of its generation {number} is gone or damaged");
+            Fault::new(Exit::Checks, message).hint(
+                "it can't go back to that: leave it out of `--on`, or take it along with \
+                 `cofferdam upgrade`",
+            )
         })?;
         lines.push(told(name, &kept, left));
         held.insert((*name).to_owned(), kept);

@@ -23,9 +23,10 @@ pub struct Held {
     pub is_whole: bool,
     pub files: BTreeMap<String, HeldFile>,
     pub binaries: BTreeMap<String, Binary>,
-    /// Digests of the images that stay pinned on the node.
+    /// Digests of the images that stay pinned on the node; none where nobody noted
+    /// them.
     #[serde(default)]
-    pub images: BTreeSet<Digest>,
+    pub images: Option<BTreeSet<Digest>>,
 }
 
 /// A file or directory with its bytes.
@@ -136,7 +137,7 @@ impl Held {
             is_whole,
             files,
             binaries,
-            images: generation.images.clone().unwrap_or_default(),
+            images: generation.images.clone(),
         })
     }
 }

@@ -119,7 +119,7 @@ fn desired_host(inputs: Inputs<'_>, host: &Host) -> Result<DesiredHost, DesiredE
     let title = inputs.software.title_on(&host.name);
     let held = inputs.site.held.get(&host.name);
     builder.built.held = held.map(|held| held.generation);
-    builder.built.held_images = held.map(|held| held.images.clone()).unwrap_or_default();
+    builder.built.held_images = held.and_then(|held| held.images.clone());
     builder.built.bundle = match held {
         Some(held) => held.title(&title),
         None => title,

@@ -96,8 +96,8 @@ pub struct DesiredHost {
     /// reference `registry.k8s.io/pause:3.10.2`.
     pub images: BTreeMap<String, NodeImage>,
     /// Digests of the images that it needs beside those, where they are there
-    /// still: those of the generation that it keeps.
-    pub held_images: BTreeSet<Digest>,
+    /// still: those of the generation that it keeps; none where nobody noted them.
+    pub held_images: Option<BTreeSet<Digest>>,
     /// Addresses `10.77.1.11:5000` of the registries that this host reads
     /// from, nearest first.
     pub registries: Vec<String>,
@@ -114,10 +114,14 @@ pub struct DesiredHost {
 }
 
 impl DesiredHost {
-    /// Digests of all images that stay pinned on the node.
-    pub fn pinned_images(&self) -> BTreeSet<Digest> {
+    /// Digests of all images that stay pinned on the node; none if that can't be
+    /// known.
+    pub fn pinned_images(&self) -> Option<BTreeSet<Digest>> {
         let images = self.images.values().map(|image| image.digest);
-        images.chain(self.held_images.iter().copied()).collect()
+        match (self.held, &self.held_images) {
+            (None, _) => Some(images.collect()),
+            (Some(_), held) => Some(images.chain(held.as_ref()?.iter().copied()).collect()),
+        }
     }
 }
 

@@ -43,6 +43,6 @@ pub fn generation_of(host: &DesiredHost, number: u64) -> Option<Generation> {
             .map(|(name, binary)| (name.clone(), binary.version.clone()))
             .collect(),
         units: host.units.iter().map(|unit| unit.name.clone()).collect(),
-        images: Some(host.pinned_images()),
+        images: host.pinned_images(),
     })
 }

@@ -20,15 +20,25 @@ pub(super) async fn commit(root: &Root, number: u64, generation: Option<Generati
     let Some(generation) = generation.filter(|generation| generation.number == number) else {
         bail!("committing generation {number}: the request does not carry it");
     };
-    let blocking = root.clone();
-    let kept = tokio::task::spawn_blocking(move || write_and_collect(&blocking, &generation))
-        .await
-        .context("committing a generation")??;
-    if let Some(needed) = needed_images(&kept) {
+    // First, since nobody would see a commit that was cut short before it.
+    if let Some(needed) = needed_images(&kept_then(root, &generation)) {
         images::unpin_others(root, &needed).await?;
     }
-    // Last, since it is the only trace of a commit that was cut short.
-    pending::clear(root)
+    let root = root.clone();
+    tokio::task::spawn_blocking(move || write_and_collect(&root, &generation))
+        .await
+        .context("committing a generation")?
+}
+
+/// The generations that are kept once this one is the newest.
+fn kept_then(root: &Root, generation: &Generation) -> Vec<Generation> {
+    let mut numbers = generation_numbers(root);
+    numbers.retain(|number| *number != generation.number);
+    numbers.sort_unstable_by(|left, right| right.cmp(left));
+    let others = numbers.into_iter();
+    let others = others.filter_map(|number| read_numbered_generation(root, number));
+    let newest = std::iter::once(generation.clone());
+    newest.chain(others.take(KEPT - 1)).collect()
 }
 
 /// Digests of the images of all kept generations; none where one didn't note
@@ -39,8 +49,7 @@ fn needed_images(kept: &[Generation]) -> Option<BTreeSet<Digest>> {
     Some(each?.into_iter().flatten().copied().collect())
 }
 
-/// Returns the generations that are kept.
-fn write_and_collect(root: &Root, generation: &Generation) -> Result<Vec<Generation>> {
+fn write_and_collect(root: &Root, generation: &Generation) -> Result<()> {
     for (name, digest) in &generation.binaries {
         let place = root.path(layout::STORE).join(digest.hex());
         if !place.is_file() {
@@ -51,6 +60,7 @@ fn write_and_collect(root: &Root, generation: &Generation) -> Result<Vec<Generat
             );
         }
     }
+    keep_whole(root, generation)?;
     let directory = root.path(layout::GENERATIONS);
     let text = serde_json::to_vec_pretty(generation).context("writing a generation")?;
     let place = directory.join(format!("{}.json", generation.number));
@@ -60,7 +70,30 @@ fn write_and_collect(root: &Root, generation: &Generation) -> Result<Vec<Generat
     // A run that was killed after the last blob left these.
     crate::agent::seed::remove_leftovers(root)?;
     remove_stale_links(root, generation)?;
-    Ok(kept)
+    // Last, since it is the only trace of a commit that was cut short.
+    pending::clear(root)
+}
+
+/// Keeps anew what a disk lost or damaged of the content that the generation goes
+/// back to, from the files in place.
+fn keep_whole(root: &Root, generation: &Generation) -> Result<()> {
+    for (path, file) in &generation.files {
+        let Some(digest) = file.digest else {
+            continue;
+        };
+        let right = |place: &Utf8Path| {
+            let bytes = fs_err::read(place).ok()?;
+            (Digest::of(&bytes) == digest).then_some(bytes)
+        };
+        let place = root.path(layout::GENERATIONS).join("content");
+        let place = place.join(digest.hex());
+        if right(&place).is_none()
+            && let Some(bytes) = right(&root.path(path))
+        {
+            atomic::write_and_sync(&place, &bytes, Ownership::own(MANIFEST_MODE))?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes manifests other than the newest ones, and returns those.
@@ -199,6 +232,23 @@ mod tests {
         assert_eq!(names(layout::STORE), 2);
         assert_eq!(names(layout::STAGING), 0);
         assert_eq!(names(layout::BIN), 1);
+    }
+
+    #[tokio::test]
+    async fn content_that_a_disk_damaged_is_kept_anew() {
+        let host = TestHost::new();
+        host.write("/etc/x", "one");
+        put(&host, layout::STORE, "one");
+        let place = format!(
+            "{}/content/{}",
+            layout::GENERATIONS,
+            Digest::of("one").hex()
+        );
+        host.write(&place, "oNe");
+        commit(&host.root, 1, Some(generation(1, "one", "one")))
+            .await
+            .unwrap();
+        assert_eq!(host.read(&place), "one");
     }
 
     #[test]

@@ -97,10 +97,11 @@ async fn pull_one(
 /// # Errors
 /// If containerd runs and does not answer.
 pub(super) async fn unpin_others(root: &Root, kept: &BTreeSet<Digest>) -> Result<()> {
-    if !has_containerd(root) {
+    // Somebody else's containerd is none of ours.
+    let Some(program) = ctr(root).ok().filter(|_| has_containerd(root)) else {
         return Ok(());
-    }
-    let listed = ctr(root)?
+    };
+    let listed = program
         .arguments(["images", "list", "--quiet"])
         .limit(UNPIN_LIMIT)
         .succeed()
