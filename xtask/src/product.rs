@@ -19,7 +19,7 @@ pub struct Product {
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Which of the definitions in bundles/.
+    /// Which of the definitions in bundles/, or a later release of one.
     #[arg(long, default_value = "1.36")]
     minor: String,
 }
@@ -40,18 +40,19 @@ pub struct Outcome {
 }
 
 impl Product {
-    /// The product with the lab's inventory and a bundle of the given minor,
-    /// which is built if it is not there for this binary.
-    pub fn for_lab(minor: &str) -> Result<Self> {
+    /// The product with the lab's inventory and a bundle of the given minor, or
+    /// of a later release of it such as `1.36.3`, which is built if it is not
+    /// there for this binary.
+    pub fn for_lab(release: &str) -> Result<Self> {
         let lab = paths::lab()?;
         fs::create_dir_all(&lab)?;
         let product = Self {
             binary: dist::binary()?,
             inventory: lab.join("inventory.toml"),
-            bundle: lab.join(format!("cofferdam-{minor}.0.tar")),
+            bundle: lab.join(format!("cofferdam-{}.tar", whole_version(release))),
             public_key: lab.join("bundle.pub"),
         };
-        product.ensure_bundle(minor)?;
+        product.ensure_bundle(release)?;
         Ok(product)
     }
 
@@ -139,12 +140,12 @@ impl Product {
         Ok(())
     }
 
-    fn ensure_bundle(&self, minor: &str) -> Result<()> {
+    fn ensure_bundle(&self, release: &str) -> Result<()> {
         let lab = paths::lab()?;
         let repository = paths::repository()?;
-        let definition = repository.join(format!("bundles/kubernetes-{minor}.toml"));
-        let lock = lab.join(format!("kubernetes-{minor}.lock"));
-        let stamp = lab.join(format!("kubernetes-{minor}.stamp"));
+        let definition = definition_of(release)?;
+        let lock = lab.join(format!("kubernetes-{release}.lock"));
+        let stamp = lab.join(format!("kubernetes-{release}.stamp"));
         let wanted = stamp_of(&[
             &self.binary,
             &definition,
@@ -153,7 +154,7 @@ impl Product {
         if self.bundle.exists() && fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
             return Ok(());
         }
-        let mirror = upstream::ensure(minor)?;
+        let mirror = upstream::ensure(release)?;
         let served = mirror.serve()?;
         let key = lab.join("bundle.key");
         if !key.exists() {
@@ -176,6 +177,36 @@ impl Product {
         fs::write(&stamp, wanted)?;
         Ok(())
     }
+}
+
+/// `1.36.0` for `1.36`.
+fn whole_version(release: &str) -> String {
+    match release.matches('.').count() {
+        1 => format!("{release}.0"),
+        _ => release.to_owned(),
+    }
+}
+
+/// The definition of a release's bundle. That of a later release of a minor is the
+/// minor's with another version of Kubernetes, beside the same manifests.
+fn definition_of(release: &str) -> Result<Utf8PathBuf> {
+    let definitions = paths::repository()?.join("bundles");
+    let written = definitions.join(format!("kubernetes-{release}.toml"));
+    let Some((minor, _)) = release.rsplit_once('.').filter(|_| !written.exists()) else {
+        return Ok(written);
+    };
+    let text = fs::read_to_string(definitions.join(format!("kubernetes-{minor}.toml")))?;
+    let version = |of: &str| format!("version = \"{}\"", whole_version(of));
+    let derived = paths::lab()?.join("definitions");
+    fs::create_dir_all(derived.join("manifests"))?;
+    for manifest in definitions.join("manifests").read_dir_utf8()? {
+        let manifest = manifest?;
+        let copy = derived.join("manifests").join(manifest.file_name());
+        fs::copy(manifest.path(), copy)?;
+    }
+    let place = derived.join(format!("kubernetes-{release}.toml"));
+    fs::write(&place, text.replace(&version(minor), &version(release)))?;
+    Ok(place)
 }
 
 /// Digest over files and folders, to know when a bundle is stale.

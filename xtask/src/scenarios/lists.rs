@@ -2,7 +2,7 @@
 
 use super::{
     Group, Hosts, Scenario, SiteOf, broken, bundle_file, failures, growth, images, interrupt,
-    masters, pods, refusals, restore, rooms, rows, upgrade, zones,
+    masters, patch, pods, refusals, restore, rooms, rows, upgrade, zones,
 };
 
 /// The default lab: one master, two workers, two zones.
@@ -228,6 +228,18 @@ const UPGRADED: &[Scenario] = &[
     },
 ];
 
+/// The same, to a later release and back, then over two in one call.
+const HOPS: &[Scenario] = &[
+    Scenario {
+        name: "install: over three zones, to be upgraded",
+        run: |c| c.product.install(),
+    },
+    Scenario {
+        name: "upgrade: a patch release, back, and two hops in one call under load",
+        run: patch::there_back_and_two_hops,
+    },
+];
+
 /// The same, cut short again and again.
 const KILLED: &[Scenario] = &[
     Scenario {
@@ -389,6 +401,11 @@ pub(super) const CHAOS: &[Group] = &[
     Group {
         hosts: THREE_MASTERS,
         scenarios: UPGRADED,
+        site: SiteOf::Itself,
+    },
+    Group {
+        hosts: THREE_MASTERS,
+        scenarios: HOPS,
         site: SiteOf::Itself,
     },
     Group {

@@ -9,6 +9,7 @@ mod images;
 mod interrupt;
 mod lists;
 mod masters;
+mod patch;
 pub mod pods;
 mod random;
 mod refusals;

@@ -417,7 +417,7 @@ fn is_finished(old: &Product, next: &Product) -> Result<()> {
 }
 
 /// Does something that no request may fail for, and nothing be lost.
-fn under_load(context: &Context, work: impl FnOnce() -> Result<()>) -> Result<()> {
+pub(super) fn under_load(context: &Context, work: impl FnOnce() -> Result<()>) -> Result<()> {
     let lab = context.lab()?;
     let load = Load::start(&context.product, &lab, RATES)?;
     let done = work();
@@ -454,7 +454,7 @@ fn soaks(context: &Context, next: &Product) -> Result<()> {
 
 const MASTERS: [&str; 3] = ["m1", "m2", "m3"];
 /// The versions of all kubelets.
-const KUBELETS: [&str; 4] = [
+pub(super) const KUBELETS: [&str; 4] = [
     "get",
     "nodes",
     "-o",

@@ -221,11 +221,44 @@ fn or_native(platforms: &[Platform]) -> Vec<Platform> {
     }
 }
 
-/// Reads `components.toml` of a minor.
-pub fn load(minor_folder: &Utf8Path) -> Result<Components> {
-    let path = minor_folder.join("components.toml");
+/// A later release of what another folder has: some modules are of another
+/// version, with a folder of `go.mod` each, and all else is as there.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Release {
+    /// The other folder, relative to this one.
+    base: Utf8PathBuf,
+    /// Version by module.
+    versions: BTreeMap<String, String>,
+}
+
+/// Reads `components.toml` of a minor, or of a later release of one.
+pub fn load(folder: &Utf8Path) -> Result<Components> {
+    let path = folder.join("components.toml");
     let text = fs_err::read_to_string(&path)?;
-    parse(&text).with_context(|| format!("reading {path}"))
+    let read = || match toml::from_str::<Release>(&text) {
+        Ok(release) => release.of(load(&folder.join(&release.base))?),
+        Err(_) => parse(&text),
+    };
+    read().with_context(|| format!("reading {path}"))
+}
+
+impl Release {
+    /// The base's components as this release has them.
+    fn of(&self, mut components: Components) -> Result<Components> {
+        for name in self.versions.keys() {
+            if !components.modules.iter().any(|module| module.name == *name) {
+                bail!("`versions` has `{name}`, which {} has not", self.base);
+            }
+        }
+        for module in &mut components.modules {
+            match self.versions.get(&module.name) {
+                Some(version) => module.version.clone_from(version),
+                None => module.folder = Some(module.source(&self.base)),
+            }
+        }
+        Ok(components)
+    }
 }
 
 /// A list of images alone, for binaries that are built already.
@@ -301,6 +334,26 @@ mod tests {
         version = "1.2.3"
         binaries = { first = "example.com/first" }
     "#;
+
+    #[test]
+    fn a_release_takes_what_it_does_not_name_from_its_base() {
+        let text = MODULE.to_owned() + &MODULE.replace("one", "two").replace("first", "second");
+        let base = parse(&text).unwrap();
+        let text = "base = \"../9.8\"\n[versions]\none = \"9.8.7\"\n";
+        let release: Release = toml::from_str(text).unwrap();
+        let found = release.of(base).unwrap();
+        let told = found.modules.iter().map(|module| {
+            let folder = module.source(Utf8Path::new("upstream/9.8.7"));
+            format!("{} {} {folder}", module.name, module.version)
+        });
+        let told: Vec<String> = told.collect();
+        assert_eq!(told[0], "one 9.8.7 upstream/9.8.7/one");
+        assert!(
+            told[1].ends_with(" upstream/9.8.7/../9.8/two"),
+            "{}",
+            told[1]
+        );
+    }
 
     #[test]
     fn platforms_default_to_the_native_one() {
