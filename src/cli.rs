@@ -212,6 +212,10 @@ pub struct UpgradeArgs {
     /// node that comes later by zone and name is interrupted
     #[arg(long, value_name = "zone:NAME|host:NAME")]
     pub until: Option<UntilArg>,
+    /// Leave this node out, since it can't be reached; the next upgrade takes it
+    /// along; hosts that are more than a node can't be left out; may be repeated
+    #[arg(long, value_name = "HOST")]
+    pub without: Vec<String>,
     /// Show the plan only; changes nothing but the hosts' agent
     #[arg(long)]
     pub dry_run: bool,

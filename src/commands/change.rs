@@ -81,7 +81,7 @@ pub(super) async fn upgrade(args: UpgradeArgs, style: Style) -> Result<ExitCode,
             intent,
             inventory: args.inventory.inventory.clone(),
             bundle: Some(bundle),
-            without: Vec::new(),
+            without: args.without.clone(),
             back: Vec::new(),
             restore: None,
             until: args.until.clone(),
@@ -173,7 +173,7 @@ async fn dry_run(
     let request = Request {
         output: &output,
         bundle: hops.first(),
-        without: &[],
+        without: &args.without,
         inventory,
         site,
         purpose: Purpose::Look,
@@ -385,10 +385,14 @@ fn tell_totals(output: &Output, prospect: &Prospect, steps: usize) {
         None if !prospect.plan.stops_before.is_empty() => {
             format!("stopped {}, as asked", before(&prospect.plan))
         }
-        None => format!(
-            "{} runs {}",
-            prospect.inventory.cluster.name, prospect.desired.bundle
-        ),
+        None => {
+            let name = &prospect.inventory.cluster.name;
+            let but_for = match left_behind(prospect) {
+                others if others.is_empty() => String::new(),
+                others => format!(", but for {},", others.join(" ")),
+            };
+            format!("{name}{but_for} runs {}", prospect.desired.bundle)
+        }
     };
     output.say(&format!(
         "done      {steps} steps in {}: {what}",
@@ -440,6 +444,14 @@ fn next(prospect: &Prospect) -> String {
             prospect.plan.stops_before.join(" ")
         );
     }
+    let others = left_behind(prospect);
+    if !others.is_empty() {
+        return format!(
+            "the same command without `--without`, once {} can be reached; until then `install` \
+             is refused",
+            others.join(" ")
+        );
+    }
     if prospect.software.soaks() {
         return format!(
             "`cofferdam upgrade -i {inventory} --finish …` when all is well, or \
@@ -447,6 +459,14 @@ fn next(prospect: &Prospect) -> String {
         );
     }
     format!("cofferdam kubectl -i {inventory} -- get nodes")
+}
+
+/// Names of the hosts that an upgrade was to leave out.
+fn left_behind(prospect: &Prospect) -> Vec<&str> {
+    let hosts = prospect.inventory.hosts.iter();
+    let others = hosts.filter(|host| !prospect.hosts.contains_key(&host.name));
+    let others = others.filter(|_| prospect.intent.upgrades());
+    others.map(|host| host.name.as_str()).collect()
 }
 
 /// What a run makes irrevocable, before it is confirmed.

@@ -8,7 +8,7 @@ use crate::bundle::Progress;
 use crate::host::remote::{self, AgentSource, RemoteError, RemoteHost};
 use crate::host::upload::Uploads;
 use crate::host::{Call, Host, HostError, Notice, Request};
-use crate::inventory::{self, Inventory};
+use crate::inventory::{self, Inventory, Role};
 use crate::output::{Output, TransferProgress};
 use crate::site::{Decisions, Site};
 use crate::ssh::{HostKeys, Identity, Target};
@@ -116,16 +116,40 @@ pub(super) struct ConnectRequest<'a> {
     pub(super) source: Option<&'a dyn AgentSource>,
     /// Names of hosts that are left out.
     pub(super) without: &'a [String],
-    /// Whether more could be.
-    pub(super) takes_without: bool,
+    /// Which hosts could be.
+    pub(super) leaves_out: LeavesOut,
     pub(super) purpose: Purpose,
 }
 
-/// Refuses to leave out hosts that there aren't, all masters, and so many members
-/// of etcd that the rest is no majority.
-pub(super) fn check_left_out(inventory: &Inventory, without: &[String]) -> Result<(), Fault> {
+/// Which hosts a verb can leave out, as far as the cluster can be changed then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LeavesOut {
+    None,
+    /// Those that are nothing else: all others go together.
+    Nodes,
+    Any,
+}
+
+/// Refuses to leave out hosts that there aren't, those that the verb can't, all
+/// masters, and so many members of etcd that the rest is no majority.
+pub(super) fn check_left_out(
+    inventory: &Inventory,
+    without: &[String],
+    leaves_out: LeavesOut,
+) -> Result<(), Fault> {
     for name in without {
-        if inventory.host(name).is_none() {
+        let host = inventory.host(name);
+        let needed = [Role::ControlPlane, Role::Etcd, Role::Registry];
+        let is_needed = |host: &inventory::Host| needed.iter().any(|role| host.has(*role));
+        if leaves_out == LeavesOut::Nodes && host.is_some_and(is_needed) {
+            let message = format!(
+                "--without {name}: an upgrade takes all masters, members of etcd and registries along"
+            );
+            let hint =
+                "bring it back first; only a host that is nothing but a node can be left out";
+            return Err(Fault::new(Exit::Input, message).hint(hint));
+        }
+        if host.is_none() {
             let hosts = inventory.hosts.iter().map(|host| host.name.as_str());
             let hosts: Vec<&str> = hosts.collect();
             let message = format!("--without {name}: {} has no host `{name}`", inventory.file);
@@ -179,7 +203,7 @@ pub(super) async fn connect_all(
         site,
         source,
         without,
-        takes_without,
+        leaves_out,
         purpose,
     } = request;
     let mut targets = targets(inventory)?;
@@ -201,7 +225,7 @@ pub(super) async fn connect_all(
     });
     let reached = phase.for_all(each).await;
     let view = site.view().map_err(Fault::input)?;
-    let hint = how_to_go_on(inventory, &view.decisions, &reached).filter(|_| takes_without);
+    let hint = how_to_go_on(inventory, &view.decisions, &reached, leaves_out);
     let reached = all_or_faults(reached).map_err(|fault| match hint {
         Some(hint) => fault.hint(hint),
         None => fault,
@@ -224,7 +248,11 @@ fn how_to_go_on<T>(
     inventory: &Inventory,
     decisions: &Decisions,
     results: &[(String, Result<T, RemoteError>)],
+    leaves_out: LeavesOut,
 ) -> Option<String> {
+    if leaves_out == LeavesOut::None {
+        return None;
+    }
     let mut lost = Vec::new();
     for (name, result) in results {
         match result {
@@ -241,7 +269,7 @@ fn how_to_go_on<T>(
         .iter()
         .map(|name| format!("--without {name}"))
         .collect();
-    let is_possible = !lost.is_empty() && check_left_out(inventory, &lost).is_ok();
+    let is_possible = !lost.is_empty() && check_left_out(inventory, &lost, leaves_out).is_ok();
     is_possible.then(|| format!("or change the others now, with `{}`", options.join(" ")))
 }
 

@@ -1,7 +1,7 @@
 //! What `install` and `plan` share: everything up to the plan, phase by phase.
 
 use super::bundle_content::{BundleContent, NoBundle, view};
-use super::connect::{self, ConnectRequest};
+use super::connect::{self, ConnectRequest, LeavesOut};
 use super::fault::{Exit, Fault};
 use super::interrupt::Interrupt;
 use super::phase::Phase;
@@ -83,7 +83,9 @@ impl Prospect {
             // Those that it goes to are taken along.
             None if self.intent.upgrades() => {
                 let mut held = site.view()?.held;
-                held.retain(|name, _| self.is_not_reached(name));
+                held.retain(|name, _| {
+                    self.is_not_reached(name) || !self.world.hosts.contains_key(name)
+                });
                 site.record_held(&held)
             }
             None => Ok(()),
@@ -168,7 +170,8 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
         until,
     } = request;
     let until = pace::until(&inventory, until)?;
-    connect::check_left_out(&inventory, without)?;
+    let leaves_out = leaves_out(restore.is_some(), intent);
+    connect::check_left_out(&inventory, without, leaves_out)?;
     if restore.is_some() {
         restore::check_left_out(&inventory, without)?;
     }
@@ -193,7 +196,7 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
             .as_deref()
             .map(|content| content as &dyn AgentSource),
         without,
-        takes_without: takes_without(restore.is_some(), intent),
+        leaves_out,
         purpose,
     })
     .await?;
@@ -299,9 +302,13 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
     })
 }
 
-/// Whether the verb can leave out a host that can't be reached, whichever it is.
-fn takes_without(restores: bool, intent: Intent) -> bool {
-    !restores && matches!(intent, Intent::Install | Intent::Rollback)
+/// Which hosts the verb can leave out; a restore says so itself.
+fn leaves_out(restores: bool, intent: Intent) -> LeavesOut {
+    match intent {
+        _ if restores => LeavesOut::None,
+        Intent::Install | Intent::Rollback => LeavesOut::Any,
+        _ => LeavesOut::Nodes,
+    }
 }
 
 /// Reads the whole bundle: nothing goes to any host before its signature and

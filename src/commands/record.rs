@@ -47,9 +47,19 @@ pub(super) fn note_change(
     let known: Option<Begun> = known.and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let begun = Begun {
         bundle: software.soaking.as_ref().unwrap_or(&software.whole).clone(),
-        generations: known.map_or(generations, |known| known.generations),
+        generations: from_where(known.map(|known| known.generations), generations),
     };
     site.write(BEGUN, &serde_json::to_vec(&begun)?)
+}
+
+/// Where hosts were when a change was begun: as was noted then, and as they are
+/// where it has left them out until now.
+fn from_where(
+    noted: Option<BTreeMap<String, u64>>,
+    mut now: BTreeMap<String, u64>,
+) -> BTreeMap<String, u64> {
+    now.extend(noted.unwrap_or_default());
+    now
 }
 
 /// A value that a site keeps as JSON under a name; `remedy` is for one that can't
@@ -151,4 +161,25 @@ pub(super) fn soaking(site: &Site) -> Result<Option<BundleView>, Fault> {
 /// Whether all of the cluster was of some bundle once.
 pub(super) fn was_installed(site: &Site) -> bool {
     site.path(WHOLE).exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A host that was left out until now comes along from where it is.
+    #[test]
+    fn a_change_was_begun_from_what_was_first_noted_of_each_host() {
+        let of = |pairs: &[(&str, u64)]| -> BTreeMap<String, u64> {
+            let pairs = pairs
+                .iter()
+                .map(|(name, number)| ((*name).to_owned(), *number));
+            pairs.collect()
+        };
+        let begun = of(&[("m1", 3), ("w1", 2)]);
+        let now = of(&[("m1", 4), ("w1", 2), ("w9", 7)]);
+        let expected = of(&[("m1", 3), ("w1", 2), ("w9", 7)]);
+        assert_eq!(from_where(Some(begun), now.clone()), expected);
+        assert_eq!(from_where(None, now.clone()), now);
+    }
 }

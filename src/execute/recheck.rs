@@ -67,7 +67,9 @@ async fn fresh_facts(
     stage: &Stage<'_>,
     which: Stages,
 ) -> BTreeMap<String, Result<HostFacts, String>> {
+    // The others were left out.
     let hosts = stage.desired.hosts.iter();
+    let hosts = hosts.filter(|(name, _)| stage.run.hosts.contains_key(*name));
     let concerned = hosts.filter(|(_, host)| serving_units(host, which).next().is_some());
     let answers = concerned.map(async |(name, host)| {
         let request = Request::Observe(observe_units(host, which));

@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 
+const LEFT_OUT: &str = "it was left out";
+
 /// What serves, where: the part of the world that safety depends on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Serving {
@@ -28,6 +30,10 @@ pub struct Server {
     pub zone: String,
     /// None if it serves, else why it doesn't.
     pub down: Option<String>,
+    /// Whether people left it out of the run, so that nobody waits for it.
+    pub is_left_out: bool,
+    /// Whether it is a node that any pod may come to.
+    pub takes_pods: bool,
 }
 
 /// It may be interrupted.
@@ -118,11 +124,19 @@ pub fn may_disrupt(host: &str, what: Disruption, serving: &Serving) -> Result<Co
         }
     }
     let zone = own.map(|server| server.zone.as_str()).unwrap_or_default();
+    let has_others_like = |other: &Server| {
+        let mut servers = serving.hosts.values();
+        servers
+            .any(|server| server.zone == other.zone && server.down.is_none() && server.takes_pods)
+    };
     let elsewhere = |name: &String| {
-        serving
-            .hosts
-            .get(name)
-            .is_some_and(|other| other.zone != zone)
+        let other = serving.hosts.get(name);
+        other.is_some_and(|other| {
+            // Its pods are long gone to others of its zone, which is whole but for it.
+            let is_made_do_without =
+                what == Disruption::Node && other.is_left_out && has_others_like(other);
+            other.zone != zone && !is_made_do_without
+        })
     };
     if down.keys().any(elsewhere) {
         return Err(Refusal::OtherZone {
@@ -175,8 +189,9 @@ pub fn serving_units(host: &DesiredHost, stage: Stage) -> impl Iterator<Item = &
     units.map(|unit| unit.name.as_str())
 }
 
-/// Who serves what the units of a stage are for, by fresh facts. A host
-/// without facts is down for the reason given.
+/// Who serves what the units of a stage are for, by fresh facts. A host that
+/// could not be asked is down for the reason given, one that is missing was left
+/// out.
 pub fn serving(
     desired: &Desired,
     facts: &BTreeMap<String, Result<HostFacts, String>>,
@@ -191,7 +206,7 @@ pub fn serving(
             continue;
         }
         let down = match facts.get(name) {
-            None => Some("it was not asked".to_owned()),
+            None => Some(LEFT_OUT.to_owned()),
             Some(Err(reason)) => Some(reason.clone()),
             Some(Ok(facts)) => {
                 if stage == Stage::Etcd
@@ -202,10 +217,19 @@ pub fn serving(
                 first_unit_down(host, facts, stage)
             }
         };
-        let zone = host.zone.clone();
-        serving.hosts.insert(name.clone(), Server { zone, down });
+        let server = Server {
+            zone: host.zone.clone(),
+            down,
+            is_left_out: !facts.contains_key(name),
+            takes_pods: takes_pods(host),
+        };
+        serving.hosts.insert(name.clone(), server);
     }
     serving
+}
+
+fn takes_pods(host: &DesiredHost) -> bool {
+    host.node.as_ref().is_some_and(|node| !node.is_tainted)
 }
 
 /// Why etcd is not healthy as a host sees it.
@@ -263,7 +287,9 @@ pub(super) fn predicted(comparison: &Comparison, stage: Stage) -> Serving {
         let facts = comparison.world.hosts.get(name);
         let server = Server {
             zone: host.zone.clone(),
-            down: facts.is_none().then(|| "it was left out".to_owned()),
+            down: facts.is_none().then(|| LEFT_OUT.to_owned()),
+            is_left_out: facts.is_none(),
+            takes_pods: takes_pods(host),
         };
         is_part(host, facts, members, stage).then(|| (name.clone(), server))
     });
@@ -355,13 +381,16 @@ impl fmt::Display for Refusal {
 mod tests {
     use super::*;
 
-    /// Hosts as `name/zone`, with a `!` behind those that are down.
+    /// Hosts as `name/zone`, with a `!` behind those that are down, and a `?`
+    /// behind those that are left out.
     fn serving_of(hosts: &str) -> Serving {
         let hosts = hosts.split_whitespace().map(|text| {
             let (name, zone) = text.split_once('/').unwrap();
             let server = Server {
-                zone: zone.trim_end_matches('!').to_owned(),
-                down: zone.ends_with('!').then(|| "off".to_owned()),
+                zone: zone.trim_end_matches(['!', '?']).to_owned(),
+                down: zone.ends_with(['!', '?']).then(|| "off".to_owned()),
+                is_left_out: zone.ends_with('?'),
+                takes_pods: name.starts_with('w'),
             };
             (name.to_owned(), server)
         });
@@ -397,6 +426,13 @@ mod tests {
             (Registry, "m1/a m2/b!", "other zone"),
             (Node, "m1/a w1/a! w2/a!", "safe"),
             (Node, "m1/a w1/a w2/b!", "other zone"),
+            // People do without one, while there are others of its zone.
+            (Node, "m1/a w1/a w2/b? w3/b", "safe"),
+            (Node, "m1/a w1/a w2/b? w3/b!", "other zone"),
+            (Node, "m1/a w1/a w2/b? w3/b?", "other zone"),
+            (Node, "m1/a w1/a w2/b? m2/b", "other zone"),
+            (Registry, "m1/a w2/b? w3/b", "other zone"),
+            (ApiServer, "m1/a m2/b? m3/b m4/c", "other zone"),
         ] {
             let answer = match may_disrupt("m1", what, &serving_of(hosts)) {
                 Ok(Consent::Safe) => "safe",

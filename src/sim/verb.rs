@@ -324,7 +324,11 @@ impl Simulation {
         let is_rollback = self.only.is_some();
         if !is_rollback {
             let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-            begun.get_or_insert_with(|| numbers.collect());
+            // A host that was left out until now comes along from where it is.
+            let noted = begun.take().unwrap_or_default();
+            let mut all: BTreeMap<String, u64> = numbers.collect();
+            all.extend(noted);
+            *begun = Some(all);
         }
         let result = execute(run).await;
         if !is_rollback && result.is_ok() && planned.plan.stops_before.is_empty() {

@@ -44,6 +44,31 @@ fn leaving_out_hosts_that_there_are_not_or_all_masters_is_refused() {
     }
 }
 
+#[test]
+fn an_upgrade_leaves_out_nodes_alone() {
+    let world = World::new();
+    let inventory = world.read("inventory.toml");
+    let host = &inventory[inventory.find("[[hosts]]").unwrap()..];
+    let worker = host
+        .replace("\"m1\"", "\"w1\"")
+        .replace("192.0.2.11", "192.0.2.21")
+        .replace("port = 1", "port = 2")
+        .replace("\"control-plane\"", "\"worker\"");
+    world.write("inventory.toml", &(inventory.clone() + &worker));
+    let [plan, ..] = verbs(&world);
+    let upgrade = plan.replace("plan", "upgrade --yes");
+    world.run(&format!("{upgrade} --without m1")).expect(
+        2,
+        &[
+            "--without m1: an upgrade takes all masters, members of etcd and registries along",
+            "only a host that is nothing but a node can be left out",
+        ],
+    );
+    world
+        .run(&format!("{upgrade} --without w9"))
+        .expect(2, &["has no host `w9`"]);
+}
+
 /// Refused before anybody waits for an API server that can't become ready.
 #[test]
 fn leaving_out_so_many_members_that_the_rest_is_no_majority_is_refused() {

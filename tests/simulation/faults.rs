@@ -99,8 +99,13 @@ fn emptied_for_nothing(world: &Simulation, log: &[(String, Action)]) -> Vec<Stri
         let drain = log.iter().rposition(is_its_drain);
         drain.is_some_and(|drain| {
             let mut changes = log[drain..].iter();
+            // The host that asks the cluster does so for all of them.
             !changes.any(|(host, action)| {
-                host == node && !matches!(action, Action::Wait { .. } | Action::Drain { .. })
+                host == node
+                    && !matches!(
+                        action,
+                        Action::Wait { .. } | Action::Drain { .. } | Action::Uncordon { .. }
+                    )
             })
         })
     };

@@ -277,6 +277,33 @@ async fn what_another_zone_must_stand_in_for_is_not_interrupted_while_a_zone_is_
     assert_eq!(world.violations(), Vec::<String>::new());
 }
 
+/// A dead node holds nobody up that goes on without it, and is taken along once it
+/// is back.
+#[tokio::test]
+async fn an_upgrade_goes_on_without_a_node_that_is_off() {
+    let mut world = installed(&spread(3, 6), 4).await;
+    let mut nodes = world.inventory.hosts.iter();
+    let node = nodes.rfind(|host| host.zone == "b");
+    let node = node.unwrap().name.clone();
+    world.switch_off(&node);
+    world.left_out.insert(node.clone());
+    world.take_bundle(NEXT_MINOR);
+    let ran = world.install(None).await.unwrap();
+    if let Err(stopped) = &ran.result {
+        panic!("{stopped}\n{}", text(&ran.planned.plan));
+    }
+    let drained = |(_, action): &(String, Action)| matches!(action, Action::Drain { .. });
+    assert!(ran.log.iter().any(drained));
+    assert!(world.plan().await.unwrap().plan.is_empty());
+
+    world.switch_on(&node);
+    world.left_out.clear();
+    world.install(None).await.unwrap().result.unwrap();
+    assert_eq!(world.violations(), Vec::<String>::new());
+    assert_eq!(world.stale_units(), Vec::<String>::new());
+    assert!(world.plan().await.unwrap().plan.is_empty());
+}
+
 #[tokio::test]
 async fn any_zone_may_be_lost_and_the_others_go_on() {
     for inventory in [THREE_ZONES, WITNESS, &spread(5, 3)] {

@@ -176,6 +176,11 @@ pub const CHECKS: &[Check] = &[
         versions::one_minor,
     ),
     fatal(
+        "kubelets-left-out",
+        "API servers serve the kubelets that stay as they are",
+        versions::kubelets_left_out,
+    ),
+    fatal(
         "etcd-path",
         "etcd goes on from a release that can",
         versions::etcd_path,

@@ -26,6 +26,7 @@ struct World {
     usage: BTreeMap<String, UsageFacts>,
     certificates: BTreeMap<String, i64>,
     was_installed: bool,
+    cluster: Option<crate::facts::ClusterFacts>,
 }
 
 fn good_world() -> World {
@@ -76,6 +77,7 @@ fn good_world() -> World {
         usage: BTreeMap::new(),
         certificates: BTreeMap::new(),
         was_installed: false,
+        cluster: None,
     }
 }
 
@@ -124,7 +126,7 @@ fn results(world: &World) -> Vec<String> {
         decisions: &world.decisions,
         desired: Some(&world.desired),
         intent: world.intent,
-        cluster: None,
+        cluster: world.cluster.as_ref(),
         usage: &world.usage,
         certificates: &world.certificates,
         was_installed: world.was_installed,

@@ -154,6 +154,40 @@ pub(super) fn one_minor(question: &Question) -> Vec<Finding> {
     findings
 }
 
+/// Nodes that are left out stay within the skew of the API servers to be.
+pub(super) fn kubelets_left_out(question: &Question) -> Vec<Finding> {
+    let Some(cluster) = question.cluster.filter(|_| question.intent.upgrades()) else {
+        return Vec::new();
+    };
+    let desired = question
+        .desired
+        .iter()
+        .flat_map(|desired| desired.hosts.values());
+    let mut servers = desired.filter_map(|host| host.binaries.get("kube-apiserver"));
+    let Some(served) = servers.find_map(|server| Version::parse(&server.version).ok()) else {
+        return Vec::new();
+    };
+    let hosts = question.inventory.hosts.iter();
+    let left_out = hosts.filter(|host| !question.facts.contains_key(&host.name));
+    left_out
+        .filter_map(|host| {
+            let node = cluster.nodes.get(&host.name)?;
+            let found = node.kubelet_version.trim_start_matches('v');
+            let kubelet = Version::parse(found).ok()?;
+            let oldest = served.minor.saturating_sub(KUBELET_SKEW);
+            (kubelet.minor < oldest).then(|| Finding {
+                host: host.name.clone(),
+                found: format!(
+                    "its kubelet stays at {kubelet}, and API servers of {served} serve none before {}.{oldest}",
+                    served.major
+                ),
+                remedy: "bring it back and upgrade it first, or take it out of the cluster and the inventory"
+                    .to_owned(),
+            })
+        })
+        .collect()
+}
+
 /// etcd goes on one minor at a time, and only from patch releases that can.
 pub(super) fn etcd_path(question: &Question) -> Vec<Finding> {
     if !question.intent.upgrades() {

@@ -44,6 +44,44 @@ fn world(intent: Intent, programs: &[&str]) -> World {
     world
 }
 
+/// A node that is left out stays as it is, which API servers must stand.
+#[test]
+fn kubelets_that_are_left_out_stay_within_their_skew() {
+    for (kubelet, expected) in [
+        ("v1.36.0", None),
+        ("v1.34.2", None),
+        (
+            "v1.33.9",
+            Some(
+                "Fatal kubelets-left-out: w1: its kubelet stays at 1.33.9, and API servers of \
+                 1.37.0 serve none before 1.34; bring it back and upgrade it first, or take it \
+                 out of the cluster and the inventory",
+            ),
+        ),
+    ] {
+        let mut world = world(Intent::Upgrade, &["kube-apiserver 1.36.0 1.37.0"]);
+        world.facts.remove("w1");
+        let node = crate::facts::NodeFacts {
+            kubelet_version: kubelet.to_owned(),
+            ready: false,
+            message: "Kubelet stopped posting node status.".to_owned(),
+            pod_cidr: None,
+            unschedulable: false,
+            cordoned_by_us: false,
+            labels: BTreeMap::new(),
+        };
+        world.cluster = Some(crate::facts::ClusterFacts {
+            nodes: [("w1".to_owned(), node)].into(),
+            ..crate::facts::ClusterFacts::default()
+        });
+        let told: Vec<String> = results(&world)
+            .into_iter()
+            .filter(|line| line.contains("kubelets-left-out"))
+            .collect();
+        assert_eq!(told.first().map(String::as_str), expected, "{kubelet}");
+    }
+}
+
 #[test]
 fn an_upgrade_goes_from_where_it_can_to_where_it_may() {
     use Intent::{Install, Upgrade};
