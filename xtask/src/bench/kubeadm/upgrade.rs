@@ -81,9 +81,12 @@ fn control_plane(lab: &Lab, host: &Host, verb: &str) -> Result<()> {
 /// Drained, changed, back, and everything as available as before.
 fn node(lab: &Lab, first: &Host, host: &Host) -> Result<()> {
     let name = &host.name;
+    // The API server there has just been replaced; people would try again.
     let drain = kubectl(&format!(
-        "drain {name} --ignore-daemonsets --delete-emptydir-data --timeout=300s > /dev/null 2>&1"
+        "drain {name} --ignore-daemonsets --delete-emptydir-data --timeout=300s > /tmp/drain 2>&1"
     ));
+    let drain =
+        format!("for try in 1 2 3; do {drain} && exit; sleep 2; done; cat /tmp/drain >&2; exit 1");
     let change = format!(
         "systemctl stop kubelet containerd && cd /root/next && install {} /usr/local/bin/ && \
          systemctl start containerd kubelet",
