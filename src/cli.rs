@@ -438,10 +438,14 @@ pub enum BundleCommand {
         #[arg(long)]
         no_password: bool,
     },
-    /// Resolve a definition to digests
+    /// Resolve a definition to digests, and show what changed since the last lock
     Lock {
         /// The definition, such as bundles/kubernetes-1.36.toml
         definition: Utf8PathBuf,
+        /// Only compare the lock that is there with the definition; fetches and
+        /// writes nothing, and fails where they disagree
+        #[arg(long)]
+        check: bool,
         #[command(flatten)]
         fetch: FetchArgs,
     },
@@ -476,6 +480,16 @@ cofferdam bundle build [OPTIONS] --sign-key <FILE> -o <FILE>
         #[arg(long, value_name = "FILE", required = true)]
         trusted_key: Vec<Utf8PathBuf>,
         /// Print what was found as a JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what differs between two bundles; checks no signature
+    Diff {
+        /// The older bundle
+        old: Utf8PathBuf,
+        /// The newer bundle
+        new: Utf8PathBuf,
+        /// Print the differences as a JSON object
         #[arg(long)]
         json: bool,
     },

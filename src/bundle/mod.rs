@@ -9,11 +9,13 @@
 
 pub mod build;
 pub mod cache;
+pub mod compare;
 pub mod definition;
 pub mod fetch;
 pub mod hash;
 pub mod inspect;
 pub mod lock;
+pub mod lock_check;
 pub mod names;
 pub mod oci;
 pub mod platform;

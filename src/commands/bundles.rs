@@ -4,10 +4,12 @@ use super::fault::{Exit, Fault};
 use super::prospect::{refuse_damages, trusted_keys};
 use crate::bundle::build::{BuildOptions, build};
 use crate::bundle::cache::Cache;
+use crate::bundle::compare;
 use crate::bundle::definition::Definition;
 use crate::bundle::fetch::{FetchOptions, Mirrors};
 use crate::bundle::inspect::{human_bytes, inspect};
-use crate::bundle::lock::Locked;
+use crate::bundle::lock::{Lock, Locked};
+use crate::bundle::lock_check::disagreements;
 use crate::bundle::resolve::{LockOptions, lock};
 use crate::bundle::sign::Password;
 use crate::bundle::sign::{KeyPairPaths, generate_key_pair};
@@ -41,9 +43,15 @@ pub(super) fn run(command: BundleCommand, style: Style) -> Result<ExitCode, Faul
             json,
         } => verify_bundle(&bundle, &trusted_key, json, style),
         BundleCommand::Inspect { bundle, json } => show(&bundle, json, style),
-        BundleCommand::Lock { definition, fetch } => {
-            super::block_on(lock_definition(definition, fetch, style))
-        }
+        BundleCommand::Diff { old, new, json } => diff(&old, &new, json, style),
+        BundleCommand::Lock {
+            definition,
+            check: true,
+            fetch,
+        } => check_lock(&definition, fetch.lock, style),
+        BundleCommand::Lock {
+            definition, fetch, ..
+        } => super::block_on(lock_definition(definition, fetch, style)),
         BundleCommand::Build {
             definition,
             fetch,
@@ -96,6 +104,37 @@ async fn lock_definition(
         outcome.lock.manifests.len(),
         seconds(started.elapsed().as_secs_f64())
     ));
+    if let Some(comparison) = &outcome.comparison {
+        let text = comparison.render();
+        output.data(&text).map_err(anyhow::Error::from)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a lock is still that of its definition.
+fn check_lock(path: &Utf8Path, lock: Option<Utf8PathBuf>, style: Style) -> Result<ExitCode, Fault> {
+    let definition = Definition::load(path).map_err(Fault::input)?;
+    let lock_path = lock.unwrap_or_else(|| Definition::lock_path(path));
+    let remedy = format!("run `cofferdam bundle lock {path}`, and review what changed");
+    let refuse = |message: String| {
+        Fault::new(Exit::Input, message)
+            .file(&lock_path)
+            .hint(remedy)
+    };
+    let text = match fs_err::read_to_string(&lock_path) {
+        Ok(text) => text,
+        Err(error) => return Err(refuse(error.to_string())),
+    };
+    let lock = match Lock::parse(&text) {
+        Ok(lock) => lock,
+        Err(error) => return Err(refuse(format!("reading lock {lock_path}: {error:#}"))),
+    };
+    let lines = disagreements(&definition, &lock).map_err(Fault::input)?;
+    if !lines.is_empty() {
+        let message = format!("{lock_path} is not of {path}:\n{}", lines.join("\n"));
+        return Err(refuse(message));
+    }
+    super::output(style).say(&format!("{lock_path} is that of {path}"));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -247,6 +286,33 @@ fn verify_bundle(
         found.blobs,
         human_bytes(found.bytes)
     ));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn diff(old: &Utf8Path, new: &Utf8Path, json: bool, style: Style) -> Result<ExitCode, Fault> {
+    let open = |path| Bundle::open_unverified(path).map_err(Fault::bundle);
+    let (old, new) = (open(old)?, open(new)?);
+    let comparison = compare::bundles(old.contents(), new.contents());
+    let output = super::output(style);
+    let text = match json {
+        true => pretty(&comparison)?,
+        false => comparison.render(),
+    };
+    output.data(&text).map_err(anyhow::Error::from)?;
+    if !json {
+        let bytes = comparison.new_bytes.unwrap_or_default();
+        output.say(&format!(
+            "{} {} to {} {}: {} changed, {} added, {} removed, {} of new blobs",
+            old.name(),
+            old.contents().version,
+            new.name(),
+            new.contents().version,
+            comparison.changed.len(),
+            comparison.added.len(),
+            comparison.removed.len(),
+            human_bytes(bytes)
+        ));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

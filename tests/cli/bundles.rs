@@ -46,6 +46,66 @@ fn the_same_lock_and_key_give_the_same_bytes_and_quiet_is_quiet() {
     assert!(read("small.tar") == read("again.tar"), "the bytes differ");
 }
 
+/// A lock tells what is another than in the one before, and whether it is still
+/// that of its definition; two bundles tell what differs between them.
+#[test]
+fn what_changes_from_one_release_to_the_next_is_told() {
+    let world = world_with_bundle();
+    fs_err::rename(world.path.join("small.tar"), world.path.join("old.tar")).unwrap();
+    let check = "bundle lock small.toml --check";
+    world
+        .run(check)
+        .expect(0, &["small.lock is that of small.toml"]);
+
+    let definition = world.read("small.toml");
+    let later = definition.replacen("version = \"1.0.0\"", "version = \"1.0.1\"", 1);
+    let later = later.replace("version = \"1\"", "version = \"2\"");
+    assert_ne!(later, definition);
+    world.write("small.toml", &later);
+    world.write("tool", "a better tool\n");
+    world.run(check).expect(
+        2,
+        &[
+            "small.lock is not of small.toml",
+            "not in the lock: file tool 2 for linux/amd64",
+            "in the lock alone: file tool 1 for linux/amd64",
+            "hint: run `cofferdam bundle lock small.toml`",
+        ],
+    );
+    let before = world.read("small.lock");
+    let lock = world.run("bundle lock small.toml --cache again");
+    assert_eq!(lock.code, 0, "{}", lock.text());
+    assert_ne!(world.read("small.lock"), before);
+    let line = lock
+        .stdout
+        .lines()
+        .find(|line| line.contains("tool"))
+        .unwrap();
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(
+        words,
+        ["~", "file", "tool", "linux/amd64", "1", "2", "+7", "B"]
+    );
+    world.run(check).expect(0, &[]);
+
+    let build =
+        "bundle build small.toml --cache again --sign-key key --agent linux/amd64=agent -o new.tar";
+    world.run(build).expect(0, &[]);
+    let diff = world.run("bundle diff old.tar new.tar");
+    diff.expect(
+        0,
+        &["small 1.0.0 to small 1.0.1: 1 changed, 0 added, 0 removed"],
+    );
+    assert!(diff.stdout.contains(line.trim_end()), "{}", diff.text());
+    let json = world.run("bundle diff old.tar new.tar --json");
+    let value: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(value["changed"][0]["to"]["version"], "2");
+    assert!(value["new_bytes"].as_u64().unwrap() > 0);
+    let same = world.run("bundle diff new.tar new.tar");
+    same.expect(0, &["0 changed, 0 added, 0 removed, 0 B of new blobs"]);
+    assert_eq!(same.stdout, "");
+}
+
 const KUBELET: &str = r#"
 schema = 1
 [bundle]

@@ -3,6 +3,7 @@
 mod images;
 
 use super::cache::Cache;
+use super::compare::{self, Comparison};
 use super::definition::{DefinedFile, Definition, Placeholders};
 use super::fetch::{
     Download, Downloader, FetchOptions, PARALLEL_DOWNLOADS, Registries, published_digest,
@@ -44,6 +45,9 @@ pub struct LockOutcome {
     pub path: Utf8PathBuf,
     /// Whether the file's content is another than before.
     pub changed: bool,
+    /// What is another than in the lock before; none if there was none that could
+    /// be read.
+    pub comparison: Option<Comparison>,
 }
 
 /// Resolves a definition and writes its lock. Files are downloaded (into the cache)
@@ -72,8 +76,11 @@ pub async fn lock(options: &LockOptions, progress: Arc<dyn Progress>) -> Result<
         .lock
         .clone()
         .unwrap_or_else(|| Definition::lock_path(&definition.path));
+    let before = fs::read_to_string(&path).ok();
+    let before = before.and_then(|text| Lock::parse(&text).ok());
     let changed = write_if_changed(&path, &lock.render())?;
     Ok(LockOutcome {
+        comparison: before.map(|before| compare::locks(&before, &lock)),
         lock,
         path,
         changed,
