@@ -101,9 +101,67 @@ fn what_changes_from_one_release_to_the_next_is_told() {
     let value: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
     assert_eq!(value["changed"][0]["to"]["version"], "2");
     assert!(value["new_bytes"].as_u64().unwrap() > 0);
+    // A manifest is of the bundle's bytes too; the file is the same.
+    let with = |text: &str| format!("{later}[[manifests]]\nname = \"app\"\npath = \"{text}\"\n");
+    world.write(
+        "app.yaml",
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: app}\n",
+    );
+    world.write("small.toml", &with("app.yaml"));
+    world
+        .run("bundle lock small.toml --cache again")
+        .expect(0, &[]);
+    world
+        .run(&build.replace("new.tar", "app.tar"))
+        .expect(0, &[]);
+    let json = world.run("bundle diff new.tar app.tar --json");
+    let value: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(value["added"][0]["name"], "app");
+    assert!(value["new_bytes"].as_u64().unwrap() > 50, "{value}");
     let same = world.run("bundle diff new.tar new.tar");
     same.expect(0, &["0 changed, 0 added, 0 removed, 0 B of new blobs"]);
     assert_eq!(same.stdout, "");
+}
+
+/// A site adds to a definition of others, which it leaves as it is.
+#[test]
+fn a_definition_includes_another() {
+    let world = world_with_bundle();
+    let include = |name: &str| {
+        format!(
+            "schema = 1\ninclude = [\"{name}\"]\n[bundle]\nname = \"site\"\nversion = \"7\"\n\
+             platforms = [\"linux/amd64\"]\n[[manifests]]\nname = \"app\"\npath = \"app.yaml\"\n"
+        )
+    };
+    world.write("site.toml", &include("small.toml"));
+    world.write(
+        "app.yaml",
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: app}\n",
+    );
+    world
+        .run("bundle lock site.toml --cache cache")
+        .expect(0, &[]);
+    let build =
+        "bundle build site.toml --cache cache --sign-key key --agent linux/amd64=agent -o site.tar";
+    world.run(build).expect(0, &["site.tar: site 7"]);
+    let json = world.run("bundle inspect site.tar --json");
+    let value: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(value["files"][1]["name"], "tool");
+    assert_eq!(value["manifests"][0]["name"], "app");
+
+    let definition = world.read("small.toml");
+    world.write("small.toml", &format!("{definition}# looked at\n"));
+    world
+        .run("bundle lock site.toml --check")
+        .expect(2, &["site.lock is not of site.toml"]);
+    world.write("small.toml", &format!("{definition}key = 1\n"));
+    world
+        .run("bundle lock site.toml")
+        .expect(2, &["small.toml:", "unknown key `key`"]);
+    world.write("site.toml", &include("nowhere.toml"));
+    world
+        .run("bundle lock site.toml")
+        .expect(2, &["reading what site.toml includes", "nowhere.toml"]);
 }
 
 const KUBELET: &str = r#"

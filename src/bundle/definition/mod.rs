@@ -1,5 +1,6 @@
 //! Definitions: what goes into a bundle, as people write it (`bundles/*.toml`).
 
+mod include;
 mod placeholders;
 mod raw;
 
@@ -9,15 +10,14 @@ use super::platform::Platform;
 use crate::digest::Digest;
 use crate::inventory::Problems;
 use camino::{Utf8Path, Utf8PathBuf};
-use fs_err as fs;
 
 /// A valid definition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Definition {
     /// Where it was read from; manifests' paths are relative to its directory.
     pub path: Utf8PathBuf,
-    /// Digest of the definition's text: the lock records it, so that a lock never
-    /// serves another definition.
+    /// Digest of the definition's text, and of those that it includes: the lock
+    /// records it, so that a lock never serves another definition.
     pub digest: Digest,
     pub name: String,
     pub version: String,
@@ -111,19 +111,34 @@ pub enum DefinitionError {
     Read(#[source] std::io::Error),
     #[error(transparent)]
     Invalid(#[from] Problems),
+    /// What a definition includes can't be read; the cause names it.
+    #[error("reading what {by} includes")]
+    Include {
+        by: Utf8PathBuf,
+        #[source]
+        error: std::io::Error,
+    },
+    #[error("{path} includes itself, by way of others or not")]
+    Circle { path: Utf8PathBuf },
+    #[error("{kind} `{name}` is in {} and in {}; list it once", files[0], files[1])]
+    Twice {
+        kind: &'static str,
+        name: String,
+        files: [Utf8PathBuf; 2],
+    },
 }
 
 impl Definition {
-    /// Reads and checks a definition.
+    /// Reads and checks a definition, and those that it includes.
     pub fn load(path: &Utf8Path) -> Result<Self, DefinitionError> {
-        let text = fs::read_to_string(path).map_err(DefinitionError::Read)?;
-        Ok(Self::parse(&text, path)?)
+        include::load(path)
     }
 
-    /// Checks a definition's text; `path` is where it came from. An unknown key or a
-    /// wrong type is the only problem then; everything else is found at once.
+    /// Checks a definition's text by itself; `path` is where it came from. An unknown
+    /// key or a wrong type is the only problem then; everything else is found at
+    /// once.
     pub fn parse(text: &str, path: &Utf8Path) -> Result<Self, Problems> {
-        raw::parse(text, path)
+        raw::parse(text, path).map(|(definition, _)| definition)
     }
 
     /// Where the definition's lock lies: beside it, ending in `.lock`.
@@ -133,8 +148,13 @@ impl Definition {
 
     /// Where a manifest template lies.
     pub fn manifest_path(&self, manifest: &DefinedManifest) -> Utf8PathBuf {
+        self.beside(&manifest.path)
+    }
+
+    /// Where a path that is relative to the definition leads.
+    fn beside(&self, path: &Utf8Path) -> Utf8PathBuf {
         let directory = self.path.parent().unwrap_or(Utf8Path::new(""));
-        directory.join(&manifest.path)
+        directory.join(path)
     }
 }
 

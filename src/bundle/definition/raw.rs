@@ -23,6 +23,8 @@ const SCHEMA: i64 = 1;
 #[serde(deny_unknown_fields)]
 struct RawDefinition {
     schema: Spanned<i64>,
+    #[serde(default)]
+    include: Vec<Spanned<String>>,
     bundle: RawBundle,
     #[serde(default)]
     files: Vec<RawFile>,
@@ -69,7 +71,12 @@ struct RawManifest {
     path: Spanned<String>,
 }
 
-pub(super) fn parse(text: &str, path: &Utf8Path) -> Result<Definition, Problems> {
+/// The definition that a text is by itself, and the paths of those that it includes,
+/// relative to its directory.
+pub(super) fn parse(
+    text: &str,
+    path: &Utf8Path,
+) -> Result<(Definition, Vec<Utf8PathBuf>), Problems> {
     let mut report = Report {
         text,
         found: Vec::new(),
@@ -92,7 +99,7 @@ fn check(
     text: &str,
     path: &Utf8Path,
     report: &mut Report<'_>,
-) -> Option<Definition> {
+) -> Option<(Definition, Vec<Utf8PathBuf>)> {
     if *raw.schema.get_ref() != SCHEMA {
         let message = format!("schema {} is not known", raw.schema.get_ref());
         report.add(
@@ -131,7 +138,17 @@ fn check(
         .collect();
     manifests.sort_by(|a, b| a.name.cmp(&b.name));
 
-    Some(Definition {
+    let includes = raw.include.into_iter().map(|include| {
+        if include.get_ref().is_empty() {
+            let message = "an empty path names no definition".to_owned();
+            let remedy = "write a path from this file's directory, such as `kubernetes-1.36.toml`";
+            report.add(include.span(), "include", message, remedy);
+        }
+        Utf8PathBuf::from(include.into_inner())
+    });
+    let includes = includes.collect();
+
+    let definition = Definition {
         path: path.to_owned(),
         digest: Digest::of(text),
         name: raw.bundle.name.into_inner(),
@@ -140,7 +157,8 @@ fn check(
         files,
         images,
         manifests,
-    })
+    };
+    Some((definition, includes))
 }
 
 fn check_platforms(raw: &Spanned<Vec<Spanned<String>>>, report: &mut Report<'_>) -> Vec<Platform> {
