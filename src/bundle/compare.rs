@@ -29,6 +29,13 @@ pub struct Item {
     pub index: Option<Digest>,
     /// Size in bytes: of a file unpacked, of an image's blobs.
     pub size: u64,
+    /// Where a lock has a file or manifest from, with the digest of what is
+    /// downloaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+    /// SPDX expression.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub licence: Option<String>,
 }
 
 /// What an item is.
@@ -130,7 +137,12 @@ fn blobs(contents: &Contents) -> impl Iterator<Item = Descriptor> {
         });
         std::iter::once(image.root.clone()).chain(halves)
     });
-    files.chain(images)
+    let manifests = contents.manifests.values();
+    let manifests = manifests.flat_map(|one| [one.manifest.clone(), one.blob.clone()]);
+    files
+        .chain(images)
+        .chain(manifests)
+        .chain(contents.lock.clone())
 }
 
 fn items_of_bundle(contents: &Contents) -> Vec<Item> {
@@ -142,6 +154,8 @@ fn items_of_bundle(contents: &Contents) -> Vec<Item> {
         digest: file.digest,
         index: None,
         size: file.size,
+        origin: None,
+        licence: file.licence.clone(),
     });
     let images = contents.images.iter().flat_map(|image| {
         image.platforms.iter().map(|(platform, half)| Item {
@@ -152,6 +166,8 @@ fn items_of_bundle(contents: &Contents) -> Vec<Item> {
             digest: half.manifest.digest,
             index: Some(image.root.digest),
             size: half.blobs.iter().map(|blob| blob.size).sum(),
+            origin: None,
+            licence: None,
         })
     });
     let manifests = contents.manifests.values().map(|manifest| Item {
@@ -162,6 +178,8 @@ fn items_of_bundle(contents: &Contents) -> Vec<Item> {
         digest: Digest::of(&manifest.text),
         index: None,
         size: manifest.text.len() as u64,
+        origin: None,
+        licence: None,
     });
     files.chain(images).chain(manifests).collect()
 }
@@ -175,6 +193,11 @@ fn items_of_lock(lock: &Lock) -> Vec<Item> {
         digest: file.digest,
         index: None,
         size: file.size,
+        origin: Some(match &file.member {
+            Some(member) => format!("{} ({member}) {}", file.url, file.download.short()),
+            None => format!("{} {}", file.url, file.download.short()),
+        }),
+        licence: file.licence.clone(),
     });
     let images = lock.images.iter().flat_map(|image| {
         let (name, tag) = match image.reference.rsplit_once(':') {
@@ -189,6 +212,8 @@ fn items_of_lock(lock: &Lock) -> Vec<Item> {
             digest: half.digest,
             index: Some(image.digest),
             size: half.blobs.iter().map(|blob| blob.size).sum(),
+            origin: None,
+            licence: image.licence.clone(),
         })
     });
     let manifests = lock.manifests.iter().map(|manifest| Item {
@@ -199,6 +224,8 @@ fn items_of_lock(lock: &Lock) -> Vec<Item> {
         digest: manifest.digest,
         index: None,
         size: manifest.size,
+        origin: Some(manifest.path.to_string()),
+        licence: None,
     });
     files.chain(images).chain(manifests).collect()
 }
@@ -219,7 +246,35 @@ impl Comparison {
         rows.extend(changed.map(|change| line("~", Some(&change.from), Some(&change.to))));
         rows.extend(self.added.iter().map(|item| line("+", None, Some(item))));
         rows.extend(self.removed.iter().map(|item| line("-", Some(item), None)));
-        table(&rows)
+        let moved = self.changed.iter().flat_map(Change::what_moved);
+        table(&rows) + &moved.collect::<String>()
+    }
+}
+
+impl Change {
+    /// What a table has no room for, in lines: another licence, and another origin of
+    /// the same version.
+    fn what_moved(&self) -> Vec<String> {
+        let Self { from, to } = self;
+        let is_same = from.version == to.version;
+        let pairs = [
+            ("from", &from.origin, &to.origin, is_same),
+            ("licence", &from.licence, &to.licence, true),
+        ];
+        let told = pairs
+            .into_iter()
+            .filter(|(_, from, to, is_told)| *is_told && from != to);
+        let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "none".to_owned());
+        told.map(|(what, from, to, _)| {
+            format!(
+                "{} {}: {what} {}, was {}\n",
+                self.to.kind,
+                self.to.name,
+                text(to),
+                text(from)
+            )
+        })
+        .collect()
     }
 }
 
@@ -303,6 +358,8 @@ mod tests {
                 digest: Digest::of(line),
                 index: (kind == Kind::Image).then(|| Digest::of(format!("{line} index"))),
                 size: size.parse().unwrap(),
+                origin: None,
+                licence: None,
             }
         };
         lines.iter().map(item).collect()
@@ -360,6 +417,24 @@ mod tests {
     fn nothing_is_told_where_nothing_differs() {
         let same = ["file etcd 3.6.16 2000", "image r.io/dns v1 700"];
         assert_eq!(told(&same, &same), "");
+    }
+
+    #[test]
+    fn another_origin_of_the_same_version_is_told() {
+        let mut old = items(&["file etcd 3.6.16 2000"]);
+        old[0].origin = Some("https://a.io/etcd 1".to_owned());
+        let mut new = old.clone();
+        new[0].origin = Some("https://b.io/etcd 1".to_owned());
+        new[0].licence = Some("MIT".to_owned());
+        let text = compare(old, new).render();
+        let lines: Vec<&str> = text.lines().skip(2).collect();
+        assert_eq!(
+            lines,
+            [
+                "file etcd: from https://b.io/etcd 1, was https://a.io/etcd 1",
+                "file etcd: licence MIT, was none",
+            ]
+        );
     }
 
     /// Two tags of one image are two images, unless one of each is left.

@@ -2,6 +2,8 @@
 
 use super::definition::Definition;
 use super::lock::Lock;
+use super::platform::Platform;
+use super::resolve::{member, placeholders};
 use crate::digest::Digest;
 use fs_err as fs;
 use std::collections::BTreeSet;
@@ -22,7 +24,9 @@ pub fn disagreements(definition: &Definition, lock: &Lock) -> io::Result<Vec<Str
     let stale = locked.difference(&defined);
     lines.extend(stale.map(|item| format!("in the lock alone: {item}")));
     if lines.is_empty() && lock.definition.digest != definition.digest {
-        lines.push("the definition's text is another, though it means the same".to_owned());
+        lines.push(
+            "the definition's text is another, in something that locks don't hold".to_owned(),
+        );
     }
     Ok(lines)
 }
@@ -31,9 +35,11 @@ fn defined(definition: &Definition) -> io::Result<BTreeSet<String>> {
     let mut items = BTreeSet::from([bundle(&definition.name, &definition.version)]);
     for platform in &definition.platforms {
         for file in &definition.files {
-            items.insert(format!(
-                "file {} {} for {platform}",
-                file.name, file.version
+            let url = placeholders(file, platform, None).expand(&file.url);
+            items.insert(of_file(
+                (&file.name, &file.version, platform),
+                (&url, member(file, platform).as_deref()),
+                file.licence.as_deref(),
             ));
         }
         for image in &definition.images {
@@ -50,10 +56,10 @@ fn defined(definition: &Definition) -> io::Result<BTreeSet<String>> {
 fn locked(lock: &Lock) -> BTreeSet<String> {
     let mut items = BTreeSet::from([bundle(&lock.definition.name, &lock.definition.version)]);
     for file in &lock.files {
-        let platform = &file.platform;
-        items.insert(format!(
-            "file {} {} for {platform}",
-            file.name, file.version
+        items.insert(of_file(
+            (&file.name, &file.version, &file.platform),
+            (&file.url, file.member.as_deref()),
+            file.licence.as_deref(),
         ));
     }
     for image in &lock.images {
@@ -70,6 +76,17 @@ fn locked(lock: &Lock) -> BTreeSet<String> {
 
 fn bundle(name: &str, version: &str) -> String {
     format!("bundle {name} {version}")
+}
+
+/// A file, where it comes from, and under which licence.
+fn of_file(
+    (name, version, platform): (&str, &str, &Platform),
+    (url, member): (&str, Option<&str>),
+    licence: Option<&str>,
+) -> String {
+    let member = member.map_or(String::new(), |member| format!(", {member} in it"));
+    let licence = licence.map_or(String::new(), |licence| format!(", {licence}"));
+    format!("file {name} {version} for {platform} from {url}{member}{licence}")
 }
 
 fn of_manifest(name: &str, digest: &Digest) -> String {
@@ -131,9 +148,10 @@ mod tests {
         assert_eq!(
             disagreements(&definition, &lock).unwrap(),
             [
-                "not in the lock: file etcd 3.6.16 for linux/amd64".to_owned(),
+                "not in the lock: file etcd 3.6.16 for linux/amd64 from https://e.io/e".to_owned(),
                 format!("not in the lock: manifest dns {new}"),
-                "in the lock alone: file etcd 3.6.15 for linux/amd64".to_owned(),
+                "in the lock alone: file etcd 3.6.15 for linux/amd64 from https://e.io/e"
+                    .to_owned(),
                 format!("in the lock alone: manifest dns {old}"),
             ]
         );
@@ -142,7 +160,7 @@ mod tests {
         let changed = Definition::parse(&format!("{TEXT}# changed\n"), &path).unwrap();
         assert_eq!(
             disagreements(&changed, &lock).unwrap(),
-            ["the definition's text is another, though it means the same"]
+            ["the definition's text is another, in something that locks don't hold"]
         );
     }
 }

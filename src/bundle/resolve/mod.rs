@@ -229,7 +229,8 @@ pub(super) async fn extract_in_background(
         .map_err(|error| anyhow!("unpacking: {error}"))?
 }
 
-fn placeholders<'a>(
+/// What an address or path of a file may name.
+pub(super) fn placeholders<'a>(
     file: &'a DefinedFile,
     platform: &'a Platform,
     url: Option<&'a str>,
@@ -242,7 +243,8 @@ fn placeholders<'a>(
     }
 }
 
-fn member(file: &DefinedFile, platform: &Platform) -> Option<String> {
+/// The path of a file within its download, if that is an archive.
+pub(super) fn member(file: &DefinedFile, platform: &Platform) -> Option<String> {
     Some(placeholders(file, platform, None).expand(file.member.as_ref()?))
 }
 
