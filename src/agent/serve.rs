@@ -29,8 +29,9 @@ use tokio_util::sync::CancellationToken;
 /// Without a byte from the jump host for this long, it is taken for dead. It
 /// sends a heartbeat every five seconds.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
-/// A task that is stopped ends where it waits next.
-const CANCEL_LIMIT: Duration = Duration::from_secs(5);
+/// A task that is stopped ends where it waits next; what it has on a thread of its
+/// own may go on for a while.
+const CANCEL_LIMIT: Duration = Duration::from_secs(2);
 /// How long an action in hand may take after the jump host is gone: more than
 /// what one action stops may take, as their units say.
 pub(crate) const FINISH_LIMIT: Duration = Duration::from_secs(400);
@@ -149,14 +150,20 @@ impl Session {
     /// nobody at work.
     async fn cancel(&mut self, id: u64) {
         self.bodies.remove(&id);
-        if let Some(running) = self.running.remove(&id) {
+        let Some(running) = self.running.remove(&id) else {
+            return;
+        };
+        // One whose body was cut off ends by itself, and leaves nothing half done.
+        let by_itself = timeout(CANCEL_LIMIT, running.ended.cancelled());
+        if !running.has_body || by_itself.await.is_err() {
             running.task.abort();
             let _ = timeout(CANCEL_LIMIT, running.ended.cancelled()).await;
         }
     }
 
     fn start(&mut self, id: u64, request: Request) {
-        let body = if has_body(&request) {
+        let has_body = has_body(&request);
+        let body = if has_body {
             let (sender, receiver) = body_channel();
             self.bodies.insert(id, sender);
             receiver.telling(self.answers.clone(), id)
@@ -182,7 +189,12 @@ impl Session {
             let _ends = ends;
             task.await;
         });
-        self.running.insert(id, Running { task, ended });
+        let running = Running {
+            task,
+            has_body,
+            ended,
+        };
+        self.running.insert(id, running);
     }
 
     /// Cuts off bodies, stops what may be stopped, waits for the rest.
@@ -197,6 +209,7 @@ impl Session {
 /// A request that may be stopped.
 struct Running {
     task: AbortHandle,
+    has_body: bool,
     /// Cancelled once nothing of it is left.
     ended: CancellationToken,
 }

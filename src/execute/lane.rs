@@ -175,6 +175,12 @@ fn begun<'a>(steps: &'a [Step], done: usize, error: &StepError) -> &'a [Step] {
         StepError::Abandoned { .. } if may_be_stopped(&steps[done].action) => &steps[..=done],
         // It never began.
         StepError::Abandoned { .. } | StepError::Refused(_) => &steps[..done],
+        // The agent may not have come as far as to take its cordon back.
+        StepError::Host(HostError::Timeout { .. } | HostError::Lost { .. })
+            if matches!(steps[done].action, Action::Drain { .. }) =>
+        {
+            &steps[..=done]
+        }
         _ => &[],
     }
 }
@@ -298,6 +304,7 @@ mod tests {
         assert_eq!(begun(&steps, 1, &abandoned(&steps[1])).len(), 1);
         assert_eq!(begun(&steps, 1, &refused).len(), 1);
         assert_eq!(begun(&steps, 0, &refused).len(), 0);
+        assert_eq!(begun(&steps, 0, &lost).len(), 1);
         assert_eq!(begun(&steps, 1, &lost).len(), 0);
     }
 }

@@ -24,6 +24,8 @@ const APPLY: Duration = Duration::from_secs(300);
 const SNAPSHOT: Duration = Duration::from_secs(3700);
 /// Killing a node's pods: the agent gives up after a minute and a half.
 const POD_RESET: Duration = Duration::from_secs(180);
+/// Cordoning a node, and taking that back.
+const CORDONS: Duration = Duration::from_secs(120);
 /// What the agent may take beyond a wait's own limit before it says so.
 const WAIT_GRACE: Duration = Duration::from_secs(30);
 /// Any answer to a request without work, such as an observation.
@@ -65,7 +67,7 @@ pub(super) fn limit(action: &Action) -> Duration {
             let each = rules.iter();
             let each = each.map(|rule| rule.timeout_seconds.unwrap_or(*limit_seconds));
             let sum: u64 = each.chain([*limit_seconds]).map(u64::from).sum();
-            Duration::from_secs(sum) + WAIT_GRACE * count(rules.len() + 1)
+            Duration::from_secs(sum) + WAIT_GRACE * count(rules.len() + 1) + CORDONS
         }
         Action::Wait { limit_seconds, .. }
         | Action::AddEtcdLearner { limit_seconds, .. }

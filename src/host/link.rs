@@ -19,7 +19,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 /// An agent ends when it hears nothing for thirty seconds; this leaves room
@@ -45,6 +44,8 @@ pub struct Link {
 #[derive(Default)]
 struct State {
     waiting: HashMap<u64, mpsc::Sender<Incoming>>,
+    /// Calls that nobody waits for any more, and whose agent has yet to be told.
+    cancelled: Vec<u64>,
     /// Why the link ended.
     lost: Option<String>,
 }
@@ -349,19 +350,15 @@ struct Registered<'a> {
 
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
-        lock(&self.link.state).waiting.remove(&self.id);
+        let mut state = lock(&self.link.state);
+        state.waiting.remove(&self.id);
         if self.is_answered {
             return;
         }
-        let cancel = Frame::Cancel { id: self.id };
-        let Err(TrySendError::Full(cancel)) = self.link.outgoing.try_send(cancel) else {
-            return;
-        };
-        // It takes its place behind what waits already.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let outgoing = self.link.outgoing.clone();
-            runtime.spawn(async move { outgoing.send(cancel).await });
-        }
+        state.cancelled.push(self.id);
+        drop(state);
+        // Told before whatever is written next; this is written if nothing waits.
+        let _ = self.link.outgoing.try_send(Frame::Heartbeat);
     }
 }
 
@@ -382,16 +379,38 @@ async fn write_frames(
             Ok(None) => break,
             Err(_) => Frame::Heartbeat,
         };
-        let written = match frame.encode() {
-            Ok((header, payload)) => write_one(&mut input, header, payload, &traffic).await,
-            Err(error) => Err(error),
-        };
+        let frames = with_cancelled(&mut lock(&state), frame);
+        let mut written = Ok(());
+        for frame in frames {
+            written = match frame.encode() {
+                Ok((header, payload)) => write_one(&mut input, header, payload, &traffic).await,
+                Err(error) => Err(error),
+            };
+            if written.is_err() {
+                break;
+            }
+        }
         if let Err(error) = written {
             end(&state, &format!("writing to the host: {error}"));
             break;
         }
     }
     let _ = input.shutdown().await;
+}
+
+/// What is written when a frame's turn comes: first which calls nobody waits for,
+/// and of those no request any more.
+fn with_cancelled(state: &mut State, frame: Frame) -> Vec<Frame> {
+    let cancelled = std::mem::take(&mut state.cancelled);
+    let mut frames: Vec<Frame> = cancelled
+        .into_iter()
+        .map(|id| Frame::Cancel { id })
+        .collect();
+    match &frame {
+        Frame::Request { id, .. } if !state.waiting.contains_key(id) => {}
+        _ => frames.push(frame),
+    }
+    frames
 }
 
 async fn write_one(

@@ -430,3 +430,31 @@ async fn a_call_that_is_dropped_ends_at_the_agent_before_the_next_one() {
             || !std::path::Path::new(&format!("/proc/{}", process.trim())).exists()
     );
 }
+
+#[test]
+fn what_nobody_waits_for_is_told_first_and_not_asked_for_any_more() {
+    let mut state = State::default();
+    let (sender, _receiver) = mpsc::channel(1);
+    state.waiting.insert(2, sender);
+    state.cancelled.push(1);
+    let request = |id| Frame::Request {
+        id,
+        request: Box::new(Request::ReadGenerations),
+    };
+    // It was still waiting for its turn when it was dropped.
+    let frames = with_cancelled(&mut state, request(1));
+    assert!(
+        matches!(frames[..], [Frame::Cancel { id: 1 }]),
+        "{frames:?}"
+    );
+    state.cancelled.push(1);
+    let frames = with_cancelled(&mut state, request(2));
+    assert!(
+        matches!(
+            frames[..],
+            [Frame::Cancel { id: 1 }, Frame::Request { id: 2, .. }]
+        ),
+        "{frames:?}"
+    );
+    assert!(state.cancelled.is_empty());
+}
