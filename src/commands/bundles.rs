@@ -1,7 +1,7 @@
 //! `cofferdam bundle …`.
 
 use super::fault::{Exit, Fault};
-use super::prospect::{refuse_damages, trusted_keys};
+use super::given::{refuse_damages, trusted_keys};
 use crate::bundle::build::{BuildOptions, build};
 use crate::bundle::cache::Cache;
 use crate::bundle::compare;

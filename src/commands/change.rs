@@ -461,12 +461,12 @@ fn next(prospect: &Prospect) -> String {
     format!("cofferdam kubectl -i {inventory} -- get nodes")
 }
 
-/// Names of the hosts that an upgrade was to leave out.
-fn left_behind(prospect: &Prospect) -> Vec<&str> {
-    let hosts = prospect.inventory.hosts.iter();
-    let others = hosts.filter(|host| !prospect.hosts.contains_key(&host.name));
-    let others = others.filter(|_| prospect.intent.upgrades());
-    others.map(|host| host.name.as_str()).collect()
+/// Names of the hosts that an upgrade has left behind.
+fn left_behind(prospect: &Prospect) -> Vec<String> {
+    match prospect.intent.upgrades() {
+        true => prospect.left_out().into_iter().collect(),
+        false => Vec::new(),
+    }
 }
 
 /// What a run makes irrevocable, before it is confirmed.

@@ -2,7 +2,7 @@
 
 use super::bundle_content::view;
 use super::fault::{Exit, Fault};
-use super::prospect::{check_known, refuse_damages, trusted_keys};
+use super::given::{check_known, refuse_damages, trusted_keys};
 use super::record;
 use crate::bundle::progress::NoProgress;
 use crate::bundle::{Bundle, verify};

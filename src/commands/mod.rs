@@ -8,6 +8,7 @@ mod carry_out;
 mod change;
 mod connect;
 pub mod fault;
+mod given;
 mod hidden;
 mod hops;
 mod hosts;

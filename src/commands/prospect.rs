@@ -1,8 +1,9 @@
 //! What `install` and `plan` share: everything up to the plan, phase by phase.
 
-use super::bundle_content::{BundleContent, NoBundle, view};
+use super::bundle_content::{BundleContent, NoBundle};
 use super::connect::{self, ConnectRequest, LeavesOut};
 use super::fault::{Exit, Fault};
+use super::given::{check_known, verify_bundle};
 use super::interrupt::Interrupt;
 use super::phase::Phase;
 use super::restore::{self, Restoring, Source};
@@ -10,8 +11,7 @@ use super::rollback::{self, Returning};
 use super::snapshot_file::WithSnapshot;
 use super::software::{self, Resolved, Wanted};
 use super::{observe, pace, record};
-use crate::bundle::inspect::human_bytes;
-use crate::bundle::{Bundle, TrustedKey, verify};
+use crate::bundle::Bundle;
 use crate::cli::{BundleArgs, UntilArg};
 use crate::desired::{BundleView, Desired, DesiredError, EtcdRestore, Software, Until, desired};
 use crate::event::{Event, EventSink};
@@ -19,12 +19,11 @@ use crate::execute::BlobSource;
 use crate::facts::UsageFacts;
 use crate::host::remote::{AgentSource, RemoteHost};
 use crate::inventory::Inventory;
-use crate::output::{Output, TransferProgress};
+use crate::output::Output;
 use crate::plan::checks::{self, Question, Severity};
 use crate::plan::decisions::decide;
 use crate::plan::{self as planning, Intent, Plan, World};
 use crate::site::{Decisions, Site, SiteView};
-use camino::Utf8PathBuf;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -92,6 +91,13 @@ impl Prospect {
         }
     }
 
+    /// Names of the hosts that the run was to leave out.
+    pub(super) fn left_out(&self) -> BTreeSet<String> {
+        let hosts = self.inventory.hosts.iter();
+        let others = hosts.filter(|host| !self.hosts.contains_key(&host.name));
+        others.map(|host| host.name.clone()).collect()
+    }
+
     /// Whether the run ends before the host.
     fn is_not_reached(&self, name: &str) -> bool {
         let until = self.desired.until.as_ref();
@@ -112,7 +118,12 @@ impl Prospect {
                 let mut whole = returning.whole.iter();
                 whole.try_for_each(|whole| record::record_whole(site, whole))?;
             }
-            None => record::record_end(site, &self.software)?,
+            None => {
+                if !self.plan.is_empty() {
+                    record::note_left_out(site, &self.left_out())?;
+                }
+                record::record_end(site, &self.software)?;
+            }
         }
         restore::record_end(site)
     }
@@ -216,10 +227,13 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
         mut software,
         by_generations,
     } = software::resolve(&phase, &hosts, wanted).await?;
-    if intent == Intent::Rollback && !by_generations && !without.is_empty() {
-        let message =
-            "what soaks goes back on hosts that can be reached only, and a host is left out";
-        let hint = "name those that are to go back with `--on`, once all can be reached";
+    // What soaks is on masters alone.
+    if intent == Intent::Rollback
+        && !by_generations
+        && connect::check_left_out(&inventory, without, LeavesOut::Nodes).is_err()
+    {
+        let message = "what soaks goes back on all masters together, and one is left out";
+        let hint = "run the same command once all masters can be reached";
         return Err(Fault::new(Exit::Input, message).hint(hint));
     }
     // What was begun is what there is now, as far as it goes.
@@ -309,80 +323,6 @@ fn leaves_out(restores: bool, intent: Intent) -> LeavesOut {
         Intent::Install | Intent::Rollback => LeavesOut::Any,
         _ => LeavesOut::Nodes,
     }
-}
-
-/// Reads the whole bundle: nothing goes to any host before its signature and
-/// every digest are known to be right.
-async fn verify_bundle(
-    output: &Arc<Output>,
-    args: &BundleArgs,
-) -> Result<(Bundle, BundleView), Fault> {
-    let phase = Phase::begin(output, "verify", 0);
-    let keys = trusted_keys(&args.trusted_key)?;
-    let progress = TransferProgress::within(output, "verify");
-    let path = args.bundle.clone();
-    // On a thread of its own, so that the run can be interrupted meanwhile.
-    let work = move || -> Result<(verify::Verification, Bundle), Fault> {
-        let found = verify::verify(&path, Some(&keys), progress.as_ref()).map_err(Fault::bundle)?;
-        refuse_damages(&path, &found)?;
-        let bundle = Bundle::open(&path, &keys).map_err(Fault::bundle)?;
-        Ok((found, Bundle::clone(&bundle)))
-    };
-    let (found, bundle) = tokio::task::spawn_blocking(work)
-        .await
-        .map_err(anyhow::Error::from)??;
-    let view = view(&bundle);
-    let files: usize = view.files.values().map(BTreeMap::len).sum();
-    let signer = found
-        .signed_by
-        .map_or(String::new(), |id| format!(", signed by {id}"));
-    phase.done(format!(
-        "{} {}{signer}, {files} files, {} images, {}",
-        view.name,
-        view.version,
-        view.images.len(),
-        human_bytes(bundle.length())
-    ));
-    Ok((bundle, view))
-}
-
-/// Names everything in a bundle that is not what its digest says.
-pub(super) fn refuse_damages(
-    path: &camino::Utf8Path,
-    found: &verify::Verification,
-) -> Result<(), Fault> {
-    if found.damages.is_empty() {
-        return Ok(());
-    }
-    let damages: Vec<String> = found.damages.iter().map(ToString::to_string).collect();
-    let message = format!("the bundle {path} is damaged:\n{}", damages.join("\n"));
-    Err(Fault::new(Exit::Input, message)
-        .file(path)
-        .hint("carry it over again, or build it anew"))
-}
-
-pub(super) fn trusted_keys(paths: &[Utf8PathBuf]) -> Result<Vec<TrustedKey>, Fault> {
-    paths
-        .iter()
-        .map(|path| TrustedKey::load(path).map_err(|error| Fault::input(error).file(path)))
-        .collect()
-}
-
-/// Refuses flags and keys of the inventory that the bundle's programs don't know.
-pub(super) fn check_known(inventory: &Inventory, view: &BundleView) -> Result<(), Fault> {
-    for platform in view.files.keys() {
-        let known = view.flags.get(platform).cloned().unwrap_or_default();
-        inventory
-            .check_flags(&known)
-            .into_result()
-            .map_err(Fault::input)?;
-        let known = view.fields.get(platform).cloned().unwrap_or_default();
-        inventory
-            .check_fields(&known)
-            .into_result()
-            .map_err(Fault::input)?;
-    }
-    Ok(())
 }
 
 fn read_site(

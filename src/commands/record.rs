@@ -7,7 +7,7 @@ use crate::desired::{BundleView, Software};
 use crate::site::Site;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Where a site keeps what is known of the bundle that all is of, and of the one
 /// that soaks.
@@ -17,6 +17,8 @@ const SOAKING: &str = "software-soaking.json";
 const BEFORE: &str = "software-before.json";
 /// What is known of a change that has not come to its end.
 const BEGUN: &str = "change-begun.json";
+/// Names of the hosts that the last change has left out.
+const LEFT_OUT: &str = "left-out.json";
 
 /// A change that was begun: to which bundle, and from which generations.
 #[derive(Serialize, Deserialize)]
@@ -103,6 +105,17 @@ pub(super) fn record_begin(site: &Site, software: &Software) -> anyhow::Result<(
         Some(soaking) => record(site, SOAKING, soaking),
         None => Ok(()),
     }
+}
+
+/// Notes which hosts a change that came to its end has left out.
+pub(super) fn note_left_out(site: &Site, names: &BTreeSet<String>) -> anyhow::Result<()> {
+    site.write(LEFT_OUT, &serde_json::to_vec(names)?)
+}
+
+/// Names of the hosts that the last change has left out.
+pub(super) fn left_out(site: &Site) -> Result<BTreeSet<String>, Fault> {
+    let remedy = "remove it; hosts that the last change left out would go back beyond it";
+    Ok(recorded(site, LEFT_OUT, remedy)?.unwrap_or_default())
 }
 
 /// Notes the bundle that all of the cluster is of now.

@@ -72,7 +72,8 @@ pub(super) async fn find(
         })
         .collect();
     let numbers = begun.as_ref().map(|begun| &begun.generations);
-    let targets = targets(&pasts, numbers).map_err(|why| refuse(&why))?;
+    let left_out = record::left_out(site)?;
+    let targets = targets(&pasts, numbers, &left_out).map_err(|why| refuse(&why))?;
     let known = record::known_bundles(site)?;
     let mut held = view.held.clone();
     let mut lines = Vec::new();

@@ -84,28 +84,31 @@ pub enum NoWayBack {
 /// The targets of hosts that are to go back, by name. `begun` has the generations
 /// that hosts had when a change began that has not come to its end: it is undone
 /// where it was begun, and only there. Without one it is the last change that is
-/// undone, on all of them.
+/// undone, on all of them but those that it left out, `left_out`.
 ///
 /// # Errors
 /// With the first host that can't go back.
 pub fn targets<'a>(
     hosts: &'a BTreeMap<String, Past<'a>>,
     begun: Option<&BTreeMap<String, u64>>,
+    left_out: &BTreeSet<String>,
 ) -> Result<BTreeMap<&'a str, Target<'a>>, NoWayBack> {
     let mut targets = BTreeMap::new();
     for (name, past) in hosts {
         let mut generations = past.generations.iter();
-        let stored = match begun {
-            Some(begun) => {
-                let number = begun.get(name).copied();
-                let newest = past.generations.first();
-                let is_newest = newest.map(|stored| stored.generation.number) == number;
-                if is_newest && !past.is_changing() {
-                    targets.insert(name.as_str(), Target::Stays);
-                    continue;
-                }
-                generations.find(|stored| Some(stored.generation.number) == number)
+        let newest = past.generations.first();
+        let newest = newest.map(|stored| stored.generation.number);
+        let began_from = match begun {
+            // It was not noted of those that it was never to reach.
+            Some(begun) => Some(begun.get(name).copied().or(newest)),
+            None => left_out.contains(name).then_some(newest),
+        };
+        let stored = match began_from {
+            Some(number) if number == newest && newest.is_some() && !past.is_changing() => {
+                targets.insert(name.as_str(), Target::Stays);
+                continue;
             }
+            Some(number) => generations.find(|stored| Some(stored.generation.number) == number),
             None => generations.nth(1),
         };
         let Some(stored) = stored else {
@@ -340,6 +343,12 @@ mod tests {
 
     /// What becomes of each of the hosts, `m1`, `m2`, …, in one line.
     fn told(hosts: &[(&str, &[&str])], begun: Option<&[u64]>) -> String {
+        told_without(hosts, begun, &[])
+    }
+
+    /// The same after a change that left hosts out.
+    fn told_without(hosts: &[(&str, &[&str])], begun: Option<&[u64]>, left_out: &[&str]) -> String {
+        let left_out = left_out.iter().map(|name| (*name).to_owned()).collect();
         let hosts: Vec<_> = hosts
             .iter()
             .map(|(runs, generations)| host(runs, generations))
@@ -355,7 +364,7 @@ mod tests {
                 .map(|(place, number)| (name(place), *number))
                 .collect()
         });
-        let targets = match targets(&pasts, begun.as_ref()) {
+        let targets = match targets(&pasts, begun.as_ref(), &left_out) {
             Ok(targets) => targets,
             Err(error) => return error.to_string(),
         };
@@ -398,10 +407,22 @@ mod tests {
             told(&[begun, not, numbered], Some(&[3, 3, 2])),
             format!("m1 3: {all}, m2 stays, m3 2: {all}")
         );
-        // A host that is new since then.
+        // A host that was left out when it was begun.
         assert_eq!(
             told(&[begun, not], Some(&[3])),
-            "m2 has no generation that it could go back to"
+            format!("m1 3: {all}, m2 stays")
+        );
+    }
+
+    #[test]
+    fn a_host_that_the_last_change_left_out_stays() {
+        let done: (&str, &[&str]) = ("1.36.1", &["1.36.1", "1.36.0"]);
+        let left: (&str, &[&str]) = ("1.36.0", &["1.36.0", "1.35.9"]);
+        let half: (&str, &[&str]) = ("1.36.1", &["1.36.0", "1.35.9"]);
+        let all = "etcd control plane node";
+        assert_eq!(
+            told_without(&[done, left, half], None, &["m2", "m3"]),
+            format!("m1 2: {all}, m2 stays, m3 3: {all}")
         );
     }
 
@@ -426,7 +447,7 @@ mod tests {
             generations: &generations,
         };
         let pasts = [("w1".to_owned(), past)].into();
-        let error = targets(&pasts, None).unwrap_err();
+        let error = targets(&pasts, None, &BTreeSet::new()).unwrap_err();
         assert_eq!(
             error.to_string(),
             "w1: whether containerd 2.3.0 reads what 2.5.0 has written was never shown"

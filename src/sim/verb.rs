@@ -42,6 +42,8 @@ pub struct Simulation {
     pub until: Option<Until>,
     /// The generations from which a run began that has not come to its end.
     begun: Mutex<Option<BTreeMap<String, u64>>>,
+    /// Names of the hosts that the last change that came to its end left out.
+    last_left_out: Mutex<BTreeSet<String>>,
     /// Asked between what runs interrupt.
     pub pauses: Option<Box<dyn Pauses>>,
     world: SharedWorld,
@@ -121,6 +123,7 @@ impl Simulation {
             until: None,
             pauses: None,
             begun: Mutex::default(),
+            last_left_out: Mutex::default(),
         })
     }
 
@@ -179,7 +182,9 @@ impl Simulation {
         let pasts: BTreeMap<String, Past> = pasts.collect();
         let begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         let begun = begun.clone();
-        let targets = targets(&pasts, begun.as_ref());
+        let left_out = self.last_left_out.lock();
+        let left_out = left_out.unwrap_or_else(PoisonError::into_inner).clone();
+        let targets = targets(&pasts, begun.as_ref(), &left_out);
         let targets = targets.map_err(|why| anyhow::anyhow!("{why}"))?;
         let mut told = BTreeMap::new();
         for (name, target) in targets {
@@ -334,6 +339,12 @@ impl Simulation {
         if !is_rollback && result.is_ok() && planned.plan.stops_before.is_empty() {
             let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
             *begun = None;
+            if !planned.plan.is_empty() {
+                let left_out = self.last_left_out.lock();
+                left_out
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone_from(&self.left_out);
+            }
         }
         let log = self.world.with(|world| world.log.split_off(logged));
         Ran {

@@ -653,6 +653,21 @@ async fn nodes_of_a_zone_go_side_by_side_where_they_may() {
     let ran = few.install(None).await.unwrap();
     let groups = ran.planned.plan.stages.iter().map(drained);
     assert!(groups.max() <= Some(2), "{}", text(&ran.planned.plan));
+    // One that is off and left out is away already.
+    let more = spread(3, 9).replace("[zones.a]\n", "[zones.a]\nmax_unavailable = 2\n");
+    let mut off = installed(&more, 9).await;
+    let mut workers = off.inventory.hosts.iter();
+    let one = workers.rfind(|host| host.zone == "a").unwrap();
+    let one = one.name.clone();
+    off.switch_off(&one);
+    off.left_out.insert(one);
+    off.take_bundle(NEXT_MINOR);
+    let ran = off.install(None).await.unwrap();
+    if let Err(stopped) = &ran.result {
+        panic!("{stopped}\n{}", text(&ran.planned.plan));
+    }
+    let groups = ran.planned.plan.stages.iter().map(drained);
+    assert_eq!(groups.max(), Some(1), "{}", text(&ran.planned.plan));
     assert_eq!(world.violations(), Vec::<String>::new());
     assert!(world.plan().await.unwrap().plan.is_empty());
 }

@@ -156,9 +156,9 @@ pub(super) fn one_minor(question: &Question) -> Vec<Finding> {
 
 /// Nodes that are left out stay within the skew of the API servers to be.
 pub(super) fn kubelets_left_out(question: &Question) -> Vec<Finding> {
-    let Some(cluster) = question.cluster.filter(|_| question.intent.upgrades()) else {
+    if !question.intent.upgrades() {
         return Vec::new();
-    };
+    }
     let desired = question
         .desired
         .iter()
@@ -171,6 +171,13 @@ pub(super) fn kubelets_left_out(question: &Question) -> Vec<Finding> {
     let left_out = hosts.filter(|host| !question.facts.contains_key(&host.name));
     left_out
         .filter_map(|host| {
+            let Some(cluster) = question.cluster else {
+                return Some(Finding {
+                    host: host.name.clone(),
+                    found: "it is left out, and no API server says which kubelet it has".to_owned(),
+                    remedy: "bring an API server back first".to_owned(),
+                });
+            };
             let node = cluster.nodes.get(&host.name)?;
             let found = node.kubelet_version.trim_start_matches('v');
             let kubelet = Version::parse(found).ok()?;

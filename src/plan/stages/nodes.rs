@@ -65,12 +65,18 @@ pub(in super::super) fn change_nodes(comparison: &Comparison, stage: Stage) -> V
     let takes_any = |name: &str| node(name).is_some_and(|node| !node.is_tainted);
     let nodes = comparison.hosts.iter().map(|host| host.name);
     let all_that_take_any = nodes.filter(|name| takes_any(name)).count();
+    // Nodes that are left out are away already.
+    let away = |zone: &str| {
+        let hosts = comparison.desired.hosts.iter();
+        let of_zone = hosts.filter(|(_, host)| host.zone == zone && host.node.is_some());
+        let left_out = of_zone.filter(|(name, _)| !comparison.world.hosts.contains_key(*name));
+        left_out.count()
+    };
     in_groups(stage, lanes, order, |group, lane| {
-        let at_once = comparison
-            .desired
-            .unavailable
-            .get(comparison.zone_of(&lane.host));
-        let is_allowed = group.len() < at_once.copied().unwrap_or(1);
+        let zone = comparison.zone_of(&lane.host);
+        let at_once = comparison.desired.unavailable.get(zone);
+        let at_once = at_once.copied().unwrap_or(1).saturating_sub(away(zone));
+        let is_allowed = group.len() < at_once.max(1);
         // Whatever the inventory allows, one is left that takes any pod.
         let others = group.iter().filter(|other| takes_any(&other.host)).count();
         is_allowed && (!takes_any(&lane.host) || others + 1 < all_that_take_any)
