@@ -2,7 +2,7 @@
 
 use super::{
     Group, Hosts, Scenario, SiteOf, broken, bundle_file, failures, growth, images, interrupt,
-    masters, patch, pods, refusals, restore, rooms, rows, upgrade, zones,
+    left_behind, masters, patch, pods, refusals, restore, rooms, rows, upgrade, zones,
 };
 
 /// The default lab: one master, two workers, two zones.
@@ -264,6 +264,18 @@ const STRUCK: &[Scenario] = &[
     },
 ];
 
+/// Four workers, of which two stand in one zone.
+const WORKERS_OFF: &[Scenario] = &[
+    Scenario {
+        name: "install: four workers, to be upgraded",
+        run: |c| c.product.install(),
+    },
+    Scenario {
+        name: "upgrade: a node that is off is left behind, and taken along later",
+        run: left_behind::goes_on_and_takes_it_along,
+    },
+];
+
 /// The same hosts, one after the other.
 const GROWING: &[Scenario] = &[
     Scenario {
@@ -358,6 +370,11 @@ pub(super) const THREE_MASTERS: Hosts = Hosts {
     workers: 2,
     witnesses: 0,
 };
+const FOUR_WORKERS: Hosts = Hosts {
+    masters: 1,
+    workers: 4,
+    witnesses: 0,
+};
 const FIVE_MASTERS: Hosts = Hosts {
     masters: 5,
     workers: 2,
@@ -406,6 +423,11 @@ pub(super) const CHAOS: &[Group] = &[
     Group {
         hosts: THREE_MASTERS,
         scenarios: HOPS,
+        site: SiteOf::Itself,
+    },
+    Group {
+        hosts: FOUR_WORKERS,
+        scenarios: WORKERS_OFF,
         site: SiteOf::Itself,
     },
     Group {

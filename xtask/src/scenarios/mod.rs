@@ -7,6 +7,7 @@ mod failures;
 mod growth;
 mod images;
 mod interrupt;
+mod left_behind;
 mod lists;
 mod masters;
 mod patch;
