@@ -6,6 +6,7 @@
 mod simulation {
     pub mod faults;
     pub mod runs;
+    pub mod upgrades;
     pub mod wanted;
     pub mod worlds;
     pub mod zones;
