@@ -1,5 +1,11 @@
 //! The command line's words, and nothing else.
 
+mod bundle;
+
+pub use bundle::{
+    BundleArgs, BundleCommand, FetchArgs, HopArgs, KeyArgs, Size, SourceArgs, TrustArgs,
+};
+
 use crate::output::Color;
 use crate::ports::Format;
 use camino::Utf8PathBuf;
@@ -80,6 +86,9 @@ pub enum Command {
     Status(StatusArgs),
     /// Print the ports that firewalls between zones must let pass
     Ports(PortsArgs),
+    /// Tell what the site has
+    #[command(subcommand)]
+    Site(SiteCommand),
     /// Run the cluster's kubectl on a master
     Kubectl(RunArgs),
     /// Run etcdctl on a master
@@ -136,9 +145,12 @@ impl Command {
             Self::Etcd(EtcdCommand::Snapshot(args)) => args.json,
             Self::Etcd(EtcdCommand::Snapshots(args)) => args.json,
             Self::Etcd(EtcdCommand::Restore(args)) => args.json,
+            Self::Site(SiteCommand::Have(_)) => true,
             Self::Ports(args) => args.format == PortsFormat::Json,
             Self::Bundle(
-                BundleCommand::Verify { json, .. } | BundleCommand::Inspect { json, .. },
+                BundleCommand::Verify { json, .. }
+                | BundleCommand::Inspect { json, .. }
+                | BundleCommand::Diff { json, .. },
             ) => *json,
             _ => false,
         }
@@ -151,28 +163,6 @@ pub struct InventoryArgs {
     /// The inventory
     #[arg(long, short, value_name = "FILE", default_value = "inventory.toml")]
     pub inventory: Utf8PathBuf,
-}
-
-/// Which bundle, and whom to believe.
-#[derive(Debug, Args)]
-pub struct BundleArgs {
-    /// The bundle; read in place, never copied or written
-    #[arg(long, value_name = "FILE")]
-    pub bundle: Utf8PathBuf,
-    /// A minisign public key file that may have signed it; may be repeated
-    #[arg(long, value_name = "FILE", required = true)]
-    pub trusted_key: Vec<Utf8PathBuf>,
-}
-
-/// The same for one bundle or several, one after the other.
-#[derive(Debug, Args)]
-pub struct HopArgs {
-    /// The bundle; several are hops, done in their order, and need --no-soak
-    #[arg(long, value_name = "FILE", required = true)]
-    pub bundle: Vec<Utf8PathBuf>,
-    /// A minisign public key file that may have signed it; may be repeated
-    #[arg(long, value_name = "FILE", required = true)]
-    pub trusted_key: Vec<Utf8PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -281,8 +271,7 @@ pub enum EtcdCommand {
     Snapshots(EtcdSnapshotsArgs),
     /// Begin etcd anew on all its members, from one snapshot
     #[command(override_usage = "\
-cofferdam etcd restore [OPTIONS] --bundle <FILE> --trusted-key <FILE>
-                              --from <SNAPSHOT>")]
+cofferdam etcd restore [OPTIONS] --bundle <FILE> --from <SNAPSHOT>")]
     Restore(EtcdRestoreArgs),
 }
 
@@ -390,6 +379,18 @@ impl From<PortsFormat> for Format {
     }
 }
 
+#[derive(Debug, Subcommand)]
+pub enum SiteCommand {
+    /// Print which blobs all registries hold, as JSON for `bundle build --have`
+    Have(SiteHaveArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct SiteHaveArgs {
+    #[command(flatten)]
+    pub inventory: InventoryArgs,
+}
+
 #[derive(Debug, Args)]
 pub struct RunArgs {
     #[command(flatten)]
@@ -422,101 +423,4 @@ pub enum HostsCommand {
         #[arg(long)]
         replace: bool,
     },
-}
-
-#[derive(Debug, Subcommand)]
-pub enum BundleCommand {
-    /// Make a key pair for signing, in minisign's format
-    Keygen {
-        /// Where the secret key goes; it must not exist yet
-        #[arg(long, value_name = "FILE")]
-        secret_key: Utf8PathBuf,
-        /// Where the public key goes
-        #[arg(long, value_name = "FILE")]
-        public_key: Utf8PathBuf,
-        /// Don't protect the secret key with a password
-        #[arg(long)]
-        no_password: bool,
-    },
-    /// Resolve a definition to digests, and show what changed since the last lock
-    Lock {
-        /// The definition, such as bundles/kubernetes-1.36.toml
-        definition: Utf8PathBuf,
-        /// Only compare the lock that is there with the definition; fetches and
-        /// writes nothing, and fails where they disagree
-        #[arg(long)]
-        check: bool,
-        #[command(flatten)]
-        fetch: FetchArgs,
-    },
-    /// Build a bundle from a definition and its lock
-    #[command(override_usage = "\
-cofferdam bundle build [OPTIONS] --sign-key <FILE> -o <FILE>
-                              <DEFINITION>")]
-    Build {
-        /// The definition, such as bundles/kubernetes-1.36.toml
-        definition: Utf8PathBuf,
-        #[command(flatten)]
-        fetch: FetchArgs,
-        /// minisign secret key
-        #[arg(long, value_name = "FILE")]
-        sign_key: Utf8PathBuf,
-        /// File that holds the secret key's password
-        #[arg(long, value_name = "FILE")]
-        password_file: Option<Utf8PathBuf>,
-        /// cofferdam's own binary for a platform [default: this program, for
-        /// its own platform]
-        #[arg(long, value_name = "PLATFORM=FILE")]
-        agent: Vec<String>,
-        /// The bundle
-        #[arg(long, short, value_name = "FILE")]
-        output: Utf8PathBuf,
-    },
-    /// Read a bundle once and check its signature and every digest
-    Verify {
-        /// The bundle
-        bundle: Utf8PathBuf,
-        /// A minisign public key file that may have signed it; may be repeated
-        #[arg(long, value_name = "FILE", required = true)]
-        trusted_key: Vec<Utf8PathBuf>,
-        /// Print what was found as a JSON object
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show what differs between two bundles; checks no signature
-    Diff {
-        /// The older bundle
-        old: Utf8PathBuf,
-        /// The newer bundle
-        new: Utf8PathBuf,
-        /// Print the differences as a JSON object
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show what a bundle holds; checks no signature
-    Inspect {
-        /// The bundle
-        bundle: Utf8PathBuf,
-        /// Print the contents as a JSON object
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-/// Where downloads come from and are kept.
-#[derive(Debug, Args)]
-pub struct FetchArgs {
-    /// The lock [default: beside the definition]
-    #[arg(long, value_name = "FILE")]
-    pub lock: Option<Utf8PathBuf>,
-    /// Fetch addresses that begin with PREFIX from URL instead; the longest
-    /// prefix wins. Images are addressed as oci://REGISTRY/NAME
-    #[arg(long, value_name = "PREFIX=URL")]
-    pub mirror: Vec<String>,
-    /// PEM file with authorities to trust beside the system's
-    #[arg(long, value_name = "FILE")]
-    pub ca_file: Option<Utf8PathBuf>,
-    /// Directory of downloads [default: cofferdam in the user's cache]
-    #[arg(long, value_name = "DIRECTORY")]
-    pub cache: Option<Utf8PathBuf>,
 }

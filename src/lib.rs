@@ -26,3 +26,4 @@ pub mod ssh;
 pub mod status;
 #[cfg(test)]
 pub mod testing;
+pub mod trusted_key;

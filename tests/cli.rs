@@ -5,6 +5,8 @@
 
 #[path = "cli/bundles.rs"]
 mod bundles;
+#[path = "cli/carrying.rs"]
+mod carrying;
 #[path = "cli/help.rs"]
 mod help;
 #[path = "cli/hosts.rs"]

@@ -1,17 +1,18 @@
 //! The cache of downloads and of what was computed from them.
 //!
 //! `blobs/sha256/<hex>` holds content under its digest: a file is complete if it is
-//! there at all, since it gets its name after its digest was checked. `records/`
-//! holds small facts about content that are expensive to find out again.
+//! there at all, since it gets its name after its digest was checked. `partial/`
+//! holds what came of downloads that were cut off, under the digest they are to have.
+//! `records/` holds small facts about content that are expensive to find out again.
 
-use super::hash::HashingWriter;
+use super::hash::{COPY_BUFFER_BYTES, Hasher};
 use crate::digest::Digest;
 use anyhow::{Context, Result, bail};
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::io::{self, Write};
+use std::io::{self, Read as _, Seek as _, Write};
 use std::sync::Arc;
 use tempfile::NamedTempFile;
 
@@ -31,7 +32,7 @@ impl Cache {
     pub fn open(root: &Utf8Path) -> Result<Self> {
         // Programs are run out of it, in another directory.
         let root = camino::absolute_utf8(root).context("finding the cache")?;
-        for directory in ["blobs/sha256", "records", "temporary"] {
+        for directory in ["blobs/sha256", "partial", "records", "temporary"] {
             fs::create_dir_all(root.join(directory)).context("making the cache")?;
         }
         Ok(Self {
@@ -96,7 +97,41 @@ impl Cache {
             .with_context(|| format!("making a temporary file in cache {}", self.root))?;
         Ok(BlobWriter {
             cache: self.clone(),
-            writer: HashingWriter::new(temporary),
+            target: Target::Temporary(temporary),
+            hasher: Hasher::default(),
+        })
+    }
+
+    /// Goes on with a blob of this digest where an earlier attempt was cut off, or
+    /// begins it; what is written stays if this one is cut off too. While another
+    /// process writes the same, it is begun for itself.
+    pub fn resume(&self, digest: &Digest) -> Result<BlobWriter> {
+        let path = self.root.join("partial").join(digest.hex());
+        let mut file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)?;
+        if file.file().try_lock().is_err() {
+            return self.writer();
+        }
+        // It may have been finished between the opening and the lock.
+        if !path.exists() {
+            return self.writer();
+        }
+        let mut hasher = Hasher::default();
+        let mut buffer = vec![0; COPY_BUFFER_BYTES];
+        loop {
+            match file.read(&mut buffer)? {
+                0 => break,
+                read => hasher.update(&buffer[..read]),
+            }
+        }
+        Ok(BlobWriter {
+            cache: self.clone(),
+            target: Target::Partial { file, path },
+            hasher,
         })
     }
 
@@ -144,32 +179,53 @@ impl Cache {
     }
 }
 
-/// A blob that is being written. Dropping it leaves nothing behind.
+/// A blob that is being written. Dropping it leaves nothing behind, but for one that
+/// [`Cache::resume`] gave.
 pub struct BlobWriter {
     cache: Cache,
-    writer: HashingWriter<NamedTempFile>,
+    target: Target,
+    hasher: Hasher,
+}
+
+enum Target {
+    Temporary(NamedTempFile),
+    Partial { file: fs::File, path: Utf8PathBuf },
 }
 
 impl BlobWriter {
-    /// Bytes written so far.
+    /// Bytes written so far, by earlier attempts too.
     pub fn length(&self) -> u64 {
-        self.writer.length()
+        self.hasher.length()
+    }
+
+    /// Begins anew.
+    pub fn restart(&mut self) -> io::Result<()> {
+        self.hasher = Hasher::default();
+        let file = match &mut self.target {
+            Target::Temporary(temporary) => temporary.as_file_mut(),
+            Target::Partial { file, .. } => file.file_mut(),
+        };
+        file.set_len(0)?;
+        file.rewind()
     }
 
     /// Finishes the blob under whatever digest it has.
     pub fn commit(self) -> Result<(Digest, u64)> {
-        let (temporary, digest, length) = self.writer.finish();
+        let (digest, length) = self.hasher.finish();
         let path = self.cache.blob_path(&digest);
-        temporary
+        self.target
             .persist(&path)
             .with_context(|| format!("storing {path}"))?;
         Ok((digest, length))
     }
 
-    /// Finishes the blob if it has the expected digest.
+    /// Finishes the blob if it has the expected digest. Of another one nothing stays.
     pub fn commit_as(self, expected: &Digest) -> Result<u64, WrongDigest> {
-        let (temporary, digest, length) = self.writer.finish();
+        let (digest, length) = self.hasher.finish();
         if digest != *expected {
+            if let Target::Partial { path, .. } = &self.target {
+                fs::remove_file(path).map_err(WrongDigest::Store)?;
+            }
             return Err(WrongDigest::Differs {
                 expected: *expected,
                 found: digest,
@@ -177,10 +233,21 @@ impl BlobWriter {
             });
         }
         let path = self.cache.blob_path(&digest);
-        temporary
-            .persist(&path)
-            .map_err(|error| WrongDigest::Store(error.error))?;
+        self.target.persist(&path).map_err(WrongDigest::Store)?;
         Ok(length)
+    }
+}
+
+impl Target {
+    fn persist(self, to: &Utf8Path) -> io::Result<()> {
+        match self {
+            Self::Temporary(temporary) => {
+                temporary.persist(to).map_err(|error| error.error)?;
+                Ok(())
+            }
+            // The lock is held until it has its name.
+            Self::Partial { file: _file, path } => fs::rename(path, to),
+        }
     }
 }
 
@@ -199,11 +266,19 @@ pub enum WrongDigest {
 
 impl Write for BlobWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.writer.write(bytes)
+        let written = match &mut self.target {
+            Target::Temporary(temporary) => temporary.write(bytes)?,
+            Target::Partial { file, .. } => file.write(bytes)?,
+        };
+        self.hasher.update(&bytes[..written]);
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.writer.flush()
+        match &mut self.target {
+            Target::Temporary(temporary) => temporary.flush(),
+            Target::Partial { file, .. } => file.flush(),
+        }
     }
 }
 
@@ -238,6 +313,43 @@ mod tests {
             .unwrap()
             .count();
         assert_eq!(left, 0);
+    }
+
+    #[test]
+    fn what_was_cut_off_is_gone_on_with() {
+        let directory = TestDirectory::new();
+        let cache = Cache::open(&directory.path).unwrap();
+        let digest = Digest::of("content");
+        let mut writer = cache.resume(&digest).unwrap();
+        writer.write_all(b"con").unwrap();
+        // Another that writes the same begins for itself, and leaves nothing.
+        assert_eq!(cache.resume(&digest).unwrap().length(), 0);
+        drop(writer);
+        let mut writer = cache.resume(&digest).unwrap();
+        assert_eq!(writer.length(), 3);
+        writer.write_all(b"tent").unwrap();
+        assert_eq!(writer.commit_as(&digest).unwrap(), 7);
+        assert_eq!(cache.read(&digest).unwrap(), b"content");
+        // What turned out wrong is not gone on with.
+        let other = Digest::of("other");
+        let mut writer = cache.resume(&other).unwrap();
+        writer.write_all(b"wrong").unwrap();
+        assert!(writer.commit_as(&other).is_err());
+        let mut writer = cache.resume(&other).unwrap();
+        assert_eq!(writer.length(), 0);
+        writer.write_all(b"wrong").unwrap();
+        writer.restart().unwrap();
+        writer.write_all(b"other").unwrap();
+        assert_eq!(writer.commit_as(&other).unwrap(), 5);
+        assert_eq!(
+            directory
+                .path
+                .join("partial")
+                .read_dir_utf8()
+                .unwrap()
+                .count(),
+            0
+        );
     }
 
     #[test]

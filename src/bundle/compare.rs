@@ -4,6 +4,7 @@ use super::inspect::{human_bytes, row, table};
 use super::lock::Lock;
 use super::oci::Descriptor;
 use super::reader::Contents;
+use super::sbom::{PartChange, render_changes};
 use crate::digest::Digest;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,6 +59,9 @@ pub struct Comparison {
     /// locks are compared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub new_bytes: Option<u64>,
+    /// Modules and packages in files and images, where both bundles have an SBOM.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<PartChange>,
 }
 
 /// An item of which there are two.
@@ -143,6 +147,7 @@ fn blobs(contents: &Contents) -> impl Iterator<Item = Descriptor> {
         .chain(images)
         .chain(manifests)
         .chain(contents.lock.clone())
+        .chain(contents.sbom.clone())
 }
 
 fn items_of_bundle(contents: &Contents) -> Vec<Item> {
@@ -247,7 +252,12 @@ impl Comparison {
         rows.extend(self.added.iter().map(|item| line("+", None, Some(item))));
         rows.extend(self.removed.iter().map(|item| line("-", Some(item), None)));
         let moved = self.changed.iter().flat_map(Change::what_moved);
-        table(&rows) + &moved.collect::<String>()
+        let mut text = table(&rows) + &moved.collect::<String>();
+        if !self.parts.is_empty() {
+            text.push('\n');
+            text.push_str(&render_changes(&self.parts));
+        }
+        text
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::oci::Descriptor;
 use super::reader::Bundle;
+use super::verify::LeftOut;
 use crate::digest::Digest;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -17,8 +18,12 @@ pub struct Inspection {
     /// Size of the file in bytes.
     pub size: u64,
     pub index_digest: Digest,
-    /// Number of the key that claims to have signed it.
-    pub signed_by: Option<String>,
+    /// Number of its files.
+    pub parts: usize,
+    /// Blobs and bytes that a delta leaves out; none for a full bundle.
+    pub left_out: Option<LeftOut>,
+    /// Ids of the keys that claim to have signed it.
+    pub signed_by: Vec<String>,
     pub files: Vec<InspectedFile>,
     pub images: Vec<InspectedImage>,
     pub manifests: Vec<InspectedManifest>,
@@ -111,9 +116,13 @@ pub fn inspect(bundle: &Bundle) -> Inspection {
         platforms: contents.platforms.iter().map(ToString::to_string).collect(),
         size: bundle.length(),
         index_digest: bundle.index_digest(),
+        parts: bundle.parts(),
+        left_out: LeftOut::of(bundle),
         signed_by: bundle
-            .signature()
-            .map(|signature| signature.key_id().to_string()),
+            .signatures()
+            .iter()
+            .map(|signature| signature.key_id().to_string())
+            .collect(),
         files: files.collect(),
         images: images.collect(),
         manifests: manifests.collect(),
@@ -124,14 +133,25 @@ impl Inspection {
     /// Aligned tables for people.
     pub fn render(&self) -> String {
         let mut text = String::new();
-        let signed_by = match &self.signed_by {
-            Some(key) => format!("signed by key {key}"),
-            None => "not signed".to_owned(),
+        let signed_by = match self.signed_by.is_empty() {
+            false => format!("signed by key {}", self.signed_by.join(", ")),
+            true => "not signed".to_owned(),
         };
+        let parts = match self.parts {
+            1 => String::new(),
+            parts => format!(" in {parts} parts"),
+        };
+        let delta = self.left_out.as_ref().map_or(String::new(), |left_out| {
+            format!(
+                " (a delta without {} blobs, {})",
+                left_out.blobs,
+                human_bytes(left_out.bytes)
+            )
+        });
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "bundle {} {} for {}, {}, {signed_by}\nindex {}\n",
+            "bundle {} {} for {}, {}{parts}{delta}, {signed_by}\nindex {}\n",
             self.name,
             self.version,
             self.platforms.join(", "),

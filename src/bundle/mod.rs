@@ -13,16 +13,19 @@ pub mod compare;
 pub mod definition;
 pub mod fetch;
 pub mod hash;
+pub mod have;
 pub mod inspect;
 pub mod lock;
 pub mod lock_check;
 pub mod names;
 pub mod oci;
+pub mod part;
 pub mod platform;
 pub mod prepare;
 pub mod progress;
 pub mod reader;
 pub mod resolve;
+pub mod sbom;
 pub mod sign;
 pub mod tar_format;
 #[cfg(test)]
@@ -32,5 +35,5 @@ pub mod write;
 
 pub use platform::Platform;
 pub use progress::{NoProgress, Progress};
-pub use reader::{Bundle, BundleError, FileArtifact, ImageArtifact, Verified};
+pub use reader::{Bundle, BundleError, FileArtifact, ImageArtifact, Source, Verified};
 pub use sign::{SigningKey, TrustedKey};

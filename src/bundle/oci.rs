@@ -29,6 +29,8 @@ pub const MANIFEST_ARTIFACT_TYPE: &str = "application/vnd.cofferdam.manifest.v1"
 pub const MANIFEST_LAYER_TYPE: &str = "application/vnd.cofferdam.manifest.v1+zstd";
 pub const LOCK_ARTIFACT_TYPE: &str = "application/vnd.cofferdam.lock.v1";
 pub const LOCK_LAYER_TYPE: &str = "application/toml";
+pub const SBOM_ARTIFACT_TYPE: &str = "application/vnd.cofferdam.sbom.v1";
+pub const SBOM_LAYER_TYPE: &str = "application/vnd.cyclonedx+json";
 
 /// Annotation keys.
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";

@@ -21,6 +21,23 @@ pub const INDEX_NAME: &str = "index.json";
 /// Name of the signature over the root.
 pub const SIGNATURE_NAME: &str = "index.json.minisig";
 
+/// No bundle bears more signatures.
+pub const SIGNATURES_LIMIT: usize = 16;
+
+/// Name of a further signature over the root; they are counted from 1, which is
+/// [`SIGNATURE_NAME`].
+pub fn signature_name(number: usize) -> String {
+    match number {
+        0 | 1 => SIGNATURE_NAME.to_owned(),
+        number => format!("{INDEX_NAME}.{number}.minisig"),
+    }
+}
+
+/// Whether a path in the layout is that of a signature.
+pub fn is_signature_name(name: &str) -> bool {
+    (1..=SIGNATURES_LIMIT).any(|number| signature_name(number) == name)
+}
+
 const BLOB_PREFIX: &str = "blobs/sha256/";
 
 /// The path of a blob in the layout.

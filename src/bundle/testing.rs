@@ -5,7 +5,9 @@ use super::oci::{self, Descriptor, Index, Manifest, OciPlatform};
 use super::platform::Platform;
 use super::progress::NoProgress;
 use super::sign::{KeyPairPaths, Password, SigningKey, TrustedKey, generate_key_pair};
-use super::write::{FileEntry, ImageEntry, Layout, LayoutBuilder, StoredBlob, write_archive};
+use super::write::{
+    FileEntry, ImageEntry, Layout, LayoutBuilder, Shape, StoredBlob, WrittenFile, plan, write_files,
+};
 use crate::digest::Digest;
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
@@ -57,13 +59,16 @@ fn stored(directory: &Utf8Path, content: &[u8]) -> StoredBlob {
 
 /// An image index with children for the given platforms and one that is left out.
 pub(crate) fn image(directory: &Utf8Path, reference: &str, platforms: &[Platform]) -> ImageEntry {
-    let mut blobs = Vec::new();
+    let (mut blobs, mut manifests) = (Vec::new(), Vec::new());
     let mut children = Vec::new();
     for platform in platforms {
         let mut blob = |kind: &str, content: String| {
             let blob = stored(directory, content.as_bytes());
             let descriptor = Descriptor::plain(kind, blob.digest, blob.size);
-            blobs.push(blob);
+            match kind {
+                oci::MANIFEST_MEDIA_TYPE => manifests.push(blob),
+                _ => blobs.push(blob),
+            }
             descriptor
         };
         let config = blob(
@@ -110,6 +115,7 @@ pub(crate) fn image(directory: &Utf8Path, reference: &str, platforms: &[Platform
         root: stored(directory, &serde_json::to_vec_pretty(&index).unwrap()),
         root_media_type: oci::INDEX_MEDIA_TYPE.to_owned(),
         root_platform: None,
+        manifests,
         blobs,
     }
 }
@@ -158,8 +164,20 @@ pub(crate) fn builder(directory: &Utf8Path) -> LayoutBuilder {
 }
 
 pub(crate) fn write(path: &Utf8Path, layout: &Layout, key: Option<&SigningKey>) {
+    write_shaped(path, layout, key, &Shape::default());
+}
+
+/// Writes a bundle in parts, or as a delta.
+pub(crate) fn write_shaped(
+    path: &Utf8Path,
+    layout: &Layout,
+    key: Option<&SigningKey>,
+    shape: &Shape,
+) -> Vec<WrittenFile> {
     let signature = key.map(|key| key.sign(&layout.index, "test").unwrap().render());
-    write_archive(path, layout, signature.as_deref(), &NoProgress).unwrap();
+    let signatures = signature.as_slice();
+    let files = plan(path, layout, signatures, shape).unwrap();
+    write_files(&files, layout, signatures, &NoProgress).unwrap()
 }
 
 /// Writes a small bundle, signed with a new key, and gives its path.

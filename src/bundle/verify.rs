@@ -2,10 +2,9 @@
 
 use super::hash::COPY_BUFFER_BYTES;
 use super::progress::Progress;
-use super::reader::{Bundle, BundleError, Damage};
-use super::sign::{KeyId, TrustedKey};
+use super::reader::{Bundle, BundleError, Damage, Source, Trust};
+use super::sign::KeyId;
 use crate::digest::Digest;
-use camino::Utf8Path;
 use serde::Serialize;
 use std::io::Read as _;
 use std::sync::Mutex;
@@ -22,31 +21,53 @@ pub struct Verification {
     pub name: String,
     pub version: String,
     pub index_digest: Digest,
-    /// The key whose signature was checked; `None` if no keys were given.
+    /// The key whose signature was checked; `None` if none was.
     pub signed_by: Option<KeyId>,
     /// Number of blobs read.
     pub blobs: usize,
     /// Bytes read.
     pub bytes: u64,
+    /// Number of the bundle's files.
+    pub parts: usize,
+    /// What a delta leaves out, since a site has it; none for a full bundle.
+    pub left_out: Option<LeftOut>,
     /// Everything that is wrong. Empty for a good bundle.
     pub damages: Vec<Damage>,
 }
 
-/// Checks a whole bundle: its signature (if keys are given), its structure, and the
+/// Content that is not at hand.
+#[derive(Debug, Clone, Serialize)]
+pub struct LeftOut {
+    pub blobs: usize,
+    pub bytes: u64,
+}
+
+impl LeftOut {
+    /// What a bundle leaves out, if it is a delta.
+    pub fn of(bundle: &Bundle) -> Option<Self> {
+        bundle.is_delta().then(|| Self {
+            blobs: bundle.left_out().count(),
+            bytes: bundle.left_out().map(|(_, size)| size).sum(),
+        })
+    }
+}
+
+/// Checks a whole bundle: its signatures, as far as they are asked for, its structure, and the
 /// digest of every blob. An error means that the file could not be read as a bundle
 /// at all; damaged blobs are in the result.
 pub fn verify(
-    path: &Utf8Path,
-    trusted: Option<&[TrustedKey]>,
+    source: impl Into<Source>,
+    trust: Trust<'_>,
     progress: &dyn Progress,
 ) -> Result<Verification, BundleError> {
-    let (bundle, mut damages) = Bundle::open_damaged(path, trusted)?;
-    let blobs: Vec<(Digest, u64)> = bundle.reachable_blobs().collect();
+    let (bundle, mut damages) = Bundle::open_damaged(&source.into(), trust)?;
+    let blobs = bundle.reachable_blobs();
     damages.extend(hash_all(&bundle, &blobs, progress));
     damages.extend(bundle.unreachable_blobs().into_iter().map(|digest| Damage {
         digest: Some(digest),
         belongs_to: "nothing".to_owned(),
         problem: "it lies in the file, but nothing in the index leads to it".to_owned(),
+        part: bundle.part_of(&digest),
     }));
     // A damaged manifest is met by the walk and again by hashing.
     damages.sort_by(|a, b| (&a.belongs_to, &a.digest).cmp(&(&b.belongs_to, &b.digest)));
@@ -55,11 +76,11 @@ pub fn verify(
         name: bundle.name().to_owned(),
         version: bundle.version().to_owned(),
         index_digest: bundle.index_digest(),
-        signed_by: trusted
-            .and(bundle.signature())
-            .map(|signature| signature.key_id()),
+        signed_by: bundle.signed_by(),
         blobs: blobs.len(),
         bytes: blobs.iter().map(|(_, size)| size).sum(),
+        parts: bundle.parts(),
+        left_out: LeftOut::of(&bundle),
         damages,
     })
 }
@@ -90,6 +111,7 @@ fn hash_all(bundle: &Bundle, blobs: &[(Digest, u64)], progress: &dyn Progress) -
                         digest: Some(*digest),
                         belongs_to: owner,
                         problem,
+                        part: bundle.part_of(digest),
                     });
                 }
             }

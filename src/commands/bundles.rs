@@ -1,24 +1,19 @@
 //! `cofferdam bundle …`.
 
+use super::bundle_making::{self, BuildRequest};
+use super::bundle_writing;
 use super::fault::{Exit, Fault};
-use super::given::{refuse_damages, trusted_keys};
-use crate::bundle::build::{BuildOptions, build};
-use crate::bundle::cache::Cache;
+use super::given::{self, refuse_damages, trusted_keys};
 use crate::bundle::compare;
-use crate::bundle::definition::Definition;
-use crate::bundle::fetch::{FetchOptions, Mirrors};
 use crate::bundle::inspect::{human_bytes, inspect};
-use crate::bundle::lock::{Lock, Locked};
-use crate::bundle::lock_check::disagreements;
-use crate::bundle::resolve::{LockOptions, lock};
-use crate::bundle::sign::Password;
+use crate::bundle::reader::Trust;
+use crate::bundle::sbom::{Document, licences, part_changes};
 use crate::bundle::sign::{KeyPairPaths, generate_key_pair};
-use crate::bundle::{Bundle, Platform, SigningKey, verify};
-use crate::cli::{BundleCommand, FetchArgs};
-use crate::output::{Style, TransferProgress, seconds};
-use camino::{Utf8Path, Utf8PathBuf};
+use crate::bundle::{Bundle, Source, verify};
+use crate::cli::BundleCommand;
+use crate::output::{Style, TransferProgress};
+use camino::Utf8PathBuf;
 use serde::Serialize;
-use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -39,185 +34,86 @@ pub(super) fn run(command: BundleCommand, style: Style) -> Result<ExitCode, Faul
         ),
         BundleCommand::Verify {
             bundle,
+            source,
             trusted_key,
             json,
-        } => verify_bundle(&bundle, &trusted_key, json, style),
-        BundleCommand::Inspect { bundle, json } => show(&bundle, json, style),
-        BundleCommand::Diff { old, new, json } => diff(&old, &new, json, style),
+        } => verify_bundle(&given::source(&bundle, &source), &trusted_key, json, style),
+        BundleCommand::Inspect {
+            bundle,
+            source,
+            json,
+        } => show(&given::source(&bundle, &source), json, style),
+        BundleCommand::Sbom { bundle, source } => {
+            let document = sbom(&given::source(&bundle, &source))?;
+            super::output(style)
+                .data(&pretty(&document)?)
+                .map_err(anyhow::Error::from)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        BundleCommand::Licenses { bundle, source } => {
+            let document = sbom(&given::source(&bundle, &source))?;
+            super::output(style)
+                .data(&licences(&document))
+                .map_err(anyhow::Error::from)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        BundleCommand::Diff {
+            old,
+            new,
+            parts,
+            json,
+        } => diff([&old, &new], &parts, json, style),
         BundleCommand::Lock {
             definition,
             check: true,
             fetch,
-        } => check_lock(&definition, fetch.lock, style),
+        } => bundle_making::check_lock(&definition, fetch.lock, style),
         BundleCommand::Lock {
             definition, fetch, ..
-        } => super::block_on(lock_definition(definition, fetch, style)),
+        } => super::block_on(bundle_making::lock_definition(definition, fetch, style)),
         BundleCommand::Build {
             definition,
             fetch,
-            sign_key,
-            password_file,
+            key,
+            unsigned: _,
             agent,
+            have,
+            base,
+            split,
             output,
         } => {
             let asked = BuildRequest {
                 definition,
                 fetch,
-                sign_key,
-                password_file,
+                key,
                 agent,
+                have,
+                base,
+                split,
                 output,
             };
-            super::block_on(build_bundle(asked, style))
+            super::block_on(bundle_making::build_bundle(asked, style))
+        }
+        BundleCommand::Sign {
+            bundle,
+            source,
+            key,
+            add,
+            output,
+        } => {
+            let source = given::source(&bundle, &source);
+            bundle_writing::sign(&source, &key, add, &output, style)
+        }
+        BundleCommand::Split {
+            bundle,
+            source,
+            size,
+            output,
+        } => {
+            let source = given::source(&bundle, &source);
+            bundle_writing::split(&source, size, &output, style)
         }
     }
-}
-
-async fn lock_definition(
-    definition: Utf8PathBuf,
-    fetch: FetchArgs,
-    style: Style,
-) -> Result<ExitCode, Fault> {
-    let started = Instant::now();
-    let output = super::output(style);
-    // What can be wrong with the definition itself is bad input, not a failure.
-    Definition::load(&definition).map_err(Fault::input)?;
-    let progress = TransferProgress::begin(&output);
-    let options = LockOptions {
-        definition,
-        lock: fetch.lock.clone(),
-        cache: cache(&fetch)?,
-        fetch: fetch_options(&fetch)?,
-    };
-    let outcome = lock(&options, progress.clone()).await?;
-    progress.end();
-    let changed = if outcome.changed {
-        "written"
-    } else {
-        "unchanged"
-    };
-    output.say(&format!(
-        "{} {changed}: {} files, {} images, {} manifests ({})",
-        outcome.path,
-        outcome.lock.files.len(),
-        outcome.lock.images.len(),
-        outcome.lock.manifests.len(),
-        seconds(started.elapsed().as_secs_f64())
-    ));
-    if let Some(comparison) = &outcome.comparison {
-        let text = comparison.render();
-        output.data(&text).map_err(anyhow::Error::from)?;
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Whether a lock is still that of its definition.
-fn check_lock(path: &Utf8Path, lock: Option<Utf8PathBuf>, style: Style) -> Result<ExitCode, Fault> {
-    let definition = Definition::load(path).map_err(Fault::input)?;
-    let lock_path = lock.unwrap_or_else(|| Definition::lock_path(path));
-    let remedy = format!("run `cofferdam bundle lock {path}`, and review what changed");
-    let refuse = |message: String| {
-        Fault::new(Exit::Input, message)
-            .file(&lock_path)
-            .hint(remedy)
-    };
-    let text = match fs_err::read_to_string(&lock_path) {
-        Ok(text) => text,
-        Err(error) => return Err(refuse(error.to_string())),
-    };
-    let lock = match Lock::parse(&text) {
-        Ok(lock) => lock,
-        Err(error) => return Err(refuse(format!("reading lock {lock_path}: {error:#}"))),
-    };
-    let lines = disagreements(&definition, &lock).map_err(Fault::input)?;
-    if !lines.is_empty() {
-        let message = format!("{lock_path} is not of {path}:\n{}", lines.join("\n"));
-        return Err(refuse(message));
-    }
-    super::output(style).say(&format!("{lock_path} is that of {path}"));
-    Ok(ExitCode::SUCCESS)
-}
-
-struct BuildRequest {
-    definition: Utf8PathBuf,
-    fetch: FetchArgs,
-    sign_key: Utf8PathBuf,
-    password_file: Option<Utf8PathBuf>,
-    agent: Vec<String>,
-    output: Utf8PathBuf,
-}
-
-async fn build_bundle(asked: BuildRequest, style: Style) -> Result<ExitCode, Fault> {
-    let started = Instant::now();
-    let output = super::output(style);
-    let ask = |prompt: &str| Ok(rpassword::prompt_password(format!("{prompt}: "))?);
-    let password = match &asked.password_file {
-        Some(file) => Password::File(file),
-        None if std::io::stdin().is_terminal() => Password::Prompt(&ask),
-        None => Password::None,
-    };
-    let key = SigningKey::load(&asked.sign_key, &password).map_err(Fault::input)?;
-    let definition = Definition::load(&asked.definition).map_err(Fault::input)?;
-    let lock_path = match &asked.fetch.lock {
-        Some(path) => path.clone(),
-        None => Definition::lock_path(&definition.path),
-    };
-    Locked::load(definition, &lock_path).map_err(Fault::input)?;
-    let options = BuildOptions {
-        definition: asked.definition,
-        lock: asked.fetch.lock.clone(),
-        output: asked.output,
-        cache: cache(&asked.fetch)?,
-        fetch: fetch_options(&asked.fetch)?,
-        agents: agents(&asked.agent)?,
-        samples: BTreeMap::new(),
-    };
-    let progress = TransferProgress::begin(&output);
-    let outcome = build(&options, Some(&key), progress.clone()).await?;
-    progress.end();
-    output.say(&format!(
-        "{}: {} {}, {}, signed by {} ({})\n{}",
-        outcome.path,
-        outcome.name,
-        outcome.version,
-        human_bytes(outcome.size),
-        key.id(),
-        seconds(started.elapsed().as_secs_f64()),
-        outcome.index_digest
-    ));
-    Ok(ExitCode::SUCCESS)
-}
-
-/// `linux/amd64=PATH` pairs.
-fn agents(pairs: &[String]) -> Result<BTreeMap<Platform, Utf8PathBuf>, Fault> {
-    pairs
-        .iter()
-        .map(|pair| {
-            let parts = pair.split_once('=');
-            let parsed =
-                parts.and_then(|(platform, path)| Some((platform.parse().ok()?, path.into())));
-            parsed.ok_or_else(|| {
-                let message =
-                    format!("`--agent {pair}` is not PLATFORM=FILE, such as linux/arm64=cofferdam");
-                Fault::new(Exit::Input, message)
-            })
-        })
-        .collect()
-}
-
-fn cache(fetch: &FetchArgs) -> Result<Utf8PathBuf, Fault> {
-    match &fetch.cache {
-        Some(path) => Ok(path.clone()),
-        None => Cache::default_directory().map_err(Fault::input),
-    }
-}
-
-fn fetch_options(fetch: &FetchArgs) -> Result<FetchOptions, Fault> {
-    let mirrors = Mirrors::parse(&fetch.mirror).map_err(Fault::input)?;
-    Ok(FetchOptions {
-        mirrors,
-        ca_file: fetch.ca_file.clone(),
-    })
 }
 
 fn keygen(paths: KeyPairPaths, no_password: bool, style: Style) -> Result<ExitCode, Fault> {
@@ -256,7 +152,7 @@ fn new_password() -> Result<String, Fault> {
 }
 
 fn verify_bundle(
-    path: &Utf8Path,
+    source: &Source,
     keys: &[Utf8PathBuf],
     json: bool,
     style: Style,
@@ -265,8 +161,10 @@ fn verify_bundle(
     let keys = trusted_keys(keys)?;
     let output = super::output(style);
     let progress = TransferProgress::begin(&output);
-    let found = verify::verify(path, Some(&keys), progress.as_ref()).map_err(Fault::bundle)?;
+    let trust = Trust::Required(&keys);
+    let found = verify::verify(source, trust, progress.as_ref()).map_err(Fault::bundle)?;
     progress.end();
+    let path = source.path.as_path();
     if json {
         output.data(&pretty(&found)?).map_err(anyhow::Error::from)?;
         // What was found names the damages.
@@ -279,20 +177,49 @@ fn verify_bundle(
         .map_or(String::new(), |id| format!("signed by {id}, "));
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     let rate = found.bytes as f64 / seconds / 1e6;
+    let parts = match found.parts {
+        1 => String::new(),
+        parts => format!("{parts} parts, "),
+    };
     output.say(&format!(
-        "{} {} is good: {signer}{} blobs, {} in {seconds:.1} s ({rate:.0} MB/s)",
+        "{} {} is good: {signer}{parts}{} blobs, {} in {seconds:.1} s ({rate:.0} MB/s)",
         found.name,
         found.version,
         found.blobs,
         human_bytes(found.bytes)
     ));
+    if let Some(left_out) = &found.left_out {
+        output.say(&format!(
+            "it is a delta: {} blobs, {}, are to be at the site already, or come with --base",
+            left_out.blobs,
+            human_bytes(left_out.bytes)
+        ));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-fn diff(old: &Utf8Path, new: &Utf8Path, json: bool, style: Style) -> Result<ExitCode, Fault> {
-    let open = |path| Bundle::open_unverified(path).map_err(Fault::bundle);
-    let (old, new) = (open(old)?, open(new)?);
-    let comparison = compare::bundles(old.contents(), new.contents());
+fn diff(
+    paths: [&Utf8PathBuf; 2],
+    parts: &[Utf8PathBuf],
+    json: bool,
+    style: Style,
+) -> Result<ExitCode, Fault> {
+    let open = |path: &Utf8PathBuf| {
+        let source = Source {
+            parts_in: parts.to_vec(),
+            ..Source::from(path)
+        };
+        Bundle::open_unverified(source).map_err(Fault::bundle)
+    };
+    let (old, new) = (open(paths[0])?, open(paths[1])?);
+    let mut comparison = compare::bundles(old.contents(), new.contents());
+    let sboms = (old.sbom(), new.sbom());
+    if let (Some(old), Some(new)) = (
+        sboms.0.map_err(Fault::bundle)?,
+        sboms.1.map_err(Fault::bundle)?,
+    ) {
+        comparison.parts = part_changes(&old, &new);
+    }
     let output = super::output(style);
     let text = match json {
         true => pretty(&comparison)?,
@@ -316,8 +243,8 @@ fn diff(old: &Utf8Path, new: &Utf8Path, json: bool, style: Style) -> Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(path: &Utf8Path, json: bool, style: Style) -> Result<ExitCode, Fault> {
-    let bundle = Bundle::open_unverified(path).map_err(Fault::bundle)?;
+fn show(source: &Source, json: bool, style: Style) -> Result<ExitCode, Fault> {
+    let bundle = Bundle::open_unverified(source).map_err(Fault::bundle)?;
     let inspection = inspect(&bundle);
     let text = if json {
         pretty(&inspection)?
@@ -328,6 +255,15 @@ fn show(path: &Utf8Path, json: bool, style: Style) -> Result<ExitCode, Fault> {
         .data(&text)
         .map_err(anyhow::Error::from)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn sbom(source: &Source) -> Result<Document, Fault> {
+    let bundle = Bundle::open_unverified(source).map_err(Fault::bundle)?;
+    let sbom = bundle.sbom().map_err(Fault::bundle)?;
+    sbom.ok_or_else(|| {
+        let message = format!("{} has no SBOM: an older cofferdam built it", bundle.path());
+        Fault::new(Exit::Input, message).hint("build it anew from its lock")
+    })
 }
 
 fn pretty(value: &impl Serialize) -> Result<String, Fault> {

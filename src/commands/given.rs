@@ -5,55 +5,163 @@ use super::bundle_content::view;
 use super::fault::{Exit, Fault};
 use super::phase::Phase;
 use crate::bundle::inspect::human_bytes;
-use crate::bundle::{Bundle, TrustedKey, verify};
-use crate::cli::BundleArgs;
+use crate::bundle::reader::Trust;
+use crate::bundle::sign::KeyId;
+use crate::bundle::{Bundle, Progress, Source, TrustedKey, verify};
+use crate::cli::{BundleArgs, SourceArgs, TrustArgs};
 use crate::desired::BundleView;
+use crate::event::{Event, EventSink as _};
 use crate::inventory::Inventory;
 use crate::output::{Output, TransferProgress};
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// Whose signatures count in a run.
+pub(super) struct Trusted {
+    keys: Vec<TrustedKey>,
+    /// What people call the keys of the inventory.
+    comments: BTreeMap<KeyId, String>,
+    allow_unsigned: bool,
+}
+
+impl Trusted {
+    /// The inventory's keys, and those of the command line.
+    ///
+    /// # Errors
+    /// When a key can't be read, or there is none.
+    pub(super) fn of(inventory: &Inventory, args: &TrustArgs) -> Result<Self, Fault> {
+        let mut keys = trusted_keys(&args.trusted_key)?;
+        let named = inventory.trusted_keys.iter();
+        keys.extend(named.clone().map(|named| named.key.clone()));
+        if keys.is_empty() && !args.allow_unsigned {
+            let message = format!(
+                "no key is trusted: {} has no `trusted_keys`, and no --trusted-key is given",
+                inventory.file
+            );
+            let hint = "name the public key of who built the bundle";
+            return Err(Fault::new(Exit::Input, message).hint(hint));
+        }
+        let comments = named.map(|named| (named.key.id(), named.comment.clone()));
+        Ok(Self {
+            keys,
+            comments: comments.collect(),
+            allow_unsigned: args.allow_unsigned,
+        })
+    }
+
+    pub(super) fn trust(&self) -> Trust<'_> {
+        match self.allow_unsigned {
+            true => Trust::UnsignedToo(&self.keys),
+            false => Trust::Required(&self.keys),
+        }
+    }
+
+    /// `, signed by 0807060504030201 (release key)`.
+    fn signer(&self, id: KeyId) -> String {
+        let comment = self.comments.get(&id).filter(|comment| !comment.is_empty());
+        let comment = comment.map_or(String::new(), |comment| format!(" ({comment})"));
+        format!(", signed by {id}{comment}")
+    }
+}
+
+/// The files of a bundle that a command line gives.
+pub(super) fn source(bundle: &Utf8Path, args: &SourceArgs) -> Source {
+    Source {
+        path: bundle.to_owned(),
+        parts_in: args.parts.clone(),
+        base: args.base.clone(),
+    }
+}
 
 /// Reads the whole bundle: nothing goes to any host before its signature and
 /// every digest are known to be right.
 pub(super) async fn verify_bundle(
     output: &Arc<Output>,
+    inventory: &Inventory,
     args: &BundleArgs,
 ) -> Result<(Bundle, BundleView), Fault> {
     let phase = Phase::begin(output, "verify", 0);
-    let keys = trusted_keys(&args.trusted_key)?;
+    let trusted = Arc::new(Trusted::of(inventory, &args.trust)?);
     let progress = TransferProgress::within(output, "verify");
-    let path = args.bundle.clone();
+    let source = source(&args.bundle, &args.source);
+    let asked = Arc::clone(&trusted);
     // On a thread of its own, so that the run can be interrupted meanwhile.
-    let work = move || -> Result<(verify::Verification, Bundle), Fault> {
-        let found = verify::verify(&path, Some(&keys), progress.as_ref()).map_err(Fault::bundle)?;
-        refuse_damages(&path, &found)?;
-        let bundle = Bundle::open(&path, &keys).map_err(Fault::bundle)?;
-        Ok((found, Bundle::clone(&bundle)))
-    };
-    let (found, bundle) = tokio::task::spawn_blocking(work)
+    let work = move || verified(&source, &asked, progress.as_ref());
+    let bundle = tokio::task::spawn_blocking(work)
         .await
         .map_err(anyhow::Error::from)??;
+    tell_unsigned(output, &bundle);
     let view = view(&bundle);
     let files: usize = view.files.values().map(BTreeMap::len).sum();
-    let signer = found
-        .signed_by
-        .map_or(String::new(), |id| format!(", signed by {id}"));
+    let signer = bundle.signed_by();
     phase.done(format!(
-        "{} {}{signer}, {files} files, {} images, {}",
+        "{} {}{}, {files} files, {} images, {}{}",
         view.name,
         view.version,
+        signer.map_or(String::new(), |id| trusted.signer(id)),
         view.images.len(),
-        human_bytes(bundle.length())
+        human_bytes(bundle.length()),
+        shape_text(&bundle)
     ));
     Ok((bundle, view))
 }
 
+/// A bundle that was read as a whole and found right.
+pub(super) fn verified(
+    source: &Source,
+    trusted: &Trusted,
+    progress: &dyn Progress,
+) -> Result<Bundle, Fault> {
+    let found = verify::verify(source, trusted.trust(), progress).map_err(Fault::bundle)?;
+    refuse_damages(&source.path, &found)?;
+    Bundle::open_trusting(source, trusted.trust()).map_err(Fault::bundle)
+}
+
+/// That a bundle was taken unsigned is for the journal too.
+pub(super) fn tell_unsigned(output: &Output, bundle: &Bundle) {
+    if bundle.signed_by().is_some() {
+        return;
+    }
+    let ids = bundle.signatures().iter();
+    let ids: Vec<String> = ids
+        .map(|signature| signature.key_id().to_string())
+        .collect();
+    let bears = match ids.is_empty() {
+        true => "is not signed".to_owned(),
+        false => format!("is signed by {}, which is not trusted here", ids.join(", ")),
+    };
+    let message = format!(
+        "{} {bears}; it is taken since --allow-unsigned was given: {}",
+        bundle.path(),
+        bundle.index_digest()
+    );
+    output.emit(Event::Warning {
+        host: None,
+        message,
+    });
+}
+
+/// `, in 3 parts`, `, a delta without 41 blobs`.
+pub(super) fn shape_text(bundle: &Bundle) -> String {
+    let parts = match bundle.parts() {
+        1 => String::new(),
+        parts => format!(" in {parts} parts"),
+    };
+    if !bundle.is_delta() {
+        return parts;
+    }
+    let (blobs, bytes) = bundle.left_out().fold((0, 0), |(blobs, bytes), (_, size)| {
+        (blobs + 1, bytes + size)
+    });
+    format!(
+        "{parts}, a delta: {blobs} blobs ({}) are to be there already",
+        human_bytes(bytes)
+    )
+}
+
 /// Names everything in a bundle that is not what its digest says.
-pub(super) fn refuse_damages(
-    path: &camino::Utf8Path,
-    found: &verify::Verification,
-) -> Result<(), Fault> {
+pub(super) fn refuse_damages(path: &Utf8Path, found: &verify::Verification) -> Result<(), Fault> {
     if found.damages.is_empty() {
         return Ok(());
     }

@@ -2,10 +2,9 @@
 
 use super::bundle_content::view;
 use super::fault::{Exit, Fault};
-use super::given::{check_known, refuse_damages, trusted_keys};
+use super::given::{Trusted, check_known, source, verified};
 use super::record;
 use crate::bundle::progress::NoProgress;
-use crate::bundle::{Bundle, verify};
 use crate::cli::{BundleArgs, HopArgs};
 use crate::desired::BundleView;
 use crate::desired::software::kubernetes_of;
@@ -25,20 +24,18 @@ pub(super) fn ahead(
 ) -> Result<Vec<BundleArgs>, Fault> {
     let hops = args.bundle.iter().map(|bundle| BundleArgs {
         bundle: bundle.clone(),
-        trusted_key: args.trusted_key.clone(),
+        source: args.source.clone(),
+        trust: args.trust.clone(),
     });
     let mut hops: Vec<BundleArgs> = hops.collect();
     if hops.len() == 1 {
         return Ok(hops);
     }
-    let keys = trusted_keys(&args.trusted_key)?;
+    let trusted = Trusted::of(inventory, &args.trust)?;
     let mut views = Vec::new();
     for hop in &hops {
-        let path = &hop.bundle;
         // A later one that is damaged must not be met half-way.
-        let found = verify::verify(path, Some(&keys), &NoProgress).map_err(Fault::bundle)?;
-        refuse_damages(path, &found)?;
-        let bundle = Bundle::open(path, &keys).map_err(Fault::bundle)?;
+        let bundle = verified(&source(&hop.bundle, &hop.source), &trusted, &NoProgress)?;
         let view = view(&bundle);
         check_known(inventory, &view)?;
         output.say(&format!("hop       {}", view.title()));

@@ -3,12 +3,16 @@
 mod ask;
 mod blame;
 pub mod bundle_content;
+mod bundle_making;
+mod bundle_writing;
 mod bundles;
 mod carry_out;
 mod change;
 mod connect;
+mod delta;
 pub mod fault;
 mod given;
+mod have;
 mod hidden;
 mod hops;
 mod hosts;
@@ -30,7 +34,7 @@ mod software;
 mod standing;
 mod status;
 
-use crate::cli::{Cli, Command, EtcdCommand};
+use crate::cli::{Cli, Command, EtcdCommand, SiteCommand};
 use crate::event::{EVENT_VERSION, EventSink, TimedEvent};
 use crate::output::{Output, Shape, Style, failure_lines, paint};
 use fault::{Exit, Fault};
@@ -121,6 +125,7 @@ fn dispatch(command: Command, style: Style) -> Result<ExitCode, Fault> {
         Command::Rollback(args) => block_on(change::rollback(args, style)),
         Command::Plan(args) => block_on(plan::run(args, style)),
         Command::Status(args) => block_on(status::run(args, style)),
+        Command::Site(SiteCommand::Have(args)) => block_on(have::run(args, style)),
         Command::Ports(args) => ports::run(&args, style),
         Command::Kubectl(args) => block_on(run::run("kubectl", args)),
         Command::Etcdctl(args) => block_on(run::run("etcdctl", args)),

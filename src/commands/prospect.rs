@@ -2,6 +2,7 @@
 
 use super::bundle_content::{BundleContent, NoBundle};
 use super::connect::{self, ConnectRequest, LeavesOut};
+use super::delta::prove_closure;
 use super::fault::{Exit, Fault};
 use super::given::{check_known, verify_bundle};
 use super::interrupt::Interrupt;
@@ -187,7 +188,7 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
         restore::check_left_out(&inventory, without)?;
     }
     let verified = match bundle {
-        Some(bundle) => Some(verify_bundle(output, bundle).await?),
+        Some(bundle) => Some(verify_bundle(output, &inventory, bundle).await?),
         None => None,
     };
     let (bundle, given) = verified.unzip();
@@ -280,6 +281,9 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
         (intent, was_installed),
     )?;
     let plan = plan(output, &seen, &site_view);
+    if let Some(content) = &content {
+        prove_closure(content.bundle(), &plan, &seen.world.hosts)?;
+    }
     let Observed {
         decisions,
         desired,

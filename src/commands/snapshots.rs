@@ -249,7 +249,7 @@ pub(super) async fn fetch(
         .map_err(|error| Fault::input(error.error).file(file))
 }
 
-async fn connected(
+pub(super) async fn connected(
     connections: &BTreeMap<String, Connection>,
     name: &str,
 ) -> Result<RemoteHost, Fault> {

@@ -22,6 +22,7 @@ mod suggest;
 mod syntax;
 #[cfg(test)]
 mod tests;
+mod trusted_keys;
 mod values;
 mod zones;
 
@@ -29,8 +30,8 @@ use camino::Utf8Path;
 use toml::Spanned;
 
 pub use model::{
-    ApiName, Cluster, Drain, DrainRule, Host, Inventory, MaxUnavailable, Role, SshAccess, Survive,
-    Swap, Zone,
+    ApiName, Cluster, Drain, DrainRule, Host, Inventory, MaxUnavailable, NamedKey, Role, SshAccess,
+    Survive, Swap, Zone,
 };
 pub use overrides::{Component, OverridePlace, Overrides, merge_tables};
 pub use problem::{Location, Problem, Problems, Severity};
@@ -97,6 +98,7 @@ fn check(raw: RawInventory, file: &Utf8Path, report: &mut Report<'_>) -> Option<
     );
     let overrides = read_overrides::read_overrides(&raw.overrides, "overrides", report);
     let drain = drain::read_drain(&raw.drain, report);
+    let trusted_keys = trusted_keys::read_trusted_keys(&raw.trusted_keys, report);
 
     roles::assign(&mut hosts);
     roles::check(&hosts, &cluster, report);
@@ -121,6 +123,7 @@ fn check(raw: RawInventory, file: &Utf8Path, report: &mut Report<'_>) -> Option<
             .map(finish_host)
             .collect::<Option<Vec<Host>>>()?,
         drain,
+        trusted_keys,
         warnings: Vec::new(),
         overrides,
     })

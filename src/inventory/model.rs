@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::overrides::Overrides;
 use super::problem::Problem;
+use crate::trusted_key::TrustedKey;
 
 /// Pods may take minutes to end, and budgets minutes to allow it.
 const DRAIN_SECONDS: u32 = 600;
@@ -36,6 +37,9 @@ pub struct Inventory {
     pub hosts: Vec<Host>,
     #[serde(skip_serializing_if = "Drain::is_default")]
     pub drain: Drain,
+    /// Whose signature a bundle may bear; what is given on the command line is added.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub trusted_keys: Vec<NamedKey>,
     /// What the author should know, though it is no error.
     #[serde(skip)]
     pub warnings: Vec<Problem>,
@@ -62,6 +66,20 @@ pub struct Cluster {
     pub swap: Swap,
     /// Bytes in a packet of the pod network; `None`: decided from hosts' interfaces when first met.
     pub mtu: Option<u32>,
+}
+
+/// A key that signs bundles, and what people call it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct NamedKey {
+    /// Serialized as its id.
+    #[serde(serialize_with = "key_id")]
+    pub key: TrustedKey,
+    /// Empty if there is none.
+    pub comment: String,
+}
+
+fn key_id<S: Serializer>(key: &TrustedKey, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&key.id())
 }
 
 /// A subject alternative name of API servers' certificates.

@@ -26,7 +26,17 @@ pub(super) struct RawInventory {
     #[serde(default)]
     pub(super) drain: RawDrain,
     #[serde(default)]
+    pub(super) trusted_keys: Vec<RawTrustedKey>,
+    #[serde(default)]
     pub(super) overrides: BTreeMap<Spanned<String>, RawOverride>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTrustedKey {
+    pub(super) key: Spanned<String>,
+    pub(super) id: Option<Spanned<String>>,
+    pub(super) comment: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -23,7 +23,7 @@ pub(crate) use files::{
 pub(crate) use kernel::{has_module, parse_swaps, read_sysctl, sysctl_path};
 #[cfg(test)]
 pub(crate) use registry::blob_place;
-pub(crate) use registry::remove_blob_if_damaged;
+pub(crate) use registry::{open_blob, remove_blob_if_damaged};
 pub(crate) use store::{BINARY_MODE, Named, by_digest, is_right, is_stored};
 pub(crate) use system::platform;
 pub(crate) use units::{Shown, environment_inputs, inputs_of, parse_inputs, show_units};

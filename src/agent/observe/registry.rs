@@ -49,6 +49,13 @@ pub(super) fn observe(
     Some(facts)
 }
 
+/// Opens a blob of the store; none if it is not there, or of another size.
+pub(crate) fn open_blob(root: &Root, digest: &Digest, size: u64) -> Option<std::fs::File> {
+    let store = Inside::open(&root.path(layout::REGISTRY)).ok()?;
+    let file = store.file(&blob_place(digest)).ok()?;
+    (file.metadata().ok()?.len() == size).then_some(file)
+}
+
 /// Removes a blob or manifest if it is there and damaged.
 ///
 /// # Errors

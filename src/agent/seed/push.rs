@@ -4,6 +4,7 @@
 use super::Content;
 use super::damaged::remove_if_damaged;
 use crate::agent::http;
+use crate::agent::observe::open_blob;
 use crate::agent::root::Root;
 use crate::agent::staging::{self, Stored};
 use crate::digest::Digest;
@@ -65,14 +66,12 @@ impl Pusher {
         if self.has_blob(repository, digest).await? {
             return Ok(Stored::AlreadyThere);
         }
-        let (body, stored) = if staging::is_staged(&self.root, digest, size).await? {
-            let file = tokio::fs::File::open(staging::place_of(&self.root, digest))
-                .await
-                .with_context(pushing)?;
-            let stream = ReaderStream::with_capacity(file, PIECE_BYTES);
-            (Body::wrap_stream(stream), Stored::AlreadyThere)
-        } else {
-            (Body::wrap_stream(content), Stored::Taken)
+        let (body, stored) = match self.local(digest, size).await.with_context(pushing)? {
+            Some(file) => {
+                let stream = ReaderStream::with_capacity(file, PIECE_BYTES);
+                (Body::wrap_stream(stream), Stored::AlreadyThere)
+            }
+            None => (Body::wrap_stream(content), Stored::Taken),
         };
         let begin = self
             .client
@@ -107,6 +106,18 @@ impl Pusher {
             return Err(error);
         }
         Ok(stored)
+    }
+
+    /// The blob where it lies on this host: staged, or in the registry's store under
+    /// another repository, where damaged ones were removed.
+    async fn local(&self, digest: &Digest, size: u64) -> Result<Option<tokio::fs::File>> {
+        if staging::is_staged(&self.root, digest, size).await? {
+            let staged = tokio::fs::File::open(staging::place_of(&self.root, digest));
+            return Ok(Some(staged.await?));
+        }
+        let (root, digest) = (self.root.clone(), *digest);
+        let stored = tokio::task::spawn_blocking(move || open_blob(&root, &digest, size)).await?;
+        Ok(stored.map(tokio::fs::File::from_std))
     }
 
     pub(super) async fn put_manifest(

@@ -34,12 +34,22 @@ impl Build {
         blobs.into_values()
     }
 
+    /// Whether a blob goes into the bundle.
+    pub(super) fn is_carried(&self, blob: &ImageBlob<'_>) -> bool {
+        blob.is_manifest || !self.had.contains(&blob.digest)
+    }
+
+    /// Whether a blob is needed to make the bundle, if only to be looked into.
+    fn is_needed(&self, blob: &ImageBlob<'_>) -> bool {
+        self.is_carried(blob) || self.is_to_be_read(&blob.digest)
+    }
+
     /// Bytes that fetching and preparing will add to the cache, at most.
     pub(super) fn missing_bytes(&self) -> u64 {
         let lacks = |digest: &Digest, size: u64| !self.cache.holds(digest, size);
         let images: u64 = self
             .image_blobs()
-            .filter(|blob| lacks(&blob.digest, blob.size))
+            .filter(|blob| self.is_needed(blob) && lacks(&blob.digest, blob.size))
             .map(|blob| blob.size)
             .sum();
         let mut downloads = BTreeSet::new();
@@ -63,7 +73,7 @@ impl Build {
     pub(super) async fn fetch_images(&self) -> Result<()> {
         let missing = self
             .image_blobs()
-            .filter(|blob| !self.cache.holds(&blob.digest, blob.size));
+            .filter(|blob| self.is_needed(blob) && !self.cache.holds(&blob.digest, blob.size));
         let missing: Vec<ImageBlob<'_>> = missing.collect();
         let fetches = missing.iter().map(|blob| self.fetch_image_blob(blob));
         stream::iter(fetches)
@@ -147,8 +157,11 @@ impl Build {
             size,
             path: self.cache.blob_path(digest),
         };
+        let stored_blob = |blob: ImageBlob<'_>| stored(&blob.digest, blob.size);
         let is_index = oci::kind(&image.media_type) == Kind::Index;
         let first = image.platforms.first();
+        let (manifests, blobs): (Vec<_>, Vec<_>) =
+            blobs_of(image).partition(|blob| blob.is_manifest);
         ImageEntry {
             reference: image.reference.clone(),
             root: stored(&image.digest, image.size),
@@ -156,9 +169,8 @@ impl Build {
             root_platform: first
                 .filter(|_| !is_index)
                 .map(|half| half.platform.clone()),
-            blobs: blobs_of(image)
-                .map(|blob| stored(&blob.digest, blob.size))
-                .collect(),
+            manifests: manifests.into_iter().map(stored_blob).collect(),
+            blobs: blobs.into_iter().map(stored_blob).collect(),
         }
     }
 }

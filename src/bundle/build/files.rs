@@ -6,6 +6,7 @@ use crate::bundle::hash::{COPY_BUFFER_BYTES, Hasher};
 use crate::bundle::lock::LockedFile;
 use crate::bundle::platform::Platform;
 use crate::bundle::prepare::{self, Compressed};
+use crate::bundle::sbom::{FileMaterial, GoProgram};
 use crate::bundle::write::{FileEntry, StoredBlob};
 use crate::digest::Digest;
 use anyhow::{Context, Result, anyhow, bail};
@@ -46,9 +47,22 @@ pub(super) struct Prepared {
     compressed: Compressed,
     flags: Option<Vec<String>>,
     fields: Option<Vec<String>>,
+    /// What it was built from, if it is a program in Go.
+    go: Option<GoProgram>,
 }
 
 impl Prepared {
+    pub(super) fn material(&self) -> FileMaterial {
+        FileMaterial {
+            name: self.name.clone(),
+            version: self.version.clone(),
+            platform: self.platform.clone(),
+            licence: self.licence.clone(),
+            digest: self.digest,
+            go: self.go.clone(),
+        }
+    }
+
     pub(super) fn entry(self, cache: &Cache) -> FileEntry {
         FileEntry {
             name: self.name,
@@ -115,6 +129,7 @@ impl Build {
                 size: agent.size,
                 flags: None,
                 fields: None,
+                go: None,
             });
         }
         Ok(prepared)
@@ -182,6 +197,7 @@ impl Build {
                 compressed,
                 flags,
                 fields: self.fields(file).await?,
+                go: self.go_program(file).await?,
             });
         }
         Ok(prepared)

@@ -2,6 +2,7 @@
 
 mod fetch_missing;
 mod files;
+mod sbom;
 
 use super::cache::Cache;
 use super::definition::Definition;
@@ -12,15 +13,16 @@ use super::platform::Platform;
 use super::prepare::closure::Closure;
 use super::prepare::{self, Need};
 use super::progress::Progress;
+use super::sbom::Document;
 use super::sign::{KeyId, SigningKey};
 use super::tar_format;
-use super::write::{ArchiveError, Layout, LayoutBuilder, write_archive};
+use super::write::{self, ArchiveError, Layout, LayoutBuilder, PlannedFile, Shape, WrittenFile};
 use crate::digest::Digest;
 use anyhow::{Context, Result, bail};
 use camino::{Utf8Path, Utf8PathBuf};
 use files::{Agent, Prepared};
 use fs_err as fs;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// What to build, and from what.
@@ -40,17 +42,21 @@ pub struct BuildOptions {
     /// Values for variables of manifests that the closure check's stand-ins can't
     /// serve.
     pub samples: BTreeMap<String, serde_json::Value>,
+    /// In parts, or less what a site has.
+    pub shape: Shape,
 }
 
 /// What was built.
 #[derive(Debug, Clone)]
 pub struct BuildOutcome {
-    pub path: Utf8PathBuf,
     pub name: String,
     pub version: String,
     pub platforms: Vec<Platform>,
-    /// Size of the file in bytes.
-    pub size: u64,
+    /// The bundle, or its parts in their order.
+    pub files: Vec<WrittenFile>,
+    /// Number of the blobs that a delta leaves out, and their bytes; none for a full
+    /// bundle.
+    pub left_out: Option<(usize, u64)>,
     /// Digest of `index.json`, which covers everything.
     pub index_digest: Digest,
     /// The key that signed it; `None` without a key.
@@ -64,6 +70,8 @@ struct Build {
     downloader: Downloader,
     registries: Registries,
     progress: Arc<dyn Progress>,
+    /// What the site has already, of which nothing is carried that only it needs.
+    had: BTreeSet<Digest>,
 }
 
 /// Builds a bundle. The same lock, binaries of cofferdam and key give the same bytes.
@@ -83,6 +91,7 @@ pub async fn build(
         downloader: Downloader::new(&options.fetch)?,
         registries: Registries::new(&options.fetch)?,
         progress,
+        had: options.shape.had.clone().unwrap_or_default(),
     };
     let manifests = build.manifests(options)?;
     let agents = build.agents(&options.agents)?;
@@ -90,18 +99,40 @@ pub async fn build(
     build.fetch_images().await?;
     let files = build.prepare_files().await?;
     let agents = build.prepare_agents(agents).await?;
-    let layout = build.assemble(&manifests, files.into_iter().chain(agents).collect())?;
+    let files: Vec<Prepared> = files.into_iter().chain(agents).collect();
+    let sbom = build.sbom(&files).await?;
+    let layout = build.assemble(&manifests, files, &sbom)?;
     let signature = build.sign(&layout, key)?;
-    let size = build.write(&options.output, &layout, signature).await?;
+    let planned = write::plan(
+        &options.output,
+        &layout,
+        signature.as_slice(),
+        &options.shape,
+    )?;
+    let left_out = options
+        .shape
+        .had
+        .is_some()
+        .then(|| left_out(&layout, &planned));
+    let files = build.write(planned, &layout, signature).await?;
     let definition = build.locked.definition();
     Ok(BuildOutcome {
-        path: options.output.clone(),
         name: definition.name.clone(),
         version: definition.version.clone(),
         platforms: definition.platforms.clone(),
-        size,
+        files,
+        left_out,
         index_digest: Digest::of(&layout.0.index),
         signed_by: key.map(SigningKey::id),
+    })
+}
+
+fn left_out(layout: &Layout, planned: &[PlannedFile]) -> (usize, u64) {
+    let carried: BTreeSet<&Digest> = planned.iter().flat_map(|file| &file.blobs).collect();
+    let blobs = layout.blobs.iter();
+    let left_out = blobs.filter(|(digest, _)| !carried.contains(digest));
+    left_out.fold((0, 0), |(count, bytes), (_, (size, _))| {
+        (count + 1, bytes + size)
     })
 }
 
@@ -160,6 +191,7 @@ impl Build {
         fs::create_dir_all(directory)?;
         let images = self
             .image_blobs()
+            .filter(|blob| self.is_carried(blob))
             .map(|blob| tar_format::entry_bytes(blob.size));
         // What a file compresses to is not known yet; it is never much larger.
         let files = self.locked.lock().files.iter().map(|file| {
@@ -184,6 +216,7 @@ impl Build {
         &self,
         manifests: &BTreeMap<String, String>,
         files: Vec<Prepared>,
+        sbom: &Document,
     ) -> Result<SharedLayout> {
         let definition = self.locked.definition();
         let mut builder =
@@ -198,6 +231,7 @@ impl Build {
             builder.add_manifest(name, text)?;
         }
         builder.add_lock(self.locked.text())?;
+        builder.add_sbom(&serde_json::to_vec(sbom)?)?;
         Ok(SharedLayout(Arc::new(builder.finish()?)))
     }
 
@@ -214,18 +248,18 @@ impl Build {
 
     async fn write(
         &self,
-        output: &Utf8Path,
+        planned: Vec<PlannedFile>,
         layout: &SharedLayout,
         signature: Option<String>,
-    ) -> Result<u64> {
+    ) -> Result<Vec<WrittenFile>> {
         let (layout, progress) = (Arc::clone(&layout.0), Arc::clone(&self.progress));
-        let path = output.to_owned();
-        let write = move || write_archive(&path, &layout, signature.as_deref(), progress.as_ref());
+        let write =
+            move || write::write_files(&planned, &layout, signature.as_slice(), progress.as_ref());
         let written = tokio::task::spawn_blocking(write)
             .await
             .context("writing the bundle")?;
         match written {
-            Ok(written) => Ok(written.size),
+            Ok(written) => Ok(written),
             Err(error @ ArchiveError::DamagedCache { expected, .. }) => {
                 self.cache.remove(&expected)?;
                 let remedy = "it is removed now; run the same command again to fetch it anew";

@@ -1,6 +1,6 @@
 //! Downloads of plain files over HTTP(S) or from a directory.
 
-use super::retry::{Failure, with_retries};
+use super::retry::{Failure, with_retries, with_retries_while};
 use super::{CONNECT_TIMEOUT, FetchOptions, Mirrors, READ_TIMEOUT, chain, check_authorities};
 use crate::bundle::cache::{BlobWriter, Cache, WrongDigest};
 use crate::bundle::hash::COPY_BUFFER_BYTES;
@@ -9,7 +9,10 @@ use crate::digest::Digest;
 use anyhow::{Context, Result, anyhow};
 use fs_err as fs;
 use futures_util::StreamExt as _;
+use reqwest::StatusCode;
+use reqwest::header::{CONTENT_RANGE, RANGE};
 use std::io::{Read as _, Write as _};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Checksum files larger than this are none; the largest in use list some hundred
 /// files.
@@ -93,11 +96,18 @@ impl Downloader {
             return Ok((digest, size));
         }
         let address = self.mirrors.apply(download.url);
+        let came = AtomicU64::new(0);
         let attempt = || async {
             let advance = |done: u64, total: Option<u64>| {
+                came.fetch_max(done, Ordering::Relaxed);
                 progress.advance(download.stage, download.item, done, total);
             };
-            let writer = cache.writer().map_err(Failure::Lasting)?;
+            // What is not known cannot be gone on with: it may have changed.
+            let writer = match &download.expected {
+                Some(expected) => cache.resume(expected),
+                None => cache.writer(),
+            };
+            let writer = writer.map_err(Failure::Lasting)?;
             let writer = match address.strip_prefix("file://") {
                 Some(path) => copy_file(path, writer, &advance).map_err(Failure::Lasting)?,
                 None => self.stream(&address, writer, &advance).await?,
@@ -115,7 +125,7 @@ impl Downloader {
                 }
             })
         };
-        let (digest, size) = with_retries(attempt)
+        let (digest, size) = with_retries_while(&|| came.load(Ordering::Relaxed), attempt)
             .await
             .with_context(|| fetching(download.url, &address))?;
         progress.advance(download.stage, download.item, size, Some(size));
@@ -123,7 +133,11 @@ impl Downloader {
     }
 
     async fn get(&self, address: &str) -> Result<reqwest::Response, Failure> {
-        let response = self.client.get(address).send().await.map_err(passing)?;
+        self.answer(self.client.get(address)).await
+    }
+
+    async fn answer(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, Failure> {
+        let response = request.send().await.map_err(passing)?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -137,26 +151,52 @@ impl Downloader {
         }
     }
 
-    /// Writes a response's body while it comes. The writes are short and go to the
-    /// page cache, so they are not worth a thread of their own.
+    /// Writes a response's body while it comes, from where the writer stands if the
+    /// server can. The writes are short and go to the page cache, so they are not
+    /// worth a thread of their own.
     async fn stream(
         &self,
         address: &str,
         mut writer: BlobWriter,
         advance: &(dyn Fn(u64, Option<u64>) + Sync),
     ) -> Result<BlobWriter, Failure> {
-        let response = self.get(address).await?;
-        let total = response.content_length();
+        let storing =
+            |error| Failure::Lasting(anyhow::Error::from(error).context("writing to the cache"));
+        let mut request = self.client.get(address);
+        if writer.length() > 0 {
+            request = request.header(RANGE, format!("bytes={}-", writer.length()));
+        }
+        let response = match self.answer(request).await {
+            Ok(response) => response,
+            // It has not as much as there is here, so that is not its beginning.
+            Err(_) if writer.length() > 0 => {
+                writer.restart().map_err(storing)?;
+                self.get(address).await?
+            }
+            Err(failure) => return Err(failure),
+        };
+        if writer.length() > 0 && !goes_on(&response, writer.length()) {
+            writer.restart().map_err(storing)?;
+        }
+        let total = response.content_length().map(|rest| writer.length() + rest);
         let mut body = response.bytes_stream();
         while let Some(chunk) = body.next().await {
             let chunk = chunk.map_err(passing)?;
-            writer.write_all(&chunk).map_err(|error| {
-                Failure::Lasting(anyhow!(error).context("writing to the cache"))
-            })?;
+            writer.write_all(&chunk).map_err(storing)?;
             advance(writer.length(), total);
         }
         Ok(writer)
     }
+}
+
+/// Whether a response is what follows so many bytes.
+fn goes_on(response: &reqwest::Response, length: u64) -> bool {
+    let range = response.headers().get(CONTENT_RANGE);
+    let range = range
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    response.status() == StatusCode::PARTIAL_CONTENT
+        && range.starts_with(&format!("bytes {length}-"))
 }
 
 fn copy_file(
@@ -164,6 +204,8 @@ fn copy_file(
     mut writer: BlobWriter,
     advance: &dyn Fn(u64, Option<u64>),
 ) -> Result<BlobWriter> {
+    // Nothing cuts off a file.
+    writer.restart()?;
     let mut file = fs::File::open(path)?;
     let total = file.metadata()?.len();
     let mut buffer = vec![0; COPY_BUFFER_BYTES];

@@ -1,6 +1,6 @@
 //! Images from registries: raw manifests and blobs, bytes kept as they are.
 
-use super::retry::{Failure, with_retries};
+use super::retry::{Failure, with_retries, with_retries_while};
 use super::{CONNECT_TIMEOUT, FetchOptions, Mirrors, READ_TIMEOUT, chain, check_authorities};
 use crate::bundle::cache::{Cache, WrongDigest};
 use crate::bundle::oci;
@@ -9,11 +9,14 @@ use crate::digest::Digest;
 use anyhow::{Context, Result, anyhow, bail};
 use fs_err as fs;
 use futures_util::StreamExt as _;
-use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
+use oci_client::client::{
+    BlobResponse, Certificate, CertificateEncoding, ClientConfig, ClientProtocol,
+};
 use oci_client::errors::OciDistributionError;
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference};
 use std::io::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Everything that an image's tag can point to.
 const ACCEPTED: [&str; 4] = [
@@ -141,24 +144,46 @@ impl Registries {
         let reference = place.by_digest(&blob.digest);
         let client = self.client(&place);
         let digest = blob.digest.to_string();
+        let came = AtomicU64::new(0);
+        let storing =
+            |error| Failure::Lasting(anyhow::Error::from(error).context("writing to the cache"));
         let attempt = || async {
             client
                 .store_auth_if_needed(reference.resolve_registry(), &RegistryAuth::Anonymous)
                 .await;
-            let mut stream = client
-                .pull_blob_stream(&reference, digest.as_str())
-                .await
-                .map_err(failure)?;
-            let mut writer = cache.writer().map_err(Failure::Lasting)?;
+            let mut writer = cache.resume(&blob.digest).map_err(Failure::Lasting)?;
+            if writer.length() > blob.size {
+                writer.restart().map_err(storing)?;
+            }
+            let begun = writer.length();
+            let mut stream = if begun == 0 {
+                let stream = client.pull_blob_stream(&reference, digest.as_str()).await;
+                stream.map_err(failure)?.stream
+            } else if begun == blob.size {
+                futures_util::stream::empty().boxed()
+            } else {
+                let rest = client
+                    .pull_blob_stream_partial(&reference, digest.as_str(), begun, None)
+                    .await;
+                match rest.map_err(failure)? {
+                    BlobResponse::Partial(rest) => rest.stream,
+                    // A registry that knows no ranges.
+                    BlobResponse::Full(whole) => {
+                        writer.restart().map_err(storing)?;
+                        whole.stream
+                    }
+                }
+            };
             while let Some(chunk) = stream.next().await {
                 let chunk = chunk.map_err(|error| Failure::Passing(anyhow!(chain(&error))))?;
                 if writer.length() + chunk.len() as u64 > blob.size {
+                    // Nor is what came before it worth anything.
+                    writer.restart().map_err(storing)?;
                     let error = anyhow!("it is larger than the {} bytes announced", blob.size);
                     return Err(Failure::Lasting(error));
                 }
-                writer.write_all(&chunk).map_err(|error| {
-                    Failure::Lasting(anyhow!(error).context("writing to the cache"))
-                })?;
+                writer.write_all(&chunk).map_err(storing)?;
+                came.fetch_max(writer.length(), Ordering::Relaxed);
                 progress.advance(blob.stage, blob.item, writer.length(), Some(blob.size));
             }
             writer.commit_as(&blob.digest).map_err(|error| match error {
@@ -166,7 +191,9 @@ impl Registries {
                 WrongDigest::Store(_) => Failure::Lasting(error.into()),
             })
         };
-        with_retries(attempt).await.with_context(|| {
+        let done = || came.load(Ordering::Relaxed);
+        let fetched = with_retries_while(&done, attempt).await;
+        fetched.with_context(|| {
             let place = place.describe(blob.image);
             format!(
                 "fetching blob {} of image {}{place}",

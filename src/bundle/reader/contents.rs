@@ -21,6 +21,9 @@ pub struct Contents {
     pub manifests: BTreeMap<String, ManifestArtifact>,
     /// The lock that the bundle was built from (TOML).
     pub lock: Option<Descriptor>,
+    /// What it all consists of (CycloneDX, JSON); none in bundles of older builds.
+    #[serde(default)]
+    pub sbom: Option<Descriptor>,
 }
 
 /// A binary or other file, for one platform.

@@ -50,11 +50,34 @@ pub enum BundleError {
     Index { path: Utf8PathBuf, problem: String },
     #[error("bundle {path} is damaged: {damage}; copy it again")]
     Damaged { path: Utf8PathBuf, damage: Damage },
+    #[error(
+        "bundle {path} is part {part} of {parts}; missing: {missing} (looked in {places}){}",
+        unusable(.damaged)
+    )]
+    MissingParts {
+        path: Utf8PathBuf,
+        part: u32,
+        parts: u32,
+        /// Numbers of the parts that were not found.
+        missing: String,
+        places: String,
+        /// Files that bear the name of a missing part.
+        damaged: Vec<Utf8PathBuf>,
+    },
     #[error("bundle {path} has nothing for {platform}; it carries {carried}")]
     LacksPlatform {
         path: Utf8PathBuf,
         platform: Platform,
         carried: String,
+    },
+    #[error(
+        "bundle {path} is a delta, and leaves out blob {digest} (of {belongs_to}), which the \
+         site was to have"
+    )]
+    LeftOut {
+        path: Utf8PathBuf,
+        digest: Digest,
+        belongs_to: String,
     },
     #[error("bundle {path}: nothing in its index leads to blob {digest}, so it is not read")]
     Unreachable { path: Utf8PathBuf, digest: Digest },
@@ -72,7 +95,9 @@ impl BundleError {
             | Self::Entry { path, .. }
             | Self::Index { path, .. }
             | Self::Damaged { path, .. }
+            | Self::MissingParts { path, .. }
             | Self::LacksPlatform { path, .. }
+            | Self::LeftOut { path, .. }
             | Self::Unreachable { path, .. } => path,
         }
     }
@@ -90,8 +115,14 @@ impl BundleError {
             Self::Entry { .. } | Self::Index { .. } => {
                 Some("carry the bundle over again, as the one file that was built")
             }
+            Self::MissingParts { .. } => Some(
+                "put all parts into one directory, or name the others' directories with --parts",
+            ),
             Self::LacksPlatform { .. } => {
                 Some("build a bundle that lists the platform in `platforms`")
+            }
+            Self::LeftOut { .. } => {
+                Some("name the bundle that it builds on with --base, or take the full bundle")
             }
             Self::NotABundle { .. }
             | Self::Truncated { .. }
@@ -99,6 +130,17 @@ impl BundleError {
             | Self::Damaged { .. }
             | Self::Unreachable { .. } => None,
         }
+    }
+}
+
+fn unusable(damaged: &[Utf8PathBuf]) -> String {
+    let paths: Vec<&str> = damaged.iter().map(|path| path.as_str()).collect();
+    match paths.is_empty() {
+        true => String::new(),
+        false => format!(
+            "; its front is damaged, or it is of another bundle: {}",
+            paths.join(", ")
+        ),
     }
 }
 
@@ -111,19 +153,20 @@ pub struct Damage {
     pub belongs_to: String,
     /// What is wrong with it.
     pub problem: String,
+    /// The file that it lies in, where the bundle has several.
+    pub part: Option<Utf8PathBuf>,
 }
 
 impl fmt::Display for Damage {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.digest {
-            Some(digest) => {
-                write!(
-                    formatter,
-                    "{}: blob {digest}: {}",
-                    self.belongs_to, self.problem
-                )
-            }
-            None => write!(formatter, "{}: {}", self.belongs_to, self.problem),
+        write!(formatter, "{}: ", self.belongs_to)?;
+        if let Some(digest) = &self.digest {
+            write!(formatter, "blob {digest}: ")?;
+        }
+        write!(formatter, "{}", self.problem)?;
+        match &self.part {
+            Some(part) => write!(formatter, " (in {part})"),
+            None => Ok(()),
         }
     }
 }

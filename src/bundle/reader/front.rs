@@ -2,15 +2,20 @@
 
 use super::error::BundleError;
 use super::scan::Scanner;
-use crate::bundle::sign::{Signature, SignatureProblem, TrustedKey};
+use crate::bundle::sign::{KeyId, Signature, SignatureProblem, TrustedKey};
 use crate::bundle::tar_format;
 use camino::Utf8Path;
 use fs_err::File;
 use std::os::unix::fs::FileExt as _;
 
-/// What is needed of the signature.
-pub(super) enum Trust<'a> {
+/// What is needed of a bundle's signatures.
+#[derive(Debug, Clone, Copy)]
+pub enum Trust<'a> {
+    /// One of these keys must have signed it.
     Required(&'a [TrustedKey]),
+    /// If one of these keys has signed it, that must be right; it may have none.
+    UnsignedToo(&'a [TrustedKey]),
+    /// They are not looked at.
     Ignored,
 }
 
@@ -90,16 +95,16 @@ pub(super) fn fixed_entry(
     name: &str,
     limit: u64,
 ) -> Result<Option<Vec<u8>>, BundleError> {
-    let Some(location) = scanner.next_named(name)? else {
+    let Some(extent) = scanner.next_named(name)? else {
         return Ok(None);
     };
-    if location.size > limit {
-        let problem = format!("it has {} bytes; at most {limit} are read", location.size);
-        return Err(scanner.entry_error(name, location.offset, problem));
+    if extent.size > limit {
+        let problem = format!("it has {} bytes; at most {limit} are read", extent.size);
+        return Err(scanner.entry_error(name, extent.offset, problem));
     }
-    let mut content = vec![0; location.size as usize];
+    let mut content = vec![0; extent.size as usize];
     file.file()
-        .read_exact_at(&mut content, location.offset)
+        .read_exact_at(&mut content, extent.offset)
         .map_err(|source| BundleError::Io {
             path: path.to_owned(),
             source,
@@ -107,31 +112,43 @@ pub(super) fn fixed_entry(
     Ok(Some(content))
 }
 
-pub(super) fn check_signature(
+/// The signatures, and the number of the key whose was found to be right.
+pub(super) fn check_signatures(
     path: &Utf8Path,
     index: &[u8],
-    signature: Option<Vec<u8>>,
-    trust: &Trust<'_>,
-) -> Result<Option<Signature>, BundleError> {
+    signatures: &[Vec<u8>],
+    trust: Trust<'_>,
+) -> Result<(Vec<Signature>, Option<KeyId>), BundleError> {
     let problem = |problem| BundleError::Signature {
         path: path.to_owned(),
         problem,
     };
-    let parsed = signature.map(|bytes| {
-        String::from_utf8(bytes)
+    let parse = |bytes: &Vec<u8>| {
+        std::str::from_utf8(bytes)
             .map_err(|_| SignatureProblem::Malformed("it is not text"))
-            .and_then(|text| Signature::parse(&text))
-    });
-    match (parsed, trust) {
-        (None, Trust::Required(_)) => Err(BundleError::Unsigned {
-            path: path.to_owned(),
-        }),
-        (None, Trust::Ignored) => Ok(None),
-        (Some(parsed), Trust::Required(keys)) => {
-            let signature = parsed.map_err(problem)?;
-            signature.verify(index, keys).map_err(problem)?;
-            Ok(Some(signature))
-        }
-        (Some(parsed), Trust::Ignored) => parsed.map(Some).map_err(problem),
+            .and_then(Signature::parse)
+            .map_err(problem)
+    };
+    let signatures = signatures.iter().map(parse);
+    let signatures: Vec<Signature> = signatures.collect::<Result<_, _>>()?;
+    let (keys, may_be_unsigned) = match trust {
+        Trust::Ignored => return Ok((signatures, None)),
+        Trust::Required(keys) => (keys, false),
+        Trust::UnsignedToo(keys) => (keys, true),
+    };
+    let is_trusted = |signature: &&Signature| keys.iter().any(|key| key.id() == signature.key_id());
+    let mut verified = None;
+    for signature in signatures.iter().filter(is_trusted) {
+        signature.verify(index, keys).map_err(problem)?;
+        verified = verified.or(Some(signature.key_id()));
     }
+    if verified.is_none() && !may_be_unsigned {
+        return Err(match signatures.first() {
+            None => BundleError::Unsigned {
+                path: path.to_owned(),
+            },
+            Some(_) => problem(SignatureProblem::untrusted(&signatures, keys)),
+        });
+    }
+    Ok((signatures, verified))
 }

@@ -8,31 +8,32 @@ mod contents;
 mod error;
 mod front;
 mod scan;
+mod shelf;
+mod source;
+mod volume;
 mod walk;
 
 pub use blob::BlobReader;
 pub use contents::{Contents, FileArtifact, Image, ImageArtifact, ManifestArtifact, PlatformImage};
 pub use error::{BundleError, Damage};
+pub use front::Trust;
+pub use source::Source;
 
 use super::oci::Index;
 use super::platform::Platform;
-use super::sign::{Signature, TrustedKey};
-use super::tar_format;
+use super::sbom::Document;
+use super::sign::{KeyId, Signature, TrustedKey};
 use crate::digest::Digest;
 use camino::{Utf8Path, Utf8PathBuf};
-use front::{Trust, check_signature, check_start, fixed_entry, not_a_bundle};
-use fs_err::File;
-use scan::{Location, Scanner};
+use shelf::Shelf;
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::ops::Deref;
 use std::sync::Arc;
 use walk::{Reached, Walk};
 
-/// `index.json` larger than this is refused: it has about 500 bytes per artifact.
-const INDEX_LIMIT_BYTES: u64 = 16 * 1024 * 1024;
-/// A signature has some 300 bytes.
-const SIGNATURE_LIMIT_BYTES: u64 = 16 * 1024;
+/// SBOMs larger than this are refused: that of Kubernetes has 1 MB.
+const SBOM_LIMIT_BYTES: u64 = 256 << 20;
 
 /// Something whose signature was checked. Only [`Bundle::open`] makes one, so a
 /// function that takes it cannot be handed anything unchecked.
@@ -55,38 +56,47 @@ pub struct Bundle {
 
 struct Inner {
     path: Utf8PathBuf,
-    file: Arc<File>,
-    length: u64,
+    shelf: Arc<Shelf>,
     index_digest: Digest,
-    signature: Option<Signature>,
-    blobs: BTreeMap<Digest, Location>,
+    signatures: Vec<Signature>,
+    signed_by: Option<KeyId>,
     reached: BTreeMap<Digest, Reached>,
+    left_out: BTreeMap<Digest, Reached>,
     contents: Contents,
 }
 
 impl Bundle {
     /// Opens a bundle that one of the keys must have signed. The signature is
     /// checked before anything is parsed; then everything that the index reaches
-    /// must be there with the right size. Blobs' digests are checked when they are
-    /// read.
-    pub fn open(path: &Utf8Path, trusted: &[TrustedKey]) -> Result<Verified<Self>, BundleError> {
-        let (bundle, damages) = Self::scan(path, &Trust::Required(trusted))?;
+    /// must be there with the right size, but for the content that a delta leaves
+    /// out. Blobs' digests are checked when they are read.
+    pub fn open(
+        source: impl Into<Source>,
+        trusted: &[TrustedKey],
+    ) -> Result<Verified<Self>, BundleError> {
+        let (bundle, damages) = Self::scan(&source.into(), Trust::Required(trusted))?;
         Ok(Verified(bundle.undamaged(damages)?))
     }
 
-    /// Opens a bundle without looking at its signature: for inspection only.
-    pub fn open_unverified(path: &Utf8Path) -> Result<Self, BundleError> {
-        let (bundle, damages) = Self::scan(path, &Trust::Ignored)?;
+    /// Opens a bundle as [`Self::open`] does, with whatever is asked of its
+    /// signatures.
+    pub fn open_trusting(source: impl Into<Source>, trust: Trust<'_>) -> Result<Self, BundleError> {
+        let (bundle, damages) = Self::scan(&source.into(), trust)?;
         bundle.undamaged(damages)
     }
 
-    /// Opens a bundle as far as that goes, and says what is damaged. With keys, one
-    /// of them must have signed it.
+    /// Opens a bundle without looking at its signatures: for inspection only.
+    pub fn open_unverified(source: impl Into<Source>) -> Result<Self, BundleError> {
+        let (bundle, damages) = Self::scan(&source.into(), Trust::Ignored)?;
+        bundle.undamaged(damages)
+    }
+
+    /// Opens a bundle as far as that goes, and says what is damaged.
     pub(super) fn open_damaged(
-        path: &Utf8Path,
-        trusted: Option<&[TrustedKey]>,
+        source: &Source,
+        trust: Trust<'_>,
     ) -> Result<(Self, Vec<Damage>), BundleError> {
-        Self::scan(path, &trusted.map_or(Trust::Ignored, Trust::Required))
+        Self::scan(source, trust)
     }
 
     fn undamaged(self, damages: Vec<Damage>) -> Result<Self, BundleError> {
@@ -99,43 +109,19 @@ impl Bundle {
         }
     }
 
-    fn scan(path: &Utf8Path, trust: &Trust<'_>) -> Result<(Self, Vec<Damage>), BundleError> {
-        let io = |source| BundleError::Io {
-            path: path.to_owned(),
-            source,
+    fn scan(source: &Source, trust: Trust<'_>) -> Result<(Self, Vec<Damage>), BundleError> {
+        let path = source.path.as_path();
+        let opened = source.open(trust)?;
+        // The file that was named is the one whose signatures were checked.
+        let named = opened.own.iter().find(|own| own.path == path);
+        let (index_bytes, signatures, signed_by) = match named {
+            Some(named) => (
+                named.front.index.clone(),
+                named.signatures.clone(),
+                named.signed_by,
+            ),
+            None => return Err(front::not_a_bundle(path, "it was not opened")),
         };
-        let file = File::open(path).map_err(io)?;
-        let metadata = file.metadata().map_err(io)?;
-        if !metadata.is_file() {
-            return Err(not_a_bundle(path, "it is not a regular file"));
-        }
-        let length = metadata.len();
-        check_start(&file, path, length)?;
-        let file = Arc::new(file);
-        let mut scanner = Scanner::new(&file, path, length);
-
-        let layout = fixed_entry(&mut scanner, &file, path, tar_format::OCI_LAYOUT_NAME, 4096)?;
-        if layout.as_deref() != Some(tar_format::OCI_LAYOUT_CONTENT.as_bytes()) {
-            let problem = "its content is not that of an OCI layout 1.0.0";
-            return Err(scanner.entry_error(tar_format::OCI_LAYOUT_NAME, 0, problem));
-        }
-        let index_bytes = fixed_entry(
-            &mut scanner,
-            &file,
-            path,
-            tar_format::INDEX_NAME,
-            INDEX_LIMIT_BYTES,
-        )?
-        .ok_or_else(|| not_a_bundle(path, "it has no index.json after oci-layout"))?;
-        let signature = fixed_entry(
-            &mut scanner,
-            &file,
-            path,
-            tar_format::SIGNATURE_NAME,
-            SIGNATURE_LIMIT_BYTES,
-        )?;
-        let signature = check_signature(path, &index_bytes, signature, trust)?;
-
         let index: Index = serde_json::from_slice(&index_bytes).map_err(|error| {
             let problem = format!("is not an OCI index: {error}");
             BundleError::Index {
@@ -143,38 +129,70 @@ impl Bundle {
                 problem,
             }
         })?;
-        let blobs = scanner.blobs()?;
-        let mut walk = Walk::new(Arc::clone(&file), blobs.clone());
+        let shelf = Arc::new(Shelf::new(opened));
+        let mut walk = Walk::new(Arc::clone(&shelf));
         let contents = walk.run(&index);
         let Walk {
-            reached, damages, ..
+            reached,
+            left_out,
+            damages,
+            ..
         } = walk;
         let inner = Inner {
             path: path.to_owned(),
-            file,
-            length,
+            shelf,
             index_digest: Digest::of(&index_bytes),
-            signature,
-            blobs,
+            signatures,
+            signed_by,
             reached,
+            left_out,
             contents,
         };
-        Ok((
-            Self {
-                inner: Arc::new(inner),
-            },
-            damages,
-        ))
+        let inner = Arc::new(inner);
+        Ok((Self { inner }, damages))
     }
 
-    /// Where the bundle lies.
+    /// Where the bundle lies, or the part of it that was named.
     pub fn path(&self) -> &Utf8Path {
         &self.inner.path
     }
 
-    /// Size of the file in bytes.
+    /// Size of its files in bytes.
     pub fn length(&self) -> u64 {
-        self.inner.length
+        self.inner.shelf.own().iter().map(|own| own.length).sum()
+    }
+
+    /// Sizes in bytes of its files.
+    pub fn lengths(&self) -> Vec<u64> {
+        self.inner
+            .shelf
+            .own()
+            .iter()
+            .map(|own| own.length)
+            .collect()
+    }
+
+    /// Number of its files.
+    pub fn parts(&self) -> usize {
+        self.inner.shelf.own().len()
+    }
+
+    /// Whether it leaves out what a site has already.
+    pub fn is_delta(&self) -> bool {
+        self.inner.shelf.is_delta()
+    }
+
+    /// Blobs that the index reaches and a delta leaves out, with their sizes in
+    /// bytes: those that are not in what it builds on either, if that is at hand.
+    pub fn left_out(&self) -> impl Iterator<Item = (Digest, u64)> + '_ {
+        let left_out = self.inner.left_out.iter();
+        left_out.map(|(digest, blob)| (*digest, blob.size))
+    }
+
+    /// The bytes of `index.json`.
+    pub fn index(&self) -> &[u8] {
+        let first = self.inner.shelf.own().first();
+        first.map_or(&[], |first| &first.front.index)
     }
 
     /// Digest of `index.json`: the bundle's identity, since it covers all content.
@@ -182,9 +200,14 @@ impl Bundle {
         self.inner.index_digest
     }
 
-    /// The signature, if there is one. Of a [`Verified`] bundle it is good.
-    pub fn signature(&self) -> Option<&Signature> {
-        self.inner.signature.as_ref()
+    /// The signatures that it bears, whether they are right or not.
+    pub fn signatures(&self) -> &[Signature] {
+        &self.inner.signatures
+    }
+
+    /// The key whose signature was checked when it was opened.
+    pub fn signed_by(&self) -> Option<KeyId> {
+        self.inner.signed_by
     }
 
     /// What is inside, as plain data.
@@ -235,6 +258,11 @@ impl Bundle {
         self.inner.contents.manifests()
     }
 
+    /// Whether a delta leaves a blob out that is not in what it builds on either.
+    pub fn is_left_out(&self, digest: &Digest) -> bool {
+        self.inner.left_out.contains_key(digest)
+    }
+
     /// Size in bytes of a blob that the index reaches.
     pub fn blob_size(&self, digest: &Digest) -> Option<u64> {
         self.inner.reached.get(digest).map(|reached| reached.size)
@@ -242,22 +270,21 @@ impl Bundle {
 
     /// Reads a blob that the index reaches; the reader checks its digest.
     pub fn blob(&self, digest: &Digest) -> Result<BlobReader, BundleError> {
-        let location = self
-            .inner
-            .reached
-            .get(digest)
-            .and_then(|_| self.inner.blobs.get(digest))
-            .ok_or_else(|| BundleError::Unreachable {
-                path: self.inner.path.clone(),
+        let path = self.inner.path.clone();
+        if let Some(left_out) = self.inner.left_out.get(digest) {
+            return Err(BundleError::LeftOut {
+                path,
                 digest: *digest,
-            })?;
-        let file = Arc::clone(&self.inner.file);
-        Ok(BlobReader::new(
-            file,
-            location.offset,
-            location.size,
-            *digest,
-        ))
+                belongs_to: left_out.owners.join(", "),
+            });
+        }
+        let reached = self.inner.reached.get(digest);
+        reached
+            .and_then(|_| self.inner.shelf.reader(digest))
+            .ok_or(BundleError::Unreachable {
+                path,
+                digest: *digest,
+            })
     }
 
     /// Reads a blob of at most `limit` bytes as a whole, and checks its digest.
@@ -269,6 +296,7 @@ impl Bundle {
                 digest: Some(*digest),
                 belongs_to: self.owners(digest).join(", "),
                 problem,
+                part: self.part_of(digest),
             },
         };
         if reader.remaining() > limit {
@@ -282,27 +310,55 @@ impl Bundle {
         Ok(bytes)
     }
 
+    /// The SBOM; none in bundles of older builds.
+    ///
+    /// # Errors
+    /// When it is damaged.
+    pub fn sbom(&self) -> Result<Option<Document>, BundleError> {
+        let Some(sbom) = &self.inner.contents.sbom else {
+            return Ok(None);
+        };
+        let bytes = self.blob_bytes(&sbom.digest, SBOM_LIMIT_BYTES)?;
+        let document = serde_json::from_slice(&bytes).map_err(|error| BundleError::Damaged {
+            path: self.inner.path.clone(),
+            damage: Damage {
+                digest: Some(sbom.digest),
+                belongs_to: "the SBOM".to_owned(),
+                problem: error.to_string(),
+                part: self.part_of(&sbom.digest),
+            },
+        })?;
+        Ok(Some(document))
+    }
+
     /// What a blob belongs to, such as `image registry.k8s.io/pause:3.10.2`.
     pub fn owners(&self, digest: &Digest) -> Vec<String> {
-        self.inner
-            .reached
-            .get(digest)
+        let reached = self.inner.reached.get(digest);
+        reached
+            .or_else(|| self.inner.left_out.get(digest))
             .map(|reached| reached.owners.clone())
             .unwrap_or_default()
     }
 
-    /// All blobs that the index reaches, with their sizes in bytes, in the order in
-    /// which they lie in the file.
-    pub fn reachable_blobs(&self) -> impl Iterator<Item = (Digest, u64)> + '_ {
-        self.inner
-            .reached
-            .iter()
+    /// The file that a blob lies in, where there are several.
+    pub(super) fn part_of(&self, digest: &Digest) -> Option<Utf8PathBuf> {
+        self.inner.shelf.part_of(digest).map(Utf8Path::to_owned)
+    }
+
+    /// All blobs that the index reaches and that are at hand, with their sizes in
+    /// bytes, in the order in which they lie in the files.
+    pub fn reachable_blobs(&self) -> Vec<(Digest, u64)> {
+        let reached = self.inner.reached.iter();
+        let mut blobs: Vec<(Digest, u64)> = reached
             .map(|(digest, reached)| (*digest, reached.size))
+            .collect();
+        blobs.sort_by_key(|(digest, _)| self.inner.shelf.blobs.get(digest));
+        blobs
     }
 
     /// Blobs that lie in the file though nothing leads to them. They are never read.
     pub(super) fn unreachable_blobs(&self) -> Vec<Digest> {
-        let blobs = self.inner.blobs.keys();
+        let blobs = self.inner.shelf.own_blobs();
         blobs
             .filter(|digest| !self.inner.reached.contains_key(digest))
             .copied()

@@ -1,11 +1,12 @@
 //! Reads the tar's headers, and nothing of its contents.
 //!
-//! The format has one shape only: `oci-layout`, `index.json`, its signature, then
-//! blobs in ascending order, every header as [`tar_format::header`] writes it, zero
+//! The format has one shape only: `oci-layout`, `index.json`, its signatures, the
+//! label of a file that is not the whole bundle, then blobs in ascending order, every header as [`tar_format::header`] writes it, zero
 //! padding, and two zero blocks at the very end. Whatever differs is refused, with
 //! the entry's name.
 
 use super::error::BundleError;
+use crate::bundle::part::PART_NAME;
 use crate::bundle::tar_format::{self, BLOCK_BYTES};
 use crate::digest::Digest;
 use camino::{Utf8Path, Utf8PathBuf};
@@ -17,9 +18,9 @@ use std::os::unix::fs::FileExt as _;
 /// of Kubernetes has about a hundred.
 const ENTRY_LIMIT: usize = 100_000;
 
-/// Where an entry's content lies in the file, in bytes.
+/// Where an entry's content lies in its file, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Location {
+pub(super) struct Extent {
     pub offset: u64,
     pub size: u64,
 }
@@ -35,7 +36,7 @@ pub(super) struct Scanner<'a> {
 /// A header that has the one shape.
 pub(super) struct Entry {
     pub name: String,
-    pub location: Location,
+    pub extent: Extent,
 }
 
 impl<'a> Scanner<'a> {
@@ -46,6 +47,11 @@ impl<'a> Scanner<'a> {
             length,
             position: 0,
         }
+    }
+
+    /// Where the next entry begins, in bytes.
+    pub(super) fn position(&self) -> u64 {
+        self.position
     }
 
     /// The next entry; `None` at a complete end.
@@ -91,7 +97,7 @@ impl<'a> Scanner<'a> {
         self.position = end;
         Ok(Some(Entry {
             name,
-            location: Location {
+            extent: Extent {
                 offset: content,
                 size,
             },
@@ -100,10 +106,10 @@ impl<'a> Scanner<'a> {
 
     /// The content of the next entry if it has this name; else the scanner stays
     /// where it is.
-    pub(super) fn next_named(&mut self, name: &str) -> Result<Option<Location>, BundleError> {
+    pub(super) fn next_named(&mut self, name: &str) -> Result<Option<Extent>, BundleError> {
         let start = self.position;
         match self.next()? {
-            Some(entry) if entry.name == name => Ok(Some(entry.location)),
+            Some(entry) if entry.name == name => Ok(Some(entry.extent)),
             _ => {
                 self.position = start;
                 Ok(None)
@@ -112,12 +118,12 @@ impl<'a> Scanner<'a> {
     }
 
     /// All remaining entries, which must be blobs in ascending order.
-    pub(super) fn blobs(&mut self) -> Result<BTreeMap<Digest, Location>, BundleError> {
+    pub(super) fn blobs(&mut self) -> Result<BTreeMap<Digest, Extent>, BundleError> {
         let mut blobs = BTreeMap::new();
         let mut last: Option<Digest> = None;
         loop {
             let start = self.position;
-            let Some(Entry { name, location }) = self.next()? else {
+            let Some(Entry { name, extent }) = self.next()? else {
                 return Ok(blobs);
             };
             let Some(digest) = tar_format::blob_digest(&name) else {
@@ -135,7 +141,7 @@ impl<'a> Scanner<'a> {
                 return Err(self.entry_error(&name, start, "there are too many entries"));
             }
             last = Some(digest);
-            blobs.insert(digest, location);
+            blobs.insert(digest, extent);
         }
     }
 
@@ -243,9 +249,10 @@ fn check_kind_and_name(header: &tar::Header, name: &str) -> Result<(), String> {
     let fixed = [
         tar_format::OCI_LAYOUT_NAME,
         tar_format::INDEX_NAME,
-        tar_format::SIGNATURE_NAME,
+        PART_NAME,
     ];
-    if fixed.contains(&name) || tar_format::blob_digest(name).is_some() {
+    let is_known = fixed.contains(&name) || tar_format::is_signature_name(name);
+    if is_known || tar_format::blob_digest(name).is_some() {
         return Ok(());
     }
     if name.starts_with("blobs/") {

@@ -5,12 +5,12 @@
 
 use super::contents::{Contents, FileArtifact, Image, ManifestArtifact, PlatformImage};
 use super::error::Damage;
-use super::{Location, blob::BlobReader};
+use super::shelf::{Location, Shelf};
 use crate::bundle::names;
 use crate::bundle::oci::{self, Descriptor, Index, Kind, Manifest};
 use crate::bundle::platform::Platform;
 use crate::digest::Digest;
-use fs_err::File;
+use camino::Utf8Path;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -32,18 +32,19 @@ pub(super) struct Reached {
 
 /// The outcome of a walk.
 pub(super) struct Walk {
-    file: Arc<File>,
-    blobs: BTreeMap<Digest, Location>,
+    shelf: Arc<Shelf>,
     pub reached: BTreeMap<Digest, Reached>,
+    /// What a delta leaves out, since a site has it.
+    pub left_out: BTreeMap<Digest, Reached>,
     pub damages: Vec<Damage>,
 }
 
 impl Walk {
-    pub(super) fn new(file: Arc<File>, blobs: BTreeMap<Digest, Location>) -> Self {
+    pub(super) fn new(shelf: Arc<Shelf>) -> Self {
         Self {
-            file,
-            blobs,
+            shelf,
             reached: BTreeMap::new(),
+            left_out: BTreeMap::new(),
             damages: Vec::new(),
         }
     }
@@ -79,6 +80,7 @@ impl Walk {
             images: Vec::new(),
             manifests: BTreeMap::new(),
             lock: None,
+            sbom: None,
         };
         for descriptor in &index.manifests {
             // Damages were noted where they were met.
@@ -111,6 +113,10 @@ impl Walk {
             Some(oci::LOCK_ARTIFACT_TYPE) => {
                 let manifest: Manifest = self.manifest(descriptor, &owner)?;
                 contents.lock = Some(self.layer(&manifest, oci::LOCK_LAYER_TYPE, &owner)?);
+            }
+            Some(oci::SBOM_ARTIFACT_TYPE) => {
+                let manifest: Manifest = self.manifest(descriptor, &owner)?;
+                contents.sbom = Some(self.layer(&manifest, oci::SBOM_LAYER_TYPE, &owner)?);
             }
             None if oci::kind(&descriptor.media_type) != Kind::Blob => {
                 let platforms = contents.platforms.clone();
@@ -290,7 +296,7 @@ impl Walk {
     fn manifest(&mut self, descriptor: &Descriptor, owner: &str) -> Option<Manifest> {
         let manifest: Manifest = self.json(descriptor, owner, oci::MANIFEST_LIMIT_BYTES)?;
         for blob in std::iter::once(&manifest.config).chain(&manifest.layers) {
-            self.reach(blob, owner);
+            self.reach_content(blob, owner);
         }
         Some(manifest)
     }
@@ -334,12 +340,7 @@ impl Walk {
             self.damage(Some(descriptor.digest), owner, problem);
             return None;
         }
-        let mut reader = BlobReader::new(
-            Arc::clone(&self.file),
-            location.offset,
-            location.size,
-            descriptor.digest,
-        );
+        let mut reader = self.shelf.reader(&descriptor.digest)?;
         let mut bytes = Vec::with_capacity(location.size as usize);
         match reader.read_to_end(&mut bytes) {
             Ok(_) => Some(bytes),
@@ -350,11 +351,21 @@ impl Walk {
         }
     }
 
+    /// Notes that the index reaches content, which a delta may leave out.
+    fn reach_content(&mut self, descriptor: &Descriptor, owner: &str) {
+        let digest = descriptor.digest;
+        if self.shelf.is_delta() && !self.shelf.blobs.contains_key(&digest) {
+            note(&mut self.left_out, digest, descriptor.size, owner);
+        } else {
+            self.reach(descriptor, owner);
+        }
+    }
+
     /// Notes that the index reaches a blob. `None` if it is missing or of another
     /// size, which is noted as damage.
     fn reach(&mut self, descriptor: &Descriptor, owner: &str) -> Option<Location> {
         let digest = descriptor.digest;
-        let Some(location) = self.blobs.get(&digest).copied() else {
+        let Some(location) = self.shelf.blobs.get(&digest).copied() else {
             self.damage(Some(digest), owner, "it is missing".to_owned());
             return None;
         };
@@ -366,13 +377,7 @@ impl Walk {
             self.damage(Some(digest), owner, problem);
             return None;
         }
-        let reached = self.reached.entry(digest).or_insert_with(|| Reached {
-            size: location.size,
-            owners: Vec::new(),
-        });
-        if !reached.owners.iter().any(|known| known == owner) {
-            reached.owners.push(owner.to_owned());
-        }
+        note(&mut self.reached, digest, location.size, owner);
         Some(location)
     }
 
@@ -400,15 +405,26 @@ impl Walk {
     }
 
     fn damage(&mut self, digest: Option<Digest>, owner: &str, problem: String) {
-        let belongs_to = owner.to_owned();
+        let part = digest.and_then(|digest| self.shelf.part_of(&digest));
         let damage = Damage {
             digest,
-            belongs_to,
+            belongs_to: owner.to_owned(),
             problem,
+            part: part.map(Utf8Path::to_owned),
         };
         if !self.damages.contains(&damage) {
             self.damages.push(damage);
         }
+    }
+}
+
+fn note(blobs: &mut BTreeMap<Digest, Reached>, digest: Digest, size: u64, owner: &str) {
+    let noted = blobs.entry(digest).or_insert_with(|| Reached {
+        size,
+        owners: Vec::new(),
+    });
+    if !noted.owners.iter().any(|known| known == owner) {
+        noted.owners.push(owner.to_owned());
     }
 }
 

@@ -32,11 +32,31 @@ pub enum SignatureProblem {
     )]
     Legacy,
     #[error("it is signed by key {signed_by}, which is not trusted here (trusted: {trusted})")]
-    UntrustedKey { signed_by: KeyId, trusted: String },
+    UntrustedKey { signed_by: String, trusted: String },
     #[error(
         "its content does not match the signature of key {key_id}: the file was damaged or changed"
     )]
     Mismatch { key_id: KeyId },
+}
+
+impl SignatureProblem {
+    /// That none of the signatures is by a trusted key.
+    pub fn untrusted(signatures: &[Signature], trusted: &[TrustedKey]) -> Self {
+        let signed_by = signatures.iter().map(Signature::key_id);
+        let trusted = trusted.iter().map(|key| key.id());
+        Self::UntrustedKey {
+            signed_by: listed(signed_by),
+            trusted: listed(trusted),
+        }
+    }
+}
+
+fn listed(ids: impl Iterator<Item = KeyId>) -> String {
+    let ids: Vec<String> = ids.map(|id| id.to_string()).collect();
+    match ids.is_empty() {
+        true => "no key".to_owned(),
+        false => ids.join(", "),
+    }
 }
 
 impl Signature {
@@ -127,16 +147,10 @@ impl Signature {
             .filter(|key| key.id == self.key_id)
             .peekable();
         if candidates.peek().is_none() {
-            let ids: Vec<String> = trusted.iter().map(|key| key.id.to_string()).collect();
-            let trusted = if ids.is_empty() {
-                "no key".to_owned()
-            } else {
-                ids.join(", ")
-            };
-            return Err(SignatureProblem::UntrustedKey {
-                signed_by: self.key_id,
+            return Err(SignatureProblem::untrusted(
+                std::slice::from_ref(self),
                 trusted,
-            });
+            ));
         }
         let hash = prehash(content);
         let mut commented = self.signature.to_vec();

@@ -2,8 +2,11 @@
 //! into the cache gets into a bundle.
 
 use super::assemble::{BlobSource, Layout};
+use super::shape::PlannedFile;
 use crate::bundle::hash::{COPY_BUFFER_BYTES, Hasher};
+use crate::bundle::part::{PART_NAME, Part};
 use crate::bundle::progress::Progress;
+use crate::bundle::reader::BundleError;
 use crate::bundle::tar_format;
 use crate::digest::Digest;
 use camino::{Utf8Path, Utf8PathBuf};
@@ -32,43 +35,62 @@ pub enum ArchiveError {
         found: Digest,
         size: u64,
     },
-    #[error("reading cached blob {path}")]
+    #[error("reading {path}")]
     Read {
         path: Utf8PathBuf,
         source: io::Error,
     },
+    #[error(transparent)]
+    Bundle(BundleError),
 }
 
 /// What was written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WrittenArchive {
-    /// Size of the file in bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WrittenFile {
+    pub path: Utf8PathBuf,
+    /// In bytes.
     pub size: u64,
+    /// Digest of the file as a whole, where it is one of several.
+    pub digest: Option<Digest>,
 }
 
-/// Size in bytes that a bundle will have.
-pub fn archive_bytes(layout: &Layout, signature: Option<&str>) -> u64 {
-    let blobs = layout
-        .blobs
-        .values()
-        .map(|(size, _)| tar_format::entry_bytes(*size));
-    let signature = signature.map_or(0, |text| tar_format::entry_bytes(text.len() as u64));
-    tar_format::entry_bytes(tar_format::OCI_LAYOUT_CONTENT.len() as u64)
-        + tar_format::entry_bytes(layout.index.len() as u64)
-        + signature
-        + blobs.sum::<u64>()
-        + tar_format::TRAILER_BYTES
-}
-
-/// Writes a bundle to a temporary file beside `path` and renames it, so that a file
-/// under that name is always whole. It is not synced to disk: a bundle that lost
-/// bytes in a power cut is found out by its digests.
-pub fn write_archive(
-    path: &Utf8Path,
+/// Writes a bundle's files to temporary ones beside them and renames those, so that
+/// what lies under a name is always whole. They are not synced to disk: a bundle
+/// that lost bytes in a power cut is found out by its digests.
+///
+/// # Errors
+/// When a file can't be written, or a cached blob is not what its name says; then
+/// nothing is left of them.
+pub fn write_files(
+    files: &[PlannedFile],
     layout: &Layout,
-    signature: Option<&str>,
+    signatures: &[String],
     progress: &dyn Progress,
-) -> Result<WrittenArchive, ArchiveError> {
+) -> Result<Vec<WrittenFile>, ArchiveError> {
+    let mut written = Vec::new();
+    let hashes = files.len() > 1;
+    for file in files {
+        written.push(write_file(file, layout, signatures, (hashes, progress))?);
+    }
+    let renamed = written.into_iter().map(|(temporary, written)| {
+        temporary
+            .persist(&written.path)
+            .map_err(|error| ArchiveError::Write {
+                path: written.path.clone(),
+                source: error.error,
+            })?;
+        Ok(written)
+    });
+    renamed.collect()
+}
+
+fn write_file(
+    file: &PlannedFile,
+    layout: &Layout,
+    signatures: &[String],
+    (hashes, progress): (bool, &dyn Progress),
+) -> Result<(tempfile::NamedTempFile, WrittenFile), ArchiveError> {
+    let path = file.path.as_path();
     let failed = |source| ArchiveError::Write {
         path: path.to_owned(),
         source,
@@ -81,42 +103,63 @@ pub fn write_archive(
         .prefix(".cofferdam-bundle-")
         .tempfile_in(directory)
         .map_err(failed)?;
-    let total = archive_bytes(layout, signature);
     let mut writer = Writer {
         output: temporary.as_file(),
         path,
         written: 0,
-        total,
+        total: file.size,
+        hasher: hashes.then(Hasher::default),
         buffer: vec![0; COPY_BUFFER_BYTES],
         progress,
     };
+    let label = file.label.as_ref().map(Part::render);
     let fixed = [
         (
             tar_format::OCI_LAYOUT_NAME,
-            Some(tar_format::OCI_LAYOUT_CONTENT.as_bytes()),
+            tar_format::OCI_LAYOUT_CONTENT.as_bytes(),
         ),
-        (tar_format::INDEX_NAME, Some(layout.index.as_slice())),
-        (tar_format::SIGNATURE_NAME, signature.map(str::as_bytes)),
+        (tar_format::INDEX_NAME, layout.index.as_slice()),
     ];
     for (name, content) in fixed {
-        if let Some(content) = content {
-            writer.memory(name, content).map_err(failed)?;
-        }
+        writer.memory(name, content).map_err(failed)?;
     }
-    for (digest, (size, source)) in &layout.blobs {
+    for (signature, number) in signatures.iter().zip(1..) {
+        let name = tar_format::signature_name(number);
+        writer.memory(&name, signature.as_bytes()).map_err(failed)?;
+    }
+    if let Some(label) = label {
+        writer.memory(PART_NAME, &label).map_err(failed)?;
+    }
+    for digest in &file.blobs {
+        // The plan names blobs of the layout alone.
+        let Some((size, source)) = layout.blobs.get(digest) else {
+            continue;
+        };
         match source {
             BlobSource::Memory(content) => {
                 writer
                     .memory(&tar_format::blob_name(digest), content)
                     .map_err(failed)?;
             }
-            BlobSource::File(path) => writer.file(digest, *size, path)?,
+            BlobSource::File(path) => {
+                let read = |source| ArchiveError::Read {
+                    path: path.clone(),
+                    source,
+                };
+                let file = File::open(path).map_err(read)?;
+                writer.stream(digest, *size, path, file)?;
+            }
+            BlobSource::Bundle(bundle) => {
+                let reader = bundle.blob(digest).map_err(ArchiveError::Bundle)?;
+                writer.stream(digest, *size, bundle.path(), reader)?;
+            }
         }
     }
     writer
         .write(&[0; tar_format::TRAILER_BYTES as usize])
         .map_err(failed)?;
     let size = writer.written;
+    let digest = writer.hasher.map(|hasher| hasher.finish().0);
     progress.advance(STAGE, path.as_str(), size, Some(size));
 
     // Temporary files are private; a bundle is public, so it follows neither that
@@ -126,10 +169,8 @@ pub fn write_archive(
         .as_file()
         .set_permissions(permissions)
         .map_err(failed)?;
-    temporary
-        .persist(path)
-        .map_err(|error| failed(error.error))?;
-    Ok(WrittenArchive { size })
+    let path = path.to_owned();
+    Ok((temporary, WrittenFile { path, size, digest }))
 }
 
 struct Writer<'a> {
@@ -137,6 +178,7 @@ struct Writer<'a> {
     path: &'a Utf8Path,
     written: u64,
     total: u64,
+    hasher: Option<Hasher>,
     buffer: Vec<u8>,
     progress: &'a dyn Progress,
 }
@@ -144,6 +186,9 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.output.write_all(bytes)?;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(bytes);
+        }
         self.written += bytes.len() as u64;
         Ok(())
     }
@@ -164,7 +209,13 @@ impl Writer<'_> {
         self.pad(content.len() as u64)
     }
 
-    fn file(&mut self, digest: &Digest, size: u64, path: &Utf8Path) -> Result<(), ArchiveError> {
+    fn stream(
+        &mut self,
+        digest: &Digest,
+        size: u64,
+        path: &Utf8Path,
+        mut file: impl Read,
+    ) -> Result<(), ArchiveError> {
         let bundle = self.path;
         let failed = |source| ArchiveError::Write {
             path: bundle.to_owned(),
@@ -176,7 +227,6 @@ impl Writer<'_> {
         };
         self.header(&tar_format::blob_name(digest), size)
             .map_err(failed)?;
-        let mut file = File::open(path).map_err(unreadable)?;
         let mut hasher = Hasher::default();
         let mut buffer = std::mem::take(&mut self.buffer);
         loop {

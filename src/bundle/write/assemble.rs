@@ -4,19 +4,22 @@
 use crate::bundle::names;
 use crate::bundle::oci::{self, Descriptor, Index, Manifest, OciPlatform};
 use crate::bundle::platform::Platform;
+use crate::bundle::reader::Bundle;
 use crate::digest::Digest;
 use anyhow::{Result, bail};
 use camino::Utf8PathBuf;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Level for manifest templates, which are small.
 const TEMPLATE_ZSTD_LEVEL: i32 = 19;
 
 /// Where the bytes of a blob come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum BlobSource {
     Memory(Vec<u8>),
     File(Utf8PathBuf),
+    /// Of the same digest in another bundle.
+    Bundle(Bundle),
 }
 
 /// A blob that lies in a file, with its digest and size in bytes.
@@ -54,17 +57,36 @@ pub struct ImageEntry {
     pub root_media_type: String,
     /// The platform of a root that is a manifest and not an index.
     pub root_platform: Option<Platform>,
-    /// Manifests, configurations and layers of the platforms carried.
+    /// Manifests of the platforms carried.
+    pub manifests: Vec<StoredBlob>,
+    /// Their configurations and layers.
     pub blobs: Vec<StoredBlob>,
 }
 
 /// A bundle that is ready to be signed and written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Layout {
     /// The bytes of `index.json`.
     pub index: Vec<u8>,
     /// All blobs with their sizes in bytes, sorted as they are to be written.
     pub blobs: BTreeMap<Digest, (u64, BlobSource)>,
+    /// Those that a reader needs to know what the bundle holds. The others are
+    /// content, which a site may have already.
+    pub read_first: BTreeSet<Digest>,
+}
+
+impl Layout {
+    /// All that a bundle has at hand, as it is.
+    pub fn of(bundle: &Bundle) -> Self {
+        let blobs = bundle.reachable_blobs().into_iter();
+        let source = |size| (size, BlobSource::Bundle(bundle.clone()));
+        let blobs: BTreeMap<_, _> = blobs.map(|(digest, size)| (digest, source(size))).collect();
+        Self {
+            index: bundle.index().to_owned(),
+            read_first: blobs.keys().copied().collect(),
+            blobs,
+        }
+    }
 }
 
 /// Collects a bundle's entries.
@@ -74,6 +96,7 @@ pub struct LayoutBuilder {
     platforms: Vec<Platform>,
     artifacts: Vec<Descriptor>,
     blobs: BTreeMap<Digest, (u64, BlobSource)>,
+    read_first: BTreeSet<Digest>,
 }
 
 impl LayoutBuilder {
@@ -88,6 +111,7 @@ impl LayoutBuilder {
             platforms,
             artifacts: Vec::new(),
             blobs: BTreeMap::new(),
+            read_first: BTreeSet::new(),
         }
     }
 
@@ -139,7 +163,10 @@ impl LayoutBuilder {
 
     /// Adds an image under its upstream name.
     pub fn add_image(&mut self, image: ImageEntry) {
-        self.add_stored(&image.root);
+        for manifest in image.manifests.iter().chain([&image.root]) {
+            self.add_stored(manifest);
+            self.read_first.insert(manifest.digest);
+        }
         for blob in &image.blobs {
             self.add_stored(blob);
         }
@@ -186,6 +213,19 @@ impl LayoutBuilder {
         Ok(())
     }
 
+    /// Adds the SBOM, a CycloneDX document in JSON.
+    pub fn add_sbom(&mut self, content: &[u8]) -> Result<()> {
+        let mut layer = self.add_memory(oci::SBOM_LAYER_TYPE, content.to_vec());
+        layer.annotations = Some(annotations([(oci::TITLE, "sbom.cdx.json".to_owned())]));
+        let manifest_annotations = annotations([(oci::VERSION, self.version.clone())]);
+        let mut descriptor =
+            self.add_artifact(oci::SBOM_ARTIFACT_TYPE, vec![layer], manifest_annotations)?;
+        let reference = format!("cofferdam/sbom:{}", self.version);
+        descriptor.annotations = Some(annotations([(oci::REF_NAME, reference)]));
+        self.artifacts.push(descriptor);
+        Ok(())
+    }
+
     /// The finished index, sorted by reference, and all blobs.
     pub fn finish(mut self) -> Result<Layout> {
         let reference = |descriptor: &Descriptor| {
@@ -214,6 +254,7 @@ impl LayoutBuilder {
         Ok(Layout {
             index: serde_json::to_vec(&index)?,
             blobs: self.blobs,
+            read_first: self.read_first,
         })
     }
 
@@ -243,6 +284,7 @@ impl LayoutBuilder {
             descriptor.digest,
             (descriptor.size, BlobSource::Memory(content)),
         );
+        self.read_first.insert(descriptor.digest);
         descriptor
     }
 
@@ -277,6 +319,7 @@ mod tests {
             root: stored(reference),
             root_media_type: oci::INDEX_MEDIA_TYPE.to_owned(),
             root_platform: None,
+            manifests: Vec::new(),
             blobs: vec![stored("shared"), stored(&format!("blob of {reference}"))],
         }
     }
@@ -289,7 +332,8 @@ mod tests {
                 builder.add_image(image(reference));
                 builder.add_manifest(&reference[..1], "text").unwrap();
             }
-            builder.finish().unwrap()
+            let layout = builder.finish().unwrap();
+            (layout.index, layout.blobs.into_keys().collect::<Vec<_>>())
         };
         assert_eq!(
             build(["a.io/a:1", "b.io/b:1"]),

@@ -3,6 +3,8 @@
 
 mod archive;
 mod assemble;
+mod shape;
 
-pub use archive::{ArchiveError, WrittenArchive, write_archive};
+pub use archive::{ArchiveError, WrittenFile, write_files};
 pub use assemble::{BlobSource, FileEntry, ImageEntry, Layout, LayoutBuilder, StoredBlob};
+pub use shape::{PlannedFile, Shape, TooSmall, part_path, plan};

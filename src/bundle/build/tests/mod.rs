@@ -5,7 +5,7 @@ mod upstream;
 use super::*;
 use crate::bundle::oci::Index;
 use crate::bundle::progress::NoProgress;
-use crate::bundle::reader::Bundle;
+use crate::bundle::reader::{Bundle, Trust};
 use crate::bundle::resolve::{LockOptions, LockOutcome, lock};
 use crate::bundle::testing::{self, TestDirectory};
 use crate::bundle::verify::verify;
@@ -154,6 +154,7 @@ impl World {
             fetch: self.fetch(),
             agents: BTreeMap::from(["amd64", "arm64"].map(agent)),
             samples: BTreeMap::new(),
+            shape: Shape::default(),
         };
         build(&options, Some(&key), Arc::new(NoProgress)).await
     }
@@ -171,14 +172,14 @@ async fn what_is_locked_is_built_and_read_again() {
     assert!(!world.lock().await.unwrap().changed);
     let outcome = world.build("cache", "out/small.tar").await.unwrap();
     let keys = [crate::bundle::TrustedKey::load(&world.path("a.pub")).unwrap()];
-    let verification = verify(&outcome.path, Some(&keys), &NoProgress).unwrap();
+    let verification = verify(&outcome.files[0].path, Trust::Required(&keys), &NoProgress).unwrap();
     assert!(
         verification.damages.is_empty(),
         "{:?}",
         verification.damages
     );
-    let bundle = Bundle::open(&outcome.path, &keys).unwrap();
-    assert_eq!(bundle.length(), outcome.size);
+    let bundle = Bundle::open(&outcome.files[0].path, &keys).unwrap();
+    assert_eq!(bundle.length(), outcome.files[0].size);
     for platform in bundle.platforms() {
         let files = bundle.files(platform);
         let names: Vec<&str> = files.keys().map(String::as_str).collect();
@@ -427,6 +428,7 @@ async fn every_platform_needs_an_agent() {
         cache: world.path("cache"),
         fetch: world.fetch(),
         agents: BTreeMap::from([(Platform::linux("amd64"), world.path("agent-amd64"))]),
+        shape: Shape::default(),
         samples: BTreeMap::new(),
     };
     let error = message(build(&options, Some(&key), Arc::new(NoProgress)).await);

@@ -1,17 +1,33 @@
-//! Public keys that an operator trusts.
+//! Public keys that an operator trusts, in minisign's format.
 
-use super::KeyId;
 use anyhow::{Context, Result, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use camino::Utf8Path;
 use fs_err as fs;
 
+/// A minisign key's 8-byte number. Displays as the tool shows it: 16 upper-case hex
+/// digits of the number read as little endian.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId(pub(crate) [u8; 8]);
+
+impl std::fmt::Display for KeyId {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{:016X}", u64::from_le_bytes(self.0))
+    }
+}
+
+impl serde::Serialize for KeyId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// A public key in minisign's format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrustedKey {
-    pub(super) id: KeyId,
-    pub(super) public: [u8; 32],
+    pub(crate) id: KeyId,
+    pub(crate) public: [u8; 32],
 }
 
 /// Bytes of a public key: algorithm `Ed`, key number, Ed25519 point.

@@ -1,6 +1,9 @@
+mod parts;
+
 use super::*;
 use crate::bundle::oci::{self, Descriptor};
 use crate::bundle::progress::NoProgress;
+use crate::bundle::tar_format;
 use crate::bundle::testing::{self, TestDirectory};
 use crate::bundle::verify::verify;
 use crate::bundle::write::Layout;
@@ -83,7 +86,7 @@ fn every_flipped_byte_is_found() {
     let good = fs::read(&path).unwrap();
     let keys = [key];
     assert!(
-        verify(&path, Some(&keys), &NoProgress)
+        verify(&path, Trust::Required(&keys), &NoProgress)
             .unwrap()
             .damages
             .is_empty()
@@ -95,7 +98,7 @@ fn every_flipped_byte_is_found() {
         let mut bytes = good.clone();
         bytes[position] ^= 1 << random.random_range(0..8);
         fs::write(&damaged, bytes).unwrap();
-        let found = match verify(&damaged, Some(&keys), &NoProgress) {
+        let found = match verify(&damaged, Trust::Required(&keys), &NoProgress) {
             Ok(verification) => !verification.damages.is_empty(),
             Err(error) => error.to_string().contains("damaged.tar"),
         };
@@ -148,11 +151,13 @@ fn verify_names_what_a_damaged_blob_belongs_to() {
     let layer = bundle.images(&Platform::linux("amd64"))[0].content[1].clone();
     let mut bytes = fs::read(&path).unwrap();
     for digest in [kubelet.blob.digest, layer.digest] {
-        let location = bundle.inner.blobs[&digest];
+        let location = bundle.inner.shelf.blobs[&digest];
         bytes[location.offset as usize + 3] ^= 1;
     }
     fs::write(&path, bytes).unwrap();
-    let damages = verify(&path, Some(&keys), &NoProgress).unwrap().damages;
+    let damages = verify(&path, Trust::Required(&keys), &NoProgress)
+        .unwrap()
+        .damages;
     let owners: Vec<&str> = damages
         .iter()
         .map(|damage| damage.belongs_to.as_str())
@@ -323,7 +328,7 @@ fn hidden_blobs_are_not_read_and_verify_reports_them() {
         bundle.blob(&digest),
         Err(BundleError::Unreachable { .. })
     ));
-    let damages = verify(&path, Some(&[trusted]), &NoProgress)
+    let damages = verify(&path, Trust::Required(&[trusted]), &NoProgress)
         .unwrap()
         .damages;
     assert_eq!(damages.len(), 1);
@@ -338,7 +343,7 @@ fn hostile_entries_are_refused_by_name() {
     let body = &good[..good.len() - tar_format::TRAILER_BYTES as usize];
     let first_blob = {
         let bundle = Bundle::open(&path, std::slice::from_ref(&key)).unwrap();
-        bundle.reachable_blobs().next().unwrap().0
+        bundle.reachable_blobs()[0].0
     };
     let zeros = "0".repeat(64);
     let entry = |name: &str, change: &dyn Fn(&mut tar::Header)| {
