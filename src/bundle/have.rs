@@ -76,7 +76,7 @@ mod tests {
         for (bad, expected) in [
             (text.replace("\"schema\": 1", "\"schema\": 2"), "schema 2"),
             (text.replace("cluster", "clutter"), "clutter"),
-            (text.replace("sha256:", "md5:"), "line 6"),
+            (text.replace("sha256:", "md5:"), "line 7"),
             (String::new(), "EOF"),
         ] {
             let error = format!("{:#}", Have::parse(&bad).unwrap_err());

@@ -88,8 +88,12 @@ cofferdam bundle build [OPTIONS] --sign-key <FILE> -o <FILE>
         definition: Utf8PathBuf,
         #[command(flatten)]
         fetch: FetchArgs,
-        #[command(flatten)]
-        key: KeyArgs,
+        /// minisign secret key
+        #[arg(long, value_name = "FILE", required_unless_present = "unsigned")]
+        sign_key: Option<Utf8PathBuf>,
+        /// File that holds the secret key's password
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<Utf8PathBuf>,
         /// Leave it unsigned, for `bundle sign` elsewhere
         #[arg(long, conflicts_with = "sign_key")]
         unsigned: bool,
@@ -196,8 +200,8 @@ cofferdam bundle build [OPTIONS] --sign-key <FILE> -o <FILE>
 #[derive(Debug, Args)]
 pub struct KeyArgs {
     /// minisign secret key
-    #[arg(long, value_name = "FILE", required_unless_present = "unsigned")]
-    pub sign_key: Option<Utf8PathBuf>,
+    #[arg(long, value_name = "FILE")]
+    pub sign_key: Utf8PathBuf,
     /// File that holds the secret key's password
     #[arg(long, value_name = "FILE")]
     pub password_file: Option<Utf8PathBuf>,

@@ -95,7 +95,8 @@ pub(super) fn check_lock(
 pub(super) struct BuildRequest {
     pub(super) definition: Utf8PathBuf,
     pub(super) fetch: FetchArgs,
-    pub(super) key: KeyArgs,
+    /// None to leave it unsigned.
+    pub(super) key: Option<KeyArgs>,
     pub(super) agent: Vec<String>,
     pub(super) have: Option<Utf8PathBuf>,
     pub(super) base: Vec<Utf8PathBuf>,
@@ -106,10 +107,7 @@ pub(super) struct BuildRequest {
 pub(super) async fn build_bundle(asked: BuildRequest, style: Style) -> Result<ExitCode, Fault> {
     let started = Instant::now();
     let output = super::output(style);
-    let key = match &asked.key.sign_key {
-        Some(_) => Some(signing_key(&asked.key)?),
-        None => None,
-    };
+    let key = asked.key.as_ref().map(signing_key).transpose()?;
     let definition = Definition::load(&asked.definition).map_err(Fault::input)?;
     let lock_path = match &asked.fetch.lock {
         Some(path) => path.clone(),
@@ -143,12 +141,10 @@ pub(super) async fn build_bundle(asked: BuildRequest, style: Style) -> Result<Ex
         Some(key) => format!("signed by {}", key.id()),
         None => "not signed".to_owned(),
     };
+    let what = format!("{} {}", outcome.name, outcome.version);
     output.say(&format!(
-        "{}{}: {} {}{left_out}, {signer} ({})\n{}",
-        files_text(&outcome.files),
-        sums_text(&options.output, &outcome.files)?,
-        outcome.name,
-        outcome.version,
+        "{}{left_out}, {signer} ({})\n{}",
+        written_text(&options.output, &outcome.files, &what)?,
         seconds(started.elapsed().as_secs_f64()),
         outcome.index_digest
     ));
@@ -173,29 +169,28 @@ fn had(have: Option<&Utf8Path>, base: &[Utf8PathBuf]) -> Result<Option<BTreeSet<
     Ok(Some(had))
 }
 
-/// `x.tar, 500 MB`, or the parts with their sizes.
-pub(super) fn files_text(files: &[WrittenFile]) -> String {
-    let each = files.iter().map(|file| match files.len() {
-        1 => format!("{}, {}", file.path, human_bytes(file.size)),
-        _ => format!("{}, {}\n", file.path, human_bytes(file.size)),
-    });
-    each.collect()
-}
-
-/// Writes the parts' digests beside them, as `sha256sum -c` reads them, and gives
-/// that file's name.
-pub(super) fn sums_text(output: &Utf8Path, files: &[WrittenFile]) -> Result<String, Fault> {
-    let lines = files.iter().filter_map(|file| {
-        let name = file.path.file_name()?;
-        Some(format!("{}  {name}\n", file.digest?.hex()))
-    });
-    let lines: String = lines.collect();
-    if lines.is_empty() {
-        return Ok(String::new());
+/// `x.tar: NAME VERSION, 500 MB`. Of several parts, the digests are written beside
+/// them, as `sha256sum -c` reads them.
+pub(super) fn written_text(
+    output: &Utf8Path,
+    files: &[WrittenFile],
+    what: &str,
+) -> Result<String, Fault> {
+    let size: u64 = files.iter().map(|file| file.size).sum();
+    if files.len() == 1 {
+        return Ok(format!("{output}: {what}, {}", human_bytes(size)));
     }
-    let path = Utf8PathBuf::from(format!("{output}.sha256"));
-    fs_err::write(&path, lines).map_err(|error| Fault::of(Exit::Failed, &error.into()))?;
-    Ok(format!("{path}"))
+    let sums = Utf8PathBuf::from(format!("{output}.sha256"));
+    let (mut lines, mut told) = (String::new(), String::new());
+    for file in files {
+        if let (Some(digest), Some(name)) = (file.digest, file.path.file_name()) {
+            lines.push_str(&format!("{}  {name}\n", digest.hex()));
+        }
+        told.push_str(&format!("{}: {}\n", file.path, human_bytes(file.size)));
+    }
+    fs_err::write(&sums, lines).map_err(|error| Fault::of(Exit::Failed, &error.into()))?;
+    let (count, size) = (files.len(), human_bytes(size));
+    Ok(format!("{told}{sums}: {what}, {size} in {count} parts"))
 }
 
 /// Reads the key, asking for its password if it has one.
@@ -206,10 +201,7 @@ pub(super) fn signing_key(args: &KeyArgs) -> Result<SigningKey, Fault> {
         None if std::io::stdin().is_terminal() => Password::Prompt(&ask),
         None => Password::None,
     };
-    let Some(path) = &args.sign_key else {
-        return Err(Fault::new(Exit::Input, "no key to sign with").hint("pass --sign-key"));
-    };
-    SigningKey::load(path, &password).map_err(Fault::input)
+    SigningKey::load(&args.sign_key, &password).map_err(Fault::input)
 }
 
 /// `linux/amd64=PATH` pairs.

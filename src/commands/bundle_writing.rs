@@ -1,7 +1,7 @@
 //! `cofferdam bundle sign` and `bundle split`: a bundle that is there, written anew.
 //! Its index, and so its identity, stays.
 
-use super::bundle_making::{files_text, signing_key, sums_text};
+use super::bundle_making::{signing_key, written_text};
 use super::fault::{Exit, Fault};
 use crate::bundle::sign::Signature;
 use crate::bundle::write::{self, Layout, Shape};
@@ -79,5 +79,6 @@ fn write_anew(
     let files = write::write_files(&planned, &layout, &signatures, progress.as_ref())
         .map_err(|error| Fault::of(Exit::Failed, &error.into()))?;
     progress.end();
-    Ok(files_text(&files) + &sums_text(to, &files)?)
+    let what = format!("{} {}", bundle.name(), bundle.version());
+    written_text(to, &files, &what)
 }

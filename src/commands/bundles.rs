@@ -10,7 +10,7 @@ use crate::bundle::reader::Trust;
 use crate::bundle::sbom::{Document, licences, part_changes};
 use crate::bundle::sign::{KeyPairPaths, generate_key_pair};
 use crate::bundle::{Bundle, Source, verify};
-use crate::cli::BundleCommand;
+use crate::cli::{BundleCommand, KeyArgs};
 use crate::output::{Style, TransferProgress};
 use camino::Utf8PathBuf;
 use serde::Serialize;
@@ -74,7 +74,8 @@ pub(super) fn run(command: BundleCommand, style: Style) -> Result<ExitCode, Faul
         BundleCommand::Build {
             definition,
             fetch,
-            key,
+            sign_key,
+            password_file,
             unsigned: _,
             agent,
             have,
@@ -85,7 +86,10 @@ pub(super) fn run(command: BundleCommand, style: Style) -> Result<ExitCode, Faul
             let asked = BuildRequest {
                 definition,
                 fetch,
-                key,
+                key: sign_key.map(|sign_key| KeyArgs {
+                    sign_key,
+                    password_file,
+                }),
                 agent,
                 have,
                 base,

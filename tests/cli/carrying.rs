@@ -103,8 +103,6 @@ fn a_delta_holds_what_is_new_and_needs_the_rest() {
         "{BUILD} --sign-key key --base old.tar -o delta.tar"
     ));
     delta.expect(0, &["a delta: 1 blobs of"]);
-    assert!(bytes(&world, "delta.tar").len() < bytes(&world, "full.tar").len());
-
     let verify = "bundle verify delta.tar --trusted-key key.pub";
     world
         .run(verify)

@@ -94,7 +94,7 @@ fn a_failure_before_the_first_event_is_one_object() {
             "",
             vec![],
         ),
-        ("install --bundle no.tar".to_owned(), "--json", "", vec![]),
+        ("install --yes".to_owned(), "--json", "", vec![]),
         ("plan --no-such-option".to_owned(), "--json", "", vec![]),
     ] {
         let people = world.run(&line);

@@ -122,11 +122,10 @@ fn every_flipped_byte_of_a_part_is_found_and_its_file_named() {
         let named = &parted.paths[round / 7 % parted.paths.len()];
         match parted.verify(named) {
             Ok(damages) => {
-                assert!(!damages.is_empty(), "byte {position} of {path}");
-                for damage in damages {
-                    let text = damage.to_string();
-                    assert!(text.contains(path.as_str()), "byte {position}: {text}");
-                }
+                // What follows from a damage is told too, without a file.
+                let is_named = |damage: &Damage| damage.to_string().contains(path.as_str());
+                let is_found = damages.iter().any(is_named);
+                assert!(is_found, "byte {position} of {path}: {damages:?}");
             }
             Err(error) => {
                 let text = error.to_string();
