@@ -9,9 +9,10 @@ use cofferdam::bundle::lock::Lock;
 use cofferdam::bundle::part::Part;
 use cofferdam::bundle::reader::Trust;
 use cofferdam::bundle::sbom::{licences, read_layer, read_program};
+use cofferdam::bundle::tar_format;
 use cofferdam::bundle::verify::verify;
 use cofferdam::bundle::{Bundle, NoProgress};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 
 /// Blobs larger than this are not read whole.
 const BLOB_LIMIT: u64 = 1 << 20;
@@ -34,6 +35,31 @@ pub fn reader(bytes: &[u8]) {
     let _ = bundle.sbom().map(|sbom| sbom.as_ref().map(licences));
     let _ = read_layer(bytes);
     let _ = read_program(bytes);
+}
+
+/// An index, in a file whose other entries are as they should be.
+pub fn index(bytes: &[u8]) {
+    let mut whole = tar::Archive::new(include_bytes!("corpus/reader/whole.tar").as_slice());
+    let mut file = Vec::new();
+    for entry in whole.entries().expect("the seed is a tar") {
+        let mut entry = entry.expect("the seed is a tar");
+        let name = entry.path().expect("the seed has paths");
+        let name = name.to_string_lossy().into_owned();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).expect("the seed is whole");
+        if name == tar_format::INDEX_NAME {
+            content = bytes.to_vec();
+        }
+        let header = tar_format::header(&name, content.len() as u64).expect("a header");
+        file.extend_from_slice(header.as_bytes());
+        file.extend_from_slice(&content);
+        file.resize(
+            file.len() + tar_format::padding(content.len() as u64) as usize,
+            0,
+        );
+    }
+    file.resize(file.len() + tar_format::TRAILER_BYTES as usize, 0);
+    reader(&file);
 }
 
 /// A definition's text.

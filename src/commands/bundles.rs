@@ -192,7 +192,7 @@ fn verify_bundle(
         found.blobs,
         human_bytes(found.bytes)
     ));
-    if let Some(left_out) = &found.left_out {
+    if let Some(left_out) = found.left_out.filter(|left_out| left_out.blobs > 0) {
         output.say(&format!(
             "it is a delta: {} blobs, {}, are to be at the site already, or come with --base",
             left_out.blobs,

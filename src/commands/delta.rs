@@ -6,6 +6,7 @@ use crate::bundle::inspect::human_bytes;
 use crate::desired::BlobReference;
 use crate::digest::Digest;
 use crate::facts::HostFacts;
+use crate::plan::title::count;
 use crate::plan::{Action, Plan, Step};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -45,8 +46,8 @@ pub(super) fn prove_closure(
             more => format!(" and {more} more"),
         };
         format!(
-            "{host}: lacks {} blobs, {}, of {}{more}",
-            blobs.len(),
+            "{host}: lacks {}, {}, of {}{more}",
+            count(blobs.len(), "blob", "blobs"),
             human_bytes(blobs.values().sum()),
             named.join(", ")
         )
@@ -75,5 +76,103 @@ fn needed<'a>(step: &'a Step, facts: Option<&HostFacts>) -> Vec<&'a BlobReferenc
                 .collect()
         }
         _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle::reader::Trust;
+    use crate::bundle::testing::{self, TestDirectory};
+    use crate::bundle::write::Shape;
+    use crate::bundle::{Platform, Source};
+    use crate::commands::bundle_content::view;
+    use crate::desired::Stage;
+    use crate::facts::RegistryFacts;
+    use crate::plan::{Lane, SeedArtifact, StagePlan};
+
+    fn seed(bundle: &Bundle) -> Plan {
+        let artifacts = view(bundle)
+            .file_artifacts
+            .into_iter()
+            .map(|artifact| SeedArtifact {
+                repository: artifact.repository,
+                tag: artifact.tag,
+                blobs: artifact.blobs,
+                manifests: artifact.manifests,
+            });
+        let step = Step {
+            stage: Stage::Registry,
+            host: "m1".to_owned(),
+            title: String::new(),
+            disrupts: BTreeSet::new(),
+            action: Action::Seed {
+                artifacts: artifacts.collect(),
+            },
+        };
+        let lane = Lane {
+            host: step.host.clone(),
+            steps: vec![step],
+        };
+        let stage = StagePlan {
+            stage: Stage::Registry,
+            lanes: vec![lane],
+        };
+        Plan {
+            stages: vec![stage],
+            ..Plan::default()
+        }
+    }
+
+    #[test]
+    fn a_delta_is_refused_where_a_registry_lacks_what_it_leaves_out() {
+        let directory = TestDirectory::new();
+        let layout = testing::builder(&directory.path).finish().unwrap();
+        let path = directory.path.join("delta.tar");
+        let shape = Shape {
+            part_bytes: None,
+            had: Some(layout.blobs.keys().copied().collect()),
+        };
+        testing::write_shaped(&path, &layout, None, &shape);
+        testing::write(&directory.path.join("full.tar"), &layout, None);
+        let open = |base: Vec<_>| {
+            let source = Source {
+                path: path.clone(),
+                parts_in: Vec::new(),
+                base,
+            };
+            Bundle::open_trusting(source, Trust::Ignored).unwrap()
+        };
+        let delta = open(Vec::new());
+        let plan = seed(&delta);
+        let holds = |blobs: BTreeMap<Digest, u64>| {
+            let facts = HostFacts {
+                registry: Some(RegistryFacts {
+                    blobs,
+                    ..RegistryFacts::default()
+                }),
+                ..HostFacts::default()
+            };
+            BTreeMap::from([("m1".to_owned(), facts)])
+        };
+        let all: BTreeMap<Digest, u64> = delta.left_out().collect();
+        prove_closure(&delta, &plan, &holds(all.clone())).unwrap();
+        // One that it lost: of which file is told.
+        let lost = delta.files(&Platform::linux("arm64"))["runc"].blob.clone();
+        let mut some = all;
+        some.remove(&lost.digest);
+        let fault = prove_closure(&delta, &plan, &holds(some.clone())).unwrap_err();
+        let message = &fault.failures[0].message;
+        let told = "m1: lacks 1 blob, ";
+        assert!(
+            message.contains(told) && message.contains("runc:1.2.3-linux-arm64"),
+            "{message}"
+        );
+        assert_eq!(fault.exit, Exit::Checks);
+        // A host that was never seen has nothing.
+        let fault = prove_closure(&delta, &plan, &BTreeMap::new()).unwrap_err();
+        assert!(fault.failures[0].message.contains("m1: lacks 4 blobs"));
+        let whole = open(vec![directory.path.join("full.tar")]);
+        prove_closure(&whole, &plan, &holds(some)).unwrap();
     }
 }

@@ -140,6 +140,32 @@ impl Product {
         Ok(())
     }
 
+    /// The same with what the site lacks of its bundle alone, in parts.
+    pub fn as_delta(&self, release: &str) -> Result<Self> {
+        let lab = paths::lab()?;
+        let carried = lab.join("carried");
+        fs::create_dir_all(&carried)?;
+        let mut have = self.command(&["site", "have", "-i", self.inventory.as_str()]);
+        let have_path = carried.join("have.json");
+        fs::write(&have_path, run_quietly(&mut have)?)?;
+        let served = upstream::ensure(release)?.serve()?;
+        let definition = definition_of(release)?;
+        let lock = lab.join(format!("kubernetes-{release}.lock"));
+        let output = carried.join("delta.tar");
+        let mut command = self.command(&["bundle", "build", definition.as_str()]);
+        command.args(["--lock", lock.as_str()]);
+        command.args(served.mirror_arguments());
+        command.args(["--sign-key", lab.join("bundle.key").as_str()]);
+        command.args(["--have", have_path.as_str(), "--split", "120M"]);
+        shell::run(command.args(["--output", output.as_str()]))?;
+        let sums = fs::read_to_string(format!("{output}.sha256"))?;
+        let last = sums.lines().last().and_then(|line| line.split("  ").nth(1));
+        Ok(Self {
+            bundle: carried.join(last.context("the delta has parts")?),
+            ..self.clone()
+        })
+    }
+
     fn ensure_bundle(&self, release: &str) -> Result<()> {
         let lab = paths::lab()?;
         let repository = paths::repository()?;

@@ -49,20 +49,18 @@ pub enum BundleError {
     #[error("bundle {path}: index.json {problem}")]
     Index { path: Utf8PathBuf, problem: String },
     #[error("bundle {path} is damaged: {damage}; copy it again")]
-    Damaged { path: Utf8PathBuf, damage: Damage },
+    Damaged {
+        path: Utf8PathBuf,
+        damage: Box<Damage>,
+    },
     #[error(
-        "bundle {path} is part {part} of {parts}; missing: {missing} (looked in {places}){}",
-        unusable(.damaged)
+        "bundle {path} is part {} of {}; missing: {} (looked in {}){}",
+        .missing.part, .missing.parts, .missing.numbers, .missing.places,
+        unusable(&.missing.damaged)
     )]
     MissingParts {
         path: Utf8PathBuf,
-        part: u32,
-        parts: u32,
-        /// Numbers of the parts that were not found.
-        missing: String,
-        places: String,
-        /// Files that bear the name of a missing part.
-        damaged: Vec<Utf8PathBuf>,
+        missing: Box<Missing>,
     },
     #[error("bundle {path} has nothing for {platform}; it carries {carried}")]
     LacksPlatform {
@@ -131,6 +129,20 @@ impl BundleError {
             | Self::Unreachable { .. } => None,
         }
     }
+}
+
+/// Parts that were not found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// Number of the part that was named, of how many.
+    pub part: u32,
+    pub parts: u32,
+    /// Numbers of the parts that were not found, for people.
+    pub numbers: String,
+    /// Where they were looked for, for people.
+    pub places: String,
+    /// Files that bear the name of a missing part.
+    pub damaged: Vec<Utf8PathBuf>,
 }
 
 fn unusable(damaged: &[Utf8PathBuf]) -> String {

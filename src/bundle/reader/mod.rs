@@ -103,7 +103,7 @@ impl Bundle {
         match damages.into_iter().next() {
             Some(damage) => Err(BundleError::Damaged {
                 path: self.inner.path.clone(),
-                damage,
+                damage: Box::new(damage),
             }),
             None => Ok(self),
         }
@@ -292,12 +292,12 @@ impl Bundle {
         let mut reader = self.blob(digest)?;
         let damaged = |problem: String| BundleError::Damaged {
             path: self.inner.path.clone(),
-            damage: Damage {
+            damage: Box::new(Damage {
                 digest: Some(*digest),
                 belongs_to: self.owners(digest).join(", "),
                 problem,
                 part: self.part_of(digest),
-            },
+            }),
         };
         if reader.remaining() > limit {
             let problem = format!("it has {} bytes; at most {limit} fit", reader.remaining());
@@ -321,12 +321,12 @@ impl Bundle {
         let bytes = self.blob_bytes(&sbom.digest, SBOM_LIMIT_BYTES)?;
         let document = serde_json::from_slice(&bytes).map_err(|error| BundleError::Damaged {
             path: self.inner.path.clone(),
-            damage: Damage {
+            damage: Box::new(Damage {
                 digest: Some(sbom.digest),
                 belongs_to: "the SBOM".to_owned(),
                 problem: error.to_string(),
                 part: self.part_of(&sbom.digest),
-            },
+            }),
         })?;
         Ok(Some(document))
     }

@@ -1,7 +1,7 @@
 //! Where a bundle lies: in one file or in parts, perhaps with the bundle that a
 //! delta builds on.
 
-use super::error::BundleError;
+use super::error::{BundleError, Missing};
 use super::front::Trust;
 use super::volume::Volume;
 use crate::bundle::part::Part;
@@ -35,8 +35,8 @@ impl From<&Utf8PathBuf> for Source {
     }
 }
 
-impl From<&Source> for Source {
-    fn from(source: &Source) -> Self {
+impl From<&Self> for Source {
+    fn from(source: &Self) -> Self {
         source.clone()
     }
 }
@@ -126,10 +126,12 @@ fn missing_parts(
     let places: Vec<&str> = places.iter().map(|place| place.as_str()).collect();
     BundleError::MissingParts {
         path: path.to_owned(),
-        part: label.part,
-        parts: label.parts,
-        missing: numbers.join(", "),
-        places: places.join(", "),
-        damaged: damaged.collect(),
+        missing: Box::new(Missing {
+            part: label.part,
+            parts: label.parts,
+            numbers: numbers.join(", "),
+            places: places.join(", "),
+            damaged: damaged.collect(),
+        }),
     }
 }

@@ -99,6 +99,7 @@ fn write_file(
         Some(parent) if !parent.as_str().is_empty() => parent,
         _ => Utf8Path::new("."),
     };
+    fs_err::create_dir_all(directory).map_err(failed)?;
     let temporary = tempfile::Builder::new()
         .prefix(".cofferdam-bundle-")
         .tempfile_in(directory)

@@ -82,7 +82,7 @@ fn parts_are_found_in_other_directories_and_missing_ones_are_named() {
         base: Vec::new(),
     };
     for place in [elsewhere.clone(), elsewhere.join("second")] {
-        assert_eq!(parted.verify(&source(&place)).unwrap(), []);
+        assert_eq!(parted.verify(source(&place)).unwrap(), []);
     }
     // One that lies there, but whose front is damaged, is named.
     let mut bytes = fs::read(elsewhere.join("second")).unwrap();
