@@ -3,7 +3,8 @@
 mod bundle;
 
 pub use bundle::{
-    BundleArgs, BundleCommand, FetchArgs, HopArgs, KeyArgs, Size, SourceArgs, TrustArgs,
+    BundleArgs, BundleCommand, FetchArgs, HopArgs, KeyArgs, RegistryCommand, RegistryPushArgs,
+    Size, SourceArgs, TrustArgs,
 };
 
 use crate::output::Color;
@@ -86,6 +87,9 @@ pub enum Command {
     Status(StatusArgs),
     /// Print the ports that firewalls between zones must let pass
     Ports(PortsArgs),
+    /// Fill registries that are not cofferdam's own
+    #[command(subcommand)]
+    Registry(RegistryCommand),
     /// Tell what the site has
     #[command(subcommand)]
     Site(SiteCommand),

@@ -23,6 +23,7 @@ pub mod part;
 pub mod platform;
 pub mod prepare;
 pub mod progress;
+pub mod push;
 pub mod reader;
 pub mod resolve;
 pub mod sbom;

@@ -1,5 +1,6 @@
 //! Words about bundles: of `cofferdam bundle`, and of verbs that read one.
 
+use crate::bundle::push::Destination;
 use camino::Utf8PathBuf;
 use clap::{Args, Subcommand};
 use std::str::FromStr;
@@ -194,6 +195,32 @@ cofferdam bundle build [OPTIONS] --sign-key <FILE> -o <FILE>
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RegistryCommand {
+    /// Push a bundle's images and files, as HOST/PREFIX/registry.k8s.io/pause:3.10.2
+    #[command(override_usage = "\
+cofferdam registry push [OPTIONS] --bundle <FILE> --to <HOST[/PREFIX]>")]
+    Push(RegistryPushArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct RegistryPushArgs {
+    #[command(flatten)]
+    pub bundle: BundleArgs,
+    /// The registry, and what stands before each repository; `http://…` without TLS
+    #[arg(long, value_name = "HOST[/PREFIX]")]
+    pub to: Destination,
+    /// User to push as
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// File that holds the user's password or token; asked for without it
+    #[arg(long, value_name = "FILE", requires = "user")]
+    pub password_file: Option<Utf8PathBuf>,
+    /// PEM file with authorities to trust beside the system's
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<Utf8PathBuf>,
 }
 
 /// The key that signs.

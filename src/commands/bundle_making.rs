@@ -14,6 +14,7 @@ use crate::bundle::sign::Password;
 use crate::bundle::write::{Shape, WrittenFile};
 use crate::bundle::{Bundle, Platform, SigningKey};
 use crate::cli::{FetchArgs, KeyArgs, Size};
+use crate::desired::manifests;
 use crate::digest::Digest;
 use crate::output::{Style, TransferProgress, seconds};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -121,7 +122,7 @@ pub(super) async fn build_bundle(asked: BuildRequest, style: Style) -> Result<Ex
         cache: cache(&asked.fetch)?,
         fetch: fetch_options(&asked.fetch)?,
         agents: agents(&asked.agent)?,
-        samples: BTreeMap::new(),
+        contexts: manifests::every_choice(),
         shape: Shape {
             part_bytes: asked.split.map(|size| size.0),
             had: had(asked.have.as_deref(), &asked.base)?,

@@ -31,23 +31,41 @@ impl Trusted {
     /// # Errors
     /// When a key can't be read, or there is none.
     pub(super) fn of(inventory: &Inventory, args: &TrustArgs) -> Result<Self, Fault> {
-        let mut keys = trusted_keys(&args.trusted_key)?;
-        let named = inventory.trusted_keys.iter();
-        keys.extend(named.clone().map(|named| named.key.clone()));
-        if keys.is_empty() && !args.allow_unsigned {
-            let message = format!(
-                "no key is trusted: {} has no `trusted_keys`, and no --trusted-key is given",
-                inventory.file
-            );
-            let hint = "name the public key of who built the bundle";
-            return Err(Fault::new(Exit::Input, message).hint(hint));
-        }
-        let comments = named.map(|named| (named.key.id(), named.comment.clone()));
-        Ok(Self {
-            keys,
-            comments: comments.collect(),
+        let mut trusted = Self {
+            keys: trusted_keys(&args.trusted_key)?,
+            comments: BTreeMap::new(),
             allow_unsigned: args.allow_unsigned,
-        })
+        };
+        for named in &inventory.trusted_keys {
+            trusted.keys.push(named.key.clone());
+            trusted
+                .comments
+                .insert(named.key.id(), named.comment.clone());
+        }
+        let whose = format!("{} has no `trusted_keys`, and ", inventory.file);
+        trusted.none_unless_allowed(&whose)
+    }
+
+    /// The keys of the command line alone.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub(super) fn given(args: &TrustArgs) -> Result<Self, Fault> {
+        let trusted = Self {
+            keys: trusted_keys(&args.trusted_key)?,
+            comments: BTreeMap::new(),
+            allow_unsigned: args.allow_unsigned,
+        };
+        trusted.none_unless_allowed("")
+    }
+
+    fn none_unless_allowed(self, whose: &str) -> Result<Self, Fault> {
+        if !self.keys.is_empty() || self.allow_unsigned {
+            return Ok(self);
+        }
+        let message = format!("no key is trusted: {whose}no --trusted-key is given");
+        let hint = "name the public key of who built the bundle";
+        Err(Fault::new(Exit::Input, message).hint(hint))
     }
 
     pub(super) fn trust(&self) -> Trust<'_> {

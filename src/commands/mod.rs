@@ -25,6 +25,7 @@ mod plan;
 mod ports;
 mod prospect;
 mod record;
+mod registry;
 mod restore;
 mod rollback;
 mod run;
@@ -34,7 +35,7 @@ mod software;
 mod standing;
 mod status;
 
-use crate::cli::{Cli, Command, EtcdCommand, SiteCommand};
+use crate::cli::{Cli, Command, EtcdCommand, RegistryCommand, SiteCommand};
 use crate::event::{EVENT_VERSION, EventSink, TimedEvent};
 use crate::output::{Output, Shape, Style, failure_lines, paint};
 use fault::{Exit, Fault};
@@ -126,6 +127,7 @@ fn dispatch(command: Command, style: Style) -> Result<ExitCode, Fault> {
         Command::Plan(args) => block_on(plan::run(args, style)),
         Command::Status(args) => block_on(status::run(args, style)),
         Command::Site(SiteCommand::Have(args)) => block_on(have::run(args, style)),
+        Command::Registry(RegistryCommand::Push(args)) => block_on(registry::run(args, style)),
         Command::Ports(args) => ports::run(&args, style),
         Command::Kubectl(args) => block_on(run::run("kubectl", args)),
         Command::Etcdctl(args) => block_on(run::run("etcdctl", args)),

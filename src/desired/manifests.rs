@@ -36,6 +36,31 @@ pub struct ClusterContext {
     pub zones: usize,
 }
 
+/// What manifests may name beside images, for each choice that an inventory can
+/// make: with and without resolvers, on one node or several, in one zone or several.
+/// A bundle proves its manifests for all of them.
+pub fn every_choice() -> Vec<BTreeMap<String, Value>> {
+    let upstreams: [&[&str]; 3] = [&[], &["192.0.2.53"], &["192.0.2.53", "192.0.2.54"]];
+    let choices = upstreams.into_iter().flat_map(|upstreams| {
+        let replicas = (1..=DNS_REPLICAS).map(move |replicas| (upstreams, replicas));
+        replicas.flat_map(|(upstreams, replicas)| {
+            [1, 3].map(move |zones| ClusterContext {
+                name: "example".to_owned(),
+                domain: "cluster.local".to_owned(),
+                pod_cidr: "10.244.0.0/16".to_owned(),
+                service_cidr: "10.96.0.0/16".to_owned(),
+                dns_address: "10.96.0.10".to_owned(),
+                dns_upstreams: upstreams.iter().map(|text| (*text).to_owned()).collect(),
+                replicas,
+                zones,
+            })
+        })
+    });
+    choices
+        .map(|cluster| BTreeMap::from([("cluster".to_owned(), json!(cluster))]))
+        .collect()
+}
+
 /// All manifest sets in the order in which they are applied.
 ///
 /// # Errors

@@ -44,6 +44,7 @@ fn the_first_help_tells_verbs_and_exit_codes() {
       plan         Show what install would do; changes nothing but the hosts' agent
       status       Show how the cluster stands, zone by zone
       ports        Print the ports that firewalls between zones must let pass
+      registry     Fill registries that are not cofferdam's own
       site         Tell what the site has
       kubectl      Run the cluster's kubectl on a master
       etcdctl      Run etcdctl on a master

@@ -149,11 +149,8 @@ impl Product {
         let have_path = carried.join("have.json");
         fs::write(&have_path, run_quietly(&mut have)?)?;
         let served = upstream::ensure(release)?.serve()?;
-        let definition = definition_of(release)?;
-        let lock = lab.join(format!("kubernetes-{release}.lock"));
         let output = carried.join("delta.tar");
-        let mut command = self.command(&["bundle", "build", definition.as_str()]);
-        command.args(["--lock", lock.as_str()]);
+        let mut command = self.build_command(release)?;
         command.args(served.mirror_arguments());
         command.args(["--sign-key", lab.join("bundle.key").as_str()]);
         command.args(["--have", have_path.as_str(), "--split", "120M"]);
@@ -164,6 +161,15 @@ impl Product {
             bundle: carried.join(last.context("the delta has parts")?),
             ..self.clone()
         })
+    }
+
+    /// `bundle build` of a release's definition and lock.
+    pub fn build_command(&self, release: &str) -> Result<Command> {
+        let definition = definition_of(release)?;
+        let lock = paths::lab()?.join(format!("kubernetes-{release}.lock"));
+        let mut command = self.command(&["bundle", "build", definition.as_str()]);
+        command.args(["--lock", lock.as_str()]);
+        Ok(command)
     }
 
     fn ensure_bundle(&self, release: &str) -> Result<()> {

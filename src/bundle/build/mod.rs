@@ -39,9 +39,9 @@ pub struct BuildOptions {
     /// cofferdam's own binary by platform. The running one serves its own platform
     /// unless another is given.
     pub agents: BTreeMap<Platform, Utf8PathBuf>,
-    /// Values for variables of manifests that the closure check's stand-ins can't
-    /// serve.
-    pub samples: BTreeMap<String, serde_json::Value>,
+    /// What manifests may name, for each choice that an inventory can make; see
+    /// [`Closure`].
+    pub contexts: Vec<BTreeMap<String, serde_json::Value>>,
     /// In parts, or less what a site has.
     pub shape: Shape,
 }
@@ -161,7 +161,7 @@ impl Build {
         });
         let closure = Closure {
             images: images.collect(),
-            samples: options.samples.clone(),
+            contexts: options.contexts.clone(),
         };
         let mut manifests = BTreeMap::new();
         for (defined, locked) in definition

@@ -11,6 +11,7 @@ pub use checksum::published_digest;
 pub use download::{Download, Downloader};
 pub use mirrors::Mirrors;
 pub use registry::{Registries, RemoteBlob};
+pub(in crate::bundle) use retry::{Failure, with_retries};
 
 use anyhow::{Result, anyhow};
 use camino::Utf8PathBuf;
@@ -18,10 +19,10 @@ use std::time::Duration;
 
 /// How long connecting may take: a server that does not answer by then is taken for
 /// down, even behind a slow proxy.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+pub(in crate::bundle) const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a transfer may stand still. Whole downloads have no limit, since they
 /// may be large and links slow.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
+pub(in crate::bundle) const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// Downloads at once: enough to fill a link past one slow server, few enough that
 /// public registries do not throttle.
 pub const PARALLEL_DOWNLOADS: usize = 4;
@@ -37,7 +38,7 @@ pub struct FetchOptions {
 
 /// Fails on a machine without any certificate authorities. Clients can't be set up
 /// there, even for mirrors without TLS, and say so badly.
-fn check_authorities() -> Result<()> {
+pub(in crate::bundle) fn check_authorities() -> Result<()> {
     let built = reqwest::Client::builder().build();
     built.map(drop).map_err(|error| {
         anyhow!(
@@ -49,7 +50,7 @@ fn check_authorities() -> Result<()> {
 }
 
 /// An error with all its causes in one line: HTTP errors say little at the top.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(in crate::bundle) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -10,7 +10,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Why one try failed.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(in crate::bundle) enum Failure {
     /// The link or the server had a bad moment.
     Passing(Error),
     /// It will fail the same way again.
@@ -18,7 +18,7 @@ pub(super) enum Failure {
 }
 
 /// Runs a request until it succeeds or fails for good. The error is the last one.
-pub(super) async fn with_retries<T, F>(attempt: impl FnMut() -> F) -> Result<T>
+pub(in crate::bundle) async fn with_retries<T, F>(attempt: impl FnMut() -> F) -> Result<T>
 where
     F: Future<Output = Result<T, Failure>>,
 {

@@ -2,17 +2,15 @@
 //!
 //! Manifests are minijinja templates and refer to images by name:
 //! `{{ images["registry.k8s.io/coredns/coredns"] }}`. The check looks at the text
-//! (where it can name the line), then renders the template with stand-ins for all
-//! values, once with everything true and once with everything false or empty, and
-//! looks at every `image` in the result.
+//! (where it can name the line), then renders the template for every choice that an
+//! inventory can make, and looks at every `image` in the result. A template that an
+//! install could not render is found here too.
 
 use anyhow::{Context, Result, anyhow, bail};
-use minijinja::value::{Enumerator, Object, ObjectRepr, Value};
+use minijinja::value::{Serde, Value};
 use minijinja::{AutoEscape, Environment, UndefinedBehavior};
 use serde::Deserialize as _;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::sync::Arc;
 
 /// The variable that maps an image's name to its reference.
 const IMAGES: &str = "images";
@@ -22,9 +20,9 @@ const IMAGES: &str = "images";
 pub struct Closure {
     /// Name of each image in the bundle, and the reference that stands for it.
     pub images: BTreeMap<String, String>,
-    /// Values for variables that a stand-in can't serve, such as numbers that a
-    /// template calculates with.
-    pub samples: BTreeMap<String, serde_json::Value>,
+    /// What templates may name beside them, for each choice that an inventory can
+    /// make: `cluster` to its values.
+    pub contexts: Vec<BTreeMap<String, serde_json::Value>>,
 }
 
 impl Closure {
@@ -32,8 +30,8 @@ impl Closure {
     pub fn check(&self, manifest: &str, template: &str) -> Result<()> {
         let context = || format!("checking manifest {manifest}");
         self.check_text(template).with_context(context)?;
-        for truth in [Truth::True, Truth::False] {
-            let rendered = self.render(template, truth).with_context(context)?;
+        for choice in &self.contexts {
+            let rendered = self.render(template, choice).with_context(context)?;
             self.check_rendered(template, &rendered)
                 .with_context(context)?;
         }
@@ -60,7 +58,11 @@ impl Closure {
         Ok(())
     }
 
-    fn render(&self, template: &str, truth: Truth) -> Result<String> {
+    fn render(
+        &self,
+        template: &str,
+        choice: &BTreeMap<String, serde_json::Value>,
+    ) -> Result<String> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
@@ -68,24 +70,13 @@ impl Closure {
             Some(line) => format!("line {line}: {error}"),
             None => error.to_string(),
         };
-        let parsed = environment
-            .template_from_str(template)
-            .map_err(|error| anyhow!(line(&error)))?;
-        let mut context: BTreeMap<String, Value> = BTreeMap::new();
-        for name in parsed.undeclared_variables(false) {
-            context.insert(name, Value::from_object(StandIn { truth }));
-        }
-        for (name, sample) in &self.samples {
-            context.insert(name.clone(), Value::from(minijinja::value::Serde(sample)));
-        }
-        let images: BTreeMap<String, Value> = self
-            .images
+        let mut context: BTreeMap<&str, Value> = choice
             .iter()
-            .map(|(name, reference)| (name.clone(), Value::from(reference)))
+            .map(|(name, value)| (name.as_str(), Value::from(Serde(value))))
             .collect();
-        context.insert(IMAGES.to_owned(), Value::from_object(images));
-        parsed
-            .render(Value::from_object(context))
+        context.insert(IMAGES, Value::from(Serde(&self.images)));
+        environment
+            .render_str(template, context)
             .map_err(|error| anyhow!(line(&error)))
     }
 
@@ -100,9 +91,17 @@ impl Closure {
         let Some(image) = unknown.first() else {
             return Ok(());
         };
-        let line = (1..)
-            .zip(template.lines())
-            .find(|(_, line)| line.contains(image.as_str()));
+        // A name that is put together stands nowhere; then it is where an image is not
+        // looked up by its name.
+        let is_put_together = |line: &str| {
+            let value = line.split_once("image").map(|(_, rest)| rest);
+            value.is_some_and(|rest| rest.contains("{{") && !rest.contains(IMAGES))
+        };
+        let mut lines = (1..).zip(template.lines());
+        let line = lines
+            .clone()
+            .find(|(_, line)| line.contains(image.as_str()))
+            .or_else(|| lines.find(|(_, line)| is_put_together(line)));
         let place = line
             .map(|(number, _)| format!("line {number}: "))
             .unwrap_or_default();
@@ -176,45 +175,6 @@ fn collect_images(value: &serde_yaml_ng::Value, known: &BTreeSet<&str>, unknown:
     }
 }
 
-/// Which way conditions on stand-ins go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Truth {
-    True,
-    False,
-}
-
-/// A value that serves every use that templates of manifests make of values: it has
-/// every attribute, is printed as a word, and is a list of one or none.
-#[derive(Debug)]
-struct StandIn {
-    truth: Truth,
-}
-
-impl Object for StandIn {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Iterable
-    }
-
-    fn get_value(self: &Arc<Self>, _key: &Value) -> Option<Value> {
-        Some(Value::from_object(Self { truth: self.truth }))
-    }
-
-    fn enumerate(self: &Arc<Self>) -> Enumerator {
-        match self.truth {
-            Truth::True => Enumerator::Values(vec![Value::from_object(Self { truth: self.truth })]),
-            Truth::False => Enumerator::Empty,
-        }
-    }
-
-    fn is_true(self: &Arc<Self>) -> bool {
-        self.truth == Truth::True
-    }
-
-    fn render(self: &Arc<Self>, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("stand-in")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,8 +184,20 @@ mod tests {
         let reference = format!("{dns}:v1@sha256:{}", "a".repeat(64));
         Closure {
             images: BTreeMap::from([(dns.to_owned(), reference)]),
-            ..Closure::default()
+            contexts: [true, false].map(context).into(),
         }
+    }
+
+    /// One with everything, one with nothing.
+    fn context(is_full: bool) -> BTreeMap<String, serde_json::Value> {
+        let list: &[&str] = if is_full { &["x"] } else { &[] };
+        let cluster = serde_json::json!({
+            "domain": "cluster.local",
+            "replicas": 2,
+            "upstreams": list,
+            "x": is_full,
+        });
+        BTreeMap::from([("cluster".to_owned(), cluster)])
     }
 
     #[test]
@@ -234,7 +206,8 @@ mod tests {
             "spec:\n  image: {{ images[\"registry.k8s.io/coredns/coredns\"] }}\n",
             "- image: \"{{ images['registry.k8s.io/coredns/coredns'] }}\"\n",
             "a: {{ cluster.domain }}\n{%- if cluster.upstreams %}\nb: {{ cluster.upstreams | join(\" \") }}\n{%- endif %}\n",
-            "{% for zone in zones %}\n- name: {{ zone.name }}\n{% endfor %}\n",
+            "{% for name in cluster.upstreams %}\n- name: {{ name }}\n{% endfor %}\n",
+            "a: {{ 1 + cluster.replicas }}\n",
             "# image: nginx\nimagePullPolicy: IfNotPresent\nimages: x\n---\nkind: List\n",
             "image:\n  repository: x\n",
         ] {
@@ -266,30 +239,31 @@ mod tests {
                 "line 1: image nginx is not from the bundle",
             ),
             (
-                "x: 1\nimage: {{ cluster.image }}\n",
-                "image stand-in is not from the bundle",
+                "x: 1\nimage: {{ cluster.domain }}\n",
+                "line 2: image cluster.local is not from the bundle",
+            ),
+            (
+                "{% if cluster.x %}{% if cluster.replicas > 1 %}\nimage: \"{{ 'ng' ~ 'inx' }}\"\n{% endif %}{% endif %}\n",
+                "line 2: image nginx is not from the bundle",
             ),
             (
                 "{% if cluster.x %}\na: 1\n{% else %}\nb: {image: nginx}\n{% endif %}\n",
                 "line 4: image nginx is not from",
             ),
             ("a: 1\nb: {{ broken\n", "line 2"),
-            ("a: {{ 1 + cluster.replicas }}\n", "line 1"),
+            (
+                "a: 1\nb: {{ cluster.replica }}\n",
+                "line 2: undefined value",
+            ),
+            (
+                "{% for zone in zones %}\n{% endfor %}\n",
+                "line 1: undefined value",
+            ),
             ("a: [\n", "parsing the rendered manifest"),
         ] {
             let error = format!("{:#}", closure().check("dns", template).unwrap_err());
             assert!(error.contains(expected), "{expected}: {error}");
             assert!(error.contains("checking manifest dns"), "{error}");
         }
-    }
-
-    #[test]
-    fn samples_serve_what_stand_ins_cannot() {
-        let mut closure = closure();
-        let sample = serde_json::json!({"replicas": 2});
-        closure.samples.insert("cluster".to_owned(), sample);
-        closure
-            .check("dns", "a: {{ 1 + cluster.replicas }}\n")
-            .unwrap();
     }
 }

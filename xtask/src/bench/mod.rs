@@ -1,9 +1,11 @@
 //! `cargo xtask bench`: figures, each beside its floor in the same run.
 
 mod bundle;
+mod carry;
 mod hosts;
 mod install;
 mod kubeadm;
+mod large;
 mod links;
 mod memory;
 mod outages;
@@ -39,6 +41,9 @@ pub struct Args {
 enum Part {
     /// A bundle is built and verified; needs no hosts.
     Bundle,
+    /// Bundles built from nothing, deltas, and large ones; needs no hosts, 20 GB of
+    /// disk.
+    Carry,
     /// The same cluster by kubeadm.
     Kubeadm,
     /// An install from bare hosts, and a second one.
@@ -73,7 +78,7 @@ struct Figure {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    shell::debian_packages(&["hyperfine", "time"])?;
+    shell::debian_packages(&["curl", "hyperfine", "openssl", "skopeo", "time", "zstd"])?;
     let product = Product::for_lab(MINOR)?;
     let is_asked = |part: Part| args.only.is_empty() || args.only.contains(&part);
     let wanted = Wanted {
@@ -84,6 +89,9 @@ pub fn run(args: &Args) -> Result<()> {
     let mut all = Table::default();
     if is_asked(Part::Bundle) {
         all.add(bundle::figures(&product)?);
+    }
+    if is_asked(Part::Carry) {
+        all.add(carry::figures(&product)?);
     }
     let peer = match is_asked(Part::Kubeadm) {
         true => {
@@ -186,6 +194,11 @@ fn figure(
 
 /// Medians of commands run in turn by hyperfine, in seconds.
 fn medians(commands: &[&str]) -> Result<Vec<f64>> {
+    medians_after("true", commands)
+}
+
+/// The same, where something is to be done before each run.
+fn medians_after(prepare: &str, commands: &[&str]) -> Result<Vec<f64>> {
     let file = tempfile::NamedTempFile::new()?;
     let path = file.path().to_str().context("an odd temporary path")?;
     let mut command = Command::new("hyperfine");
@@ -194,6 +207,8 @@ fn medians(commands: &[&str]) -> Result<Vec<f64>> {
         "1",
         "--runs",
         RUNS,
+        "--prepare",
+        prepare,
         "--style",
         "none",
         "--export-json",

@@ -24,7 +24,7 @@ pub mod zones;
 use crate::lab::{self, Lab};
 use crate::product::Product;
 use crate::{demo, shell};
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use std::process::Command;
 use std::time::Instant;
 
@@ -107,6 +107,11 @@ fn groups(groups: &[Group], only: Option<&str>) -> Result<Tally> {
             demo::clear_site()?;
         }
         tally += group(&context, each.hosts, each.scenarios, only)?;
+    }
+    if let Some(only) = only
+        && tally.passed + tally.failed == 0
+    {
+        bail!("no scenario of this tier has a name that contains `{only}`");
     }
     Ok(tally)
 }

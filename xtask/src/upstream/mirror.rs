@@ -71,6 +71,17 @@ impl Served {
         ]
     }
 
+    /// Where an image is, for a client without mirrors.
+    pub fn image_address(&self, reference: &str) -> String {
+        format!("{}/{reference}", self.registry.address)
+    }
+
+    /// Where a file is, for a client without mirrors.
+    pub fn file_address(&self, url: &str) -> String {
+        let path = url.trim_start_matches("https://");
+        format!("http://{}/{path}", self.files.address)
+    }
+
     /// Fails when one of the servers has ended.
     pub fn check(&mut self) -> Result<()> {
         self.files.check()?;

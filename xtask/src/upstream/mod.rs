@@ -23,7 +23,7 @@ use camino::Utf8Path;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-pub use mirror::Mirror;
+pub use mirror::{Mirror, Served};
 
 use self::build::{Source, Toolchain, build};
 use self::cache::Cache;

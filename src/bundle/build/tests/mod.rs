@@ -153,7 +153,7 @@ impl World {
             cache: self.path(cache),
             fetch: self.fetch(),
             agents: BTreeMap::from(["amd64", "arm64"].map(agent)),
-            samples: BTreeMap::new(),
+            contexts: vec![BTreeMap::new()],
             shape: Shape::default(),
         };
         build(&options, Some(&key), Arc::new(NoProgress)).await
@@ -429,7 +429,7 @@ async fn every_platform_needs_an_agent() {
         fetch: world.fetch(),
         agents: BTreeMap::from([(Platform::linux("amd64"), world.path("agent-amd64"))]),
         shape: Shape::default(),
-        samples: BTreeMap::new(),
+        contexts: vec![BTreeMap::new()],
     };
     let error = message(build(&options, Some(&key), Arc::new(NoProgress)).await);
     let expected = match Platform::native() == Platform::linux("arm64") {

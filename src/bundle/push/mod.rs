@@ -1,0 +1,393 @@
+//! `cofferdam registry push`: a bundle's images and files into a registry that is
+//! not cofferdam's own, under the names by which its own have them:
+//! `HOST/PREFIX/registry.k8s.io/pause:3.10.2`.
+
+use super::fetch::{CONNECT_TIMEOUT, READ_TIMEOUT, chain, check_authorities};
+use super::fetch::{Failure, with_retries};
+use super::oci::{self, Descriptor, Kind};
+use super::progress::Progress;
+use super::reader::{BlobReader, Bundle};
+use crate::digest::Digest;
+use anyhow::{Context, Result, anyhow, bail};
+use bytes::{Bytes, BytesMut};
+use camino::Utf8PathBuf;
+use fs_err as fs;
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
+use oci_client::errors::OciDistributionError;
+use oci_client::secrets::RegistryAuth;
+use oci_client::{Client, Reference, RegistryOperation};
+use reqwest::header::HeaderValue;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Read as _;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Name of the stage that progress is reported under.
+const STAGE: &str = "push";
+/// Blobs on their way at once.
+const AT_ONCE: usize = 4;
+/// A blob is sent in pieces of this size, in bytes.
+const PIECE: usize = 256 << 10;
+
+/// Where to: `harbor.example.org/k8s`, or `http://…` without TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Destination {
+    is_plain: bool,
+    registry: String,
+    /// Empty, or what stands before each repository, with a slash at its end.
+    prefix: String,
+}
+
+impl FromStr for Destination {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (is_plain, rest) = match text.split_once("://") {
+            Some(("http", rest)) => (true, rest),
+            Some(("https", rest)) => (false, rest),
+            Some(_) => return Err("write HOST, HOST/PREFIX, or http://… without TLS".to_owned()),
+            None => (false, text),
+        };
+        let (registry, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let prefix = prefix.trim_matches('/');
+        let is_part = |part: &str| {
+            let is_edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+            part.starts_with(is_edge)
+                && part.ends_with(is_edge)
+                && part.chars().all(|c| is_edge(c) || "-._".contains(c))
+        };
+        let is_host = |c: char| c.is_ascii_alphanumeric() || "-.:[]".contains(c);
+        if registry.is_empty() || !registry.chars().all(is_host) {
+            return Err(format!("`{registry}` is no host of a registry"));
+        }
+        if !prefix.is_empty() && !prefix.split('/').all(is_part) {
+            return Err(format!(
+                "`{prefix}` can't stand before repositories: write lower-case letters, digits, \
+                 `-`, `.` and `_`"
+            ));
+        }
+        Ok(Self {
+            is_plain,
+            registry: registry.to_owned(),
+            prefix: match prefix {
+                "" => String::new(),
+                prefix => format!("{prefix}/"),
+            },
+        })
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = format!("{}/{}", self.registry, self.prefix);
+        formatter.write_str(place.trim_end_matches('/'))
+    }
+}
+
+/// How to get in.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// User and password; none to push as nobody.
+    pub login: Option<(String, String)>,
+    /// PEM file with authorities to trust beside the system's.
+    pub ca_file: Option<Utf8PathBuf>,
+}
+
+/// What was pushed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pushed {
+    /// Number of images and files.
+    pub artifacts: usize,
+    /// Blobs that were sent, and their bytes.
+    pub sent: usize,
+    pub sent_bytes: u64,
+    /// Blobs that were there already.
+    pub there: usize,
+}
+
+/// Something with a name and tag.
+struct Artifact {
+    repository: String,
+    tag: String,
+    blobs: Vec<Descriptor>,
+    /// The last is the one that the tag names.
+    manifests: Vec<Descriptor>,
+}
+
+/// A push in progress.
+struct Push<'a> {
+    bundle: &'a Bundle,
+    to: &'a Destination,
+    client: Client,
+    auth: RegistryAuth,
+    progress: &'a dyn Progress,
+    done: AtomicU64,
+    total: u64,
+}
+
+/// Pushes all images and files of a bundle, for all its platforms. What is there is
+/// not sent again, so the same call goes on after one that failed.
+///
+/// # Errors
+/// When the registry can't be reached or refuses something, which is named.
+pub async fn push(
+    bundle: &Bundle,
+    to: &Destination,
+    access: &Access,
+    progress: &dyn Progress,
+) -> Result<Pushed> {
+    let artifacts = artifacts(bundle);
+    // A blob of several repositories is sent to the first.
+    let mut first: BTreeMap<Digest, (&Artifact, &Descriptor)> = BTreeMap::new();
+    let mut others = Vec::new();
+    for artifact in &artifacts {
+        for blob in &artifact.blobs {
+            let known = *first.entry(blob.digest).or_insert((artifact, blob));
+            if known.0.repository != artifact.repository {
+                others.push((known.0, artifact, blob));
+            }
+        }
+    }
+    let push = Push {
+        bundle,
+        to,
+        client: client(to, access)?,
+        auth: match &access.login {
+            Some((user, password)) => RegistryAuth::Basic(user.clone(), password.clone()),
+            None => RegistryAuth::Anonymous,
+        },
+        progress,
+        done: AtomicU64::new(0),
+        total: first.values().map(|(_, blob)| blob.size).sum(),
+    };
+    push.log_in(&artifacts).await?;
+    let sent: Vec<u64> = stream::iter(first.values())
+        .map(|(artifact, blob)| push.blob(artifact, blob))
+        .buffer_unordered(AT_ONCE)
+        .try_collect()
+        .await?;
+    stream::iter(&others)
+        .map(|(from, artifact, blob)| push.mount(from, artifact, blob))
+        .buffer_unordered(AT_ONCE)
+        .try_collect::<()>()
+        .await?;
+    for artifact in &artifacts {
+        push.manifests(artifact).await?;
+    }
+    push.tell(0);
+    let there = sent.iter().filter(|bytes| **bytes == 0).count();
+    Ok(Pushed {
+        artifacts: artifacts.len(),
+        sent: sent.len() - there,
+        sent_bytes: sent.iter().sum(),
+        there,
+    })
+}
+
+fn artifacts(bundle: &Bundle) -> Vec<Artifact> {
+    let contents = bundle.contents();
+    let split = |repository: &str, tag: &str, content: Vec<Descriptor>| {
+        let is_blob = |one: &Descriptor| oci::kind(&one.media_type) == Kind::Blob;
+        let (blobs, manifests) = content.into_iter().partition(is_blob);
+        Artifact {
+            repository: repository.to_owned(),
+            tag: tag.to_owned(),
+            blobs,
+            manifests,
+        }
+    };
+    let images = contents.images_of_all_platforms();
+    let images = images
+        .iter()
+        .map(|image| split(&image.repository, &image.tag, image.content.clone()));
+    let files = contents.files.iter();
+    let files = files.map(|file| split(&file.repository, &file.tag, file.content()));
+    images.chain(files).collect()
+}
+
+fn client(to: &Destination, access: &Access) -> Result<Client> {
+    check_authorities()?;
+    let mut extra_root_certificates = Vec::new();
+    if let Some(path) = &access.ca_file {
+        extra_root_certificates.push(Certificate {
+            encoding: CertificateEncoding::Pem,
+            data: fs::read(path)?,
+        });
+    }
+    let config = ClientConfig {
+        protocol: match to.is_plain {
+            true => ClientProtocol::Http,
+            false => ClientProtocol::Https,
+        },
+        connect_timeout: Some(CONNECT_TIMEOUT),
+        read_timeout: Some(READ_TIMEOUT),
+        use_monolithic_push: true,
+        user_agent: concat!("cofferdam/", env!("CARGO_PKG_VERSION")),
+        extra_root_certificates,
+        ..ClientConfig::default()
+    };
+    Client::try_from(config)
+        .map_err(|error| anyhow!(chain(&error)))
+        .context("setting up the registry client")
+}
+
+impl Push<'_> {
+    /// Whether it lets us in, before anything is sent.
+    async fn log_in(&self, artifacts: &[Artifact]) -> Result<()> {
+        let Some(artifact) = artifacts.first() else {
+            bail!("the bundle holds neither images nor files");
+        };
+        let image = self.reference(artifact);
+        let attempt = || async {
+            let login = self
+                .client
+                .auth(&image, &self.auth, RegistryOperation::Push)
+                .await;
+            login.map(drop).map_err(failure)
+        };
+        with_retries(attempt)
+            .await
+            .with_context(|| format!("getting into registry {}", self.to.registry))
+    }
+
+    /// Sends a blob unless it is there, and gives the bytes that were sent.
+    async fn blob(&self, artifact: &Artifact, blob: &Descriptor) -> Result<u64> {
+        let image = self.reference(artifact);
+        let digest = blob.digest.to_string();
+        let attempt = || async {
+            let is_there = self.client.blob_exists(&image, &digest).await;
+            if is_there.map_err(failure)? {
+                self.tell(blob.size);
+                return Ok(0);
+            }
+            let reader = self.bundle.blob(&blob.digest);
+            let reader = reader.map_err(|error| Failure::Lasting(error.into()))?;
+            let sent = self
+                .client
+                .push_blob_stream(&image, pieces(reader), &digest, Some(blob.size))
+                .await;
+            sent.map_err(failure)?;
+            self.tell(blob.size);
+            Ok(blob.size)
+        };
+        with_retries(attempt)
+            .await
+            .with_context(|| format!("pushing blob {digest} to {image}"))
+    }
+
+    /// Makes a blob known in another repository of the registry; one that can't do
+    /// that gets it again.
+    async fn mount(&self, from: &Artifact, artifact: &Artifact, blob: &Descriptor) -> Result<()> {
+        let image = self.reference(artifact);
+        let digest = blob.digest.to_string();
+        let is_there = self.client.blob_exists(&image, &digest).await;
+        if is_there.is_ok_and(|is_there| is_there) {
+            return Ok(());
+        }
+        let from = self.reference(from);
+        if self.client.mount_blob(&image, &from, &digest).await.is_ok() {
+            return Ok(());
+        }
+        let again = Push {
+            client: self.client.clone(),
+            auth: self.auth.clone(),
+            done: AtomicU64::new(0),
+            total: 0,
+            progress: &super::progress::NoProgress,
+            ..*self
+        };
+        again.blob(artifact, blob).await.map(drop)
+    }
+
+    async fn manifests(&self, artifact: &Artifact) -> Result<()> {
+        let tagged = self.reference(artifact);
+        let Some((last, children)) = artifact.manifests.split_last() else {
+            return Ok(());
+        };
+        let each = children
+            .iter()
+            .map(|child| (child, self.by_digest(artifact, child)));
+        for (manifest, image) in each.chain([(last, tagged)]) {
+            let bytes = self
+                .bundle
+                .blob_bytes(&manifest.digest, oci::MANIFEST_LIMIT_BYTES)?;
+            let bytes = Bytes::from(bytes);
+            let kind: HeaderValue = manifest
+                .media_type
+                .parse()
+                .context("reading a media type")?;
+            let attempt = || async {
+                let pushed = self
+                    .client
+                    .push_manifest_raw(&image, bytes.clone(), kind.clone())
+                    .await;
+                pushed.map_err(failure)
+            };
+            with_retries(attempt).await.with_context(|| {
+                let hint = match oci::kind(&manifest.media_type) {
+                    Kind::Index => {
+                        " (an index names platforms that the bundle does not carry; the registry \
+                         must take one whose other children are missing)"
+                    }
+                    _ => "",
+                };
+                format!("pushing manifest {}{hint}", image)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn reference(&self, artifact: &Artifact) -> Reference {
+        Reference::with_tag(
+            self.to.registry.clone(),
+            format!("{}{}", self.to.prefix, artifact.repository),
+            artifact.tag.clone(),
+        )
+    }
+
+    fn by_digest(&self, artifact: &Artifact, manifest: &Descriptor) -> Reference {
+        Reference::with_digest(
+            self.to.registry.clone(),
+            format!("{}{}", self.to.prefix, artifact.repository),
+            manifest.digest.to_string(),
+        )
+    }
+
+    fn tell(&self, bytes: u64) {
+        let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let done = done.min(self.total);
+        self.progress
+            .advance(STAGE, &self.to.registry, done, Some(self.total));
+    }
+}
+
+/// A blob as a registry client takes it. It is read while it is sent; the reads are
+/// short, and not worth a thread.
+fn pieces(
+    reader: BlobReader,
+) -> impl Stream<Item = Result<Bytes, OciDistributionError>> + Send + 'static {
+    stream::try_unfold(reader, |mut reader| async move {
+        let mut piece = BytesMut::zeroed(PIECE);
+        let read = reader.read(&mut piece)?;
+        piece.truncate(read);
+        Ok((read > 0).then(|| (piece.freeze(), reader)))
+    })
+}
+
+fn failure(error: OciDistributionError) -> Failure {
+    let text = anyhow!(chain(&error));
+    match &error {
+        OciDistributionError::RequestError(_) | OciDistributionError::IoError(_) => {
+            Failure::Passing(text)
+        }
+        OciDistributionError::ServerError { code, .. } if *code >= 500 || *code == 429 => {
+            Failure::Passing(text)
+        }
+        _ => Failure::Lasting(text),
+    }
+}
+
+#[cfg(test)]
+mod tests;
