@@ -7,6 +7,7 @@ use super::{conclude, phase::Phase};
 use crate::bundle::inspect::human_bytes;
 use crate::bundle::push::{Access, push};
 use crate::cli::RegistryPushArgs;
+use crate::event::{Event, EventSink as _};
 use crate::output::{Style, TransferProgress, seconds};
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -57,6 +58,18 @@ pub(super) async fn run(args: RegistryPushArgs, style: Style) -> Result<ExitCode
         human_bytes(pushed.sent_bytes),
         pushed.there
     ));
+    if let Some(image) = pushed.reduced.first() {
+        let message = format!(
+            "the registry takes no index whose other platforms are missing: {image} and {} more \
+             name an index of the bundle's platforms alone; refer to them by tag, since its \
+             digest is not upstream's",
+            pushed.reduced.len() - 1
+        );
+        output.emit(Event::Warning {
+            host: None,
+            message,
+        });
+    }
     output.say(&format!(
         "done      {} {} is in {} ({})",
         bundle.name(),

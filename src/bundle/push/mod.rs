@@ -96,7 +96,7 @@ pub struct Access {
 }
 
 /// What was pushed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pushed {
     /// Number of images and files.
     pub artifacts: usize,
@@ -105,6 +105,10 @@ pub struct Pushed {
     pub sent_bytes: u64,
     /// Blobs that were there already.
     pub there: usize,
+    /// Images whose tag names an index of the carried platforms alone, since the
+    /// registry takes no index whose other children are missing. Its digest is not
+    /// upstream's.
+    pub reduced: Vec<String>,
 }
 
 /// Something with a name and tag.
@@ -114,6 +118,14 @@ struct Artifact {
     blobs: Vec<Descriptor>,
     /// The last is the one that the tag names.
     manifests: Vec<Descriptor>,
+}
+
+/// What a tag names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tagged {
+    AsUpstream,
+    /// An index of the carried platforms alone.
+    Reduced,
 }
 
 /// A push in progress.
@@ -173,8 +185,11 @@ pub async fn push(
         .buffer_unordered(AT_ONCE)
         .try_collect::<()>()
         .await?;
+    let mut reduced = Vec::new();
     for artifact in &artifacts {
-        push.manifests(artifact).await?;
+        if push.manifests(artifact).await? == Tagged::Reduced {
+            reduced.push(push.reference(artifact).to_string());
+        }
     }
     push.tell(0);
     let there = sent.iter().filter(|bytes| **bytes == 0).count();
@@ -183,6 +198,7 @@ pub async fn push(
         sent: sent.len() - there,
         sent_bytes: sent.iter().sum(),
         there,
+        reduced,
     })
 }
 
@@ -301,42 +317,53 @@ impl Push<'_> {
         again.blob(artifact, blob).await.map(drop)
     }
 
-    async fn manifests(&self, artifact: &Artifact) -> Result<()> {
-        let tagged = self.reference(artifact);
-        let Some((last, children)) = artifact.manifests.split_last() else {
-            return Ok(());
+    /// Children first, then what the tag names.
+    async fn manifests(&self, artifact: &Artifact) -> Result<Tagged> {
+        let Some((root, children)) = artifact.manifests.split_last() else {
+            return Ok(Tagged::AsUpstream);
         };
-        let each = children
-            .iter()
-            .map(|child| (child, self.by_digest(artifact, child)));
-        for (manifest, image) in each.chain([(last, tagged)]) {
-            let bytes = self
-                .bundle
-                .blob_bytes(&manifest.digest, oci::MANIFEST_LIMIT_BYTES)?;
-            let bytes = Bytes::from(bytes);
-            let kind: HeaderValue = manifest
-                .media_type
-                .parse()
-                .context("reading a media type")?;
-            let attempt = || async {
-                let pushed = self
-                    .client
-                    .push_manifest_raw(&image, bytes.clone(), kind.clone())
-                    .await;
-                pushed.map_err(failure)
-            };
-            with_retries(attempt).await.with_context(|| {
-                let hint = match oci::kind(&manifest.media_type) {
-                    Kind::Index => {
-                        " (an index names platforms that the bundle does not carry; the registry \
-                         must take one whose other children are missing)"
-                    }
-                    _ => "",
-                };
-                format!("pushing manifest {}{hint}", image)
-            })?;
+        for child in children {
+            let bytes = self.bytes(child)?;
+            self.manifest(&self.by_digest(artifact, child), child, bytes)
+                .await?;
         }
-        Ok(())
+        let tagged = self.reference(artifact);
+        let bytes = self.bytes(root)?;
+        let Err(error) = self.manifest(&tagged, root, bytes.clone()).await else {
+            return Ok(Tagged::AsUpstream);
+        };
+        let carried: Vec<Digest> = children.iter().map(|child| child.digest).collect();
+        match reduced(&bytes, &carried).filter(|_| is_for_missing_children(&error)) {
+            Some(reduced) => {
+                self.manifest(&tagged, root, reduced).await?;
+                Ok(Tagged::Reduced)
+            }
+            None => Err(error),
+        }
+    }
+
+    fn bytes(&self, manifest: &Descriptor) -> Result<Bytes> {
+        let bytes = self
+            .bundle
+            .blob_bytes(&manifest.digest, oci::MANIFEST_LIMIT_BYTES)?;
+        Ok(Bytes::from(bytes))
+    }
+
+    async fn manifest(&self, image: &Reference, manifest: &Descriptor, bytes: Bytes) -> Result<()> {
+        let kind: HeaderValue = manifest
+            .media_type
+            .parse()
+            .context("reading a media type")?;
+        let attempt = || async {
+            let pushed = self
+                .client
+                .push_manifest_raw(image, bytes.clone(), kind.clone())
+                .await;
+            pushed.map(drop).map_err(failure)
+        };
+        with_retries(attempt)
+            .await
+            .with_context(|| format!("pushing manifest {image}"))
     }
 
     fn reference(&self, artifact: &Artifact) -> Reference {
@@ -361,6 +388,32 @@ impl Push<'_> {
         self.progress
             .advance(STAGE, &self.to.registry, done, Some(self.total));
     }
+}
+
+/// Whether a registry refuses an index since not all of its children are there: the
+/// CNCF registry does so unless told otherwise.
+fn is_for_missing_children(error: &anyhow::Error) -> bool {
+    let text = format!("{error:#}");
+    [
+        "MANIFEST_BLOB_UNKNOWN",
+        "MANIFEST_UNKNOWN",
+        "MANIFEST_INVALID",
+    ]
+    .iter()
+    .any(|code| text.contains(code))
+}
+
+/// The index with the carried children alone; none if it has no others, or is none.
+fn reduced(index: &[u8], carried: &[Digest]) -> Option<Bytes> {
+    let mut index: serde_json::Value = serde_json::from_slice(index).ok()?;
+    let children = index.get_mut("manifests")?.as_array_mut()?;
+    let before = children.len();
+    children.retain(|child| {
+        let digest = child["digest"].as_str().and_then(|text| text.parse().ok());
+        digest.is_some_and(|digest: Digest| carried.contains(&digest))
+    });
+    let is_reduced = (1..before).contains(&children.len());
+    is_reduced.then(|| Bytes::from(index.to_string()))
 }
 
 /// A blob as a registry client takes it. It is read while it is sent; the reads are

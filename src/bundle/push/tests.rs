@@ -25,6 +25,10 @@ struct State {
     /// The upload that fails, counted from 1; none at 0.
     breaks_at: usize,
     can_mount: bool,
+    /// Refuses indexes whose children it has not got.
+    is_strict: bool,
+    /// By name, what was put there.
+    contents: HashMap<String, Vec<u8>>,
 }
 
 impl Registry {
@@ -71,7 +75,13 @@ impl Registry {
             if status == 0 {
                 return;
             }
-            let answer = format!("HTTP/1.1 {status} x\r\ncontent-length: 0\r\n{more}\r\n");
+            let body = match status {
+                400 => r#"{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN","message":"x"}]}"#,
+                _ => "",
+            };
+            let length = body.len();
+            let answer =
+                format!("HTTP/1.1 {status} x\r\ncontent-length: {length}\r\n{more}\r\n{body}");
             connection.write_all(answer.as_bytes()).await.unwrap();
         }
     }
@@ -129,7 +139,18 @@ impl Registry {
             && method == "PUT"
         {
             let mark = if name.contains(':') { "@" } else { ":" };
-            state.manifests.insert(format!("{repository}{mark}{name}"));
+            let content: serde_json::Value = serde_json::from_slice(body).unwrap();
+            let children = content["manifests"].as_array().into_iter().flatten();
+            let is_there = |child: &serde_json::Value| {
+                let name = format!("{repository}@{}", child["digest"].as_str().unwrap());
+                state.manifests.contains(&name)
+            };
+            if state.is_strict && !children.into_iter().all(is_there) {
+                return (400, String::new());
+            }
+            let name = format!("{repository}{mark}{name}");
+            state.contents.insert(name.clone(), body.to_vec());
+            state.manifests.insert(name);
             return located(repository);
         }
         (200, String::new())
@@ -204,6 +225,28 @@ async fn a_registry_that_can_not_mount_gets_blobs_again() {
     assert_eq!(state.mounts, 0);
     assert!(state.uploads > pushed.sent);
     assert!(state.manifests.contains("k8s/registry.example/pause:3"));
+}
+
+/// Most registries take no index with children left out, and that is told.
+#[tokio::test]
+async fn a_strict_registry_gets_indexes_of_what_is_carried() {
+    let world = World::new().await;
+    let pushed = world.push().await.unwrap();
+    assert_eq!(pushed.reduced, Vec::<String>::new());
+    world.registry.0.lock().unwrap().is_strict = true;
+    let pushed = world.push().await.unwrap();
+    assert_eq!(pushed.reduced.len(), 2);
+    assert!(pushed.reduced[0].ends_with("k8s/registry.example/pause:3"));
+    let state = world.registry.0.lock().unwrap();
+    let index = &state.contents["k8s/registry.example/pause:3"];
+    let index: serde_json::Value = serde_json::from_slice(index).unwrap();
+    let platforms: Vec<&str> = index["manifests"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|child| child["platform"]["architecture"].as_str().unwrap())
+        .collect();
+    assert_eq!(platforms, ["amd64", "arm64"]);
 }
 
 #[tokio::test]

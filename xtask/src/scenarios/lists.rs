@@ -8,8 +8,12 @@ use super::{
 /// The default lab: one master, two workers, two zones.
 const SMALL: &[Scenario] = &[
     Scenario {
-        name: "a bundle is read by skopeo and minisign",
+        name: "a bundle is read by skopeo, oras and minisign",
         run: bundle_file::standard_tools,
+    },
+    Scenario {
+        name: "a bundle is pushed to another registry",
+        run: bundle_file::pushed_to_another_registry,
     },
     Scenario {
         name: "refused: a host that is off",
@@ -38,6 +42,10 @@ const SMALL: &[Scenario] = &[
     Scenario {
         name: "install from bare hosts",
         run: super::install,
+    },
+    Scenario {
+        name: "a bundle is imported by containerd's ctr",
+        run: bundle_file::imported_by_containerd,
     },
     Scenario {
         name: "nodes are Ready, with zone and role",

@@ -50,6 +50,11 @@ impl Mirror {
         Ok(path)
     }
 
+    /// Starts an empty registry that takes uploads, on a free port of 127.0.0.1.
+    pub fn registry_at(&self, store: &Utf8Path) -> Result<Server> {
+        start(&self.binary("registry")?, store, Access::Writable)
+    }
+
     /// Serves files and images on free ports of 127.0.0.1.
     pub fn serve(&self) -> Result<Served> {
         Ok(Served {
