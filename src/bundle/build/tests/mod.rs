@@ -268,6 +268,54 @@ async fn bad_moments_of_upstream_are_bridged() {
     world.build("cache", "small.tar").await.unwrap();
 }
 
+/// What came before a link was cut is not fetched again, by the same command neither.
+#[tokio::test]
+async fn downloads_that_were_cut_off_are_gone_on_with() {
+    let world = World::new().await;
+    world.lock().await.unwrap();
+    let layer = Digest::of("registry.example/pause amd64");
+    let paths = [
+        "/files/two.example/pack-arm64.tar.gz".to_owned(),
+        "/files/one.example/v2.0/amd64/tool".to_owned(),
+        format!("/v2/registry.example/pause/blobs/{layer}"),
+    ];
+    let whole: Vec<Vec<u8>> = {
+        let pages = world.upstream.pages.lock().unwrap();
+        paths.iter().map(|path| pages[path].1.clone()).collect()
+    };
+    for path in &paths {
+        world.upstream.break_once(path, 0);
+    }
+    world.build("fresh", "small.tar").await.unwrap();
+    let rests = world.upstream.rests.lock().unwrap().clone();
+    for (path, whole) in paths.iter().zip(&whole) {
+        let half = (path.clone(), whole.len() / 2);
+        assert!(rests.contains(&half), "{half:?} in {rests:?}");
+    }
+    // As of a run that was killed: of one the half, of one something else.
+    let killed = world.path("killed");
+    let cache = Cache::open(&killed).unwrap();
+    let (half, wrong) = (Digest::of(&whole[1]), Digest::of(&whole[0]));
+    let write = |digest: Digest, content: &[u8]| {
+        use std::io::Write as _;
+        cache.resume(&digest).unwrap().write_all(content).unwrap();
+    };
+    write(half, &whole[1][..700]);
+    write(wrong, b"something else");
+    world.upstream.rests.lock().unwrap().clear();
+    world.build("killed", "again.tar").await.unwrap();
+    let rests = world.upstream.rests.lock().unwrap().clone();
+    assert!(rests.contains(&(paths[1].clone(), 700)), "{rests:?}");
+    let read = |name: &str| fs::read(world.path(name)).unwrap();
+    assert!(read("small.tar") == read("again.tar"));
+    let left = world
+        .path("killed/partial")
+        .read_dir_utf8()
+        .unwrap()
+        .count();
+    assert_eq!(left, 0);
+}
+
 #[tokio::test]
 async fn sums_that_differ_are_refused() {
     let world = World::new().await;

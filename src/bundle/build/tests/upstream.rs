@@ -18,8 +18,12 @@ type Pages = Arc<Mutex<BTreeMap<String, (u16, Vec<u8>)>>>;
 pub(super) struct Upstream {
     pub(super) pages: Pages,
     pub(super) requests: Arc<AtomicUsize>,
+    /// Path and first byte of each request for a rest.
+    pub(super) rests: Rests,
     pub(super) mirrors: Mirrors,
 }
+
+type Rests = Arc<Mutex<Vec<(String, usize)>>>;
 
 impl Upstream {
     pub(super) async fn start() -> Self {
@@ -31,15 +35,18 @@ impl Upstream {
             format!("oci://=http://127.0.0.1:{port}/"),
         ]);
         let (served, counted) = (Arc::clone(&pages), Arc::clone(&requests));
+        let rests = Rests::default();
+        let noted = Arc::clone(&rests);
         tokio::spawn(async move {
             while let Ok((connection, _)) = listener.accept().await {
                 counted.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(answer(connection, Arc::clone(&served)));
+                tokio::spawn(answer(connection, Arc::clone(&served), Arc::clone(&noted)));
             }
         });
         Self {
             pages,
             requests,
+            rests,
             mirrors: mirrors.unwrap(),
         }
     }
@@ -116,7 +123,7 @@ impl Upstream {
     }
 }
 
-async fn answer(mut connection: TcpStream, pages: Pages) {
+async fn answer(mut connection: TcpStream, pages: Pages, rests: Rests) {
     let mut request = Vec::new();
     let mut buffer = [0; 4096];
     while !request.ends_with(b"\r\n\r\n") {
@@ -127,7 +134,13 @@ async fn answer(mut connection: TcpStream, pages: Pages) {
     }
     let request = String::from_utf8(request).unwrap();
     let path = request.split(' ').nth(1).unwrap().to_owned();
-    let (status, body) = {
+    let from = request.lines().find_map(|line| {
+        let (key, value) = line.split_once(": ")?;
+        let range = value.strip_prefix("bytes=")?.strip_suffix('-')?;
+        key.eq_ignore_ascii_case("range")
+            .then(|| range.parse().unwrap())
+    });
+    let (mut status, mut body) = {
         let mut pages = pages.lock().unwrap();
         let found = pages.get(&path).cloned();
         if let Some(page) = pages.get_mut(&path) {
@@ -141,13 +154,24 @@ async fn answer(mut connection: TcpStream, pages: Pages) {
     } else {
         oci::MANIFEST_MEDIA_TYPE
     };
+    let mut more = String::new();
+    if let Some(from) = from.filter(|_| status == 200) {
+        rests.lock().unwrap().push((path, from));
+        more = format!(
+            "content-range: bytes {from}-{}/{}\r\n",
+            body.len() - 1,
+            body.len()
+        );
+        body.drain(..from);
+        status = 206;
+    }
     let sent = if status == 0 {
         body.len() / 2
     } else {
         body.len()
     };
     let header = format!(
-        "HTTP/1.1 {} x\r\ncontent-length: {}\r\ncontent-type: {kind}\r\nconnection: close\r\n\r\n",
+        "HTTP/1.1 {} x\r\ncontent-length: {}\r\ncontent-type: {kind}\r\n{more}connection: close\r\n\r\n",
         status.max(200),
         body.len()
     );
