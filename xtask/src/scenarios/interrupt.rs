@@ -5,9 +5,10 @@ use super::random::Random;
 use super::{Context, bare_hosts, same_state, state, undisturbed};
 use crate::product::{Product, wait_until};
 use crate::shell;
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// An install that is cut short has ended by itself within this: a lost host
@@ -20,6 +21,8 @@ enum Blow {
     Cli,
     Agent(&'static str),
     Power(&'static str),
+    /// The instance that takes in a host's share of the bundle.
+    Registry(&'static str),
 }
 
 /// When: so long after the stage began.
@@ -36,15 +39,16 @@ const fn moment(stage: &'static str, milliseconds: u64) -> Moment {
     }
 }
 
-/// One install in which the CLI and agents get `kill -9`, and hosts lose their
-/// power and come back: three moments each.
-pub fn nine_blows(context: &Context) -> Result<()> {
+/// One install in which the CLI, agents and a registry that is being filled get
+/// `kill -9`, and hosts lose their power and come back.
+pub fn ten_blows(context: &Context) -> Result<()> {
     interrupted(
         context,
         &[
             (moment("prepare", 200), Blow::Cli),
-            (moment("registry", 2000), Blow::Agent("m1")),
-            (moment("registry", 1000), Blow::Power("m1")),
+            (moment("registry", 0), Blow::Registry("m1")),
+            (moment("registry", 500), Blow::Agent("m1")),
+            (moment("registry", 300), Blow::Power("m1")),
             (moment("stage", 1500), Blow::Cli),
             (moment("stage", 1000), Blow::Agent("w2")),
             (moment("stage", 1500), Blow::Power("w1")),
@@ -128,10 +132,9 @@ fn random_moment(random: &mut Random) -> Duration {
 /// nothing left to do, it isn't reached, and the install just succeeds.
 fn one_blow(context: &Context, moment: Moment, blow: Blow) -> Result<()> {
     let mut child = start(&context.product)?;
-    let reached = wait_for_stage(&mut child, moment.stage)?;
-    if !reached {
+    let Some(rest) = wait_for_stage(&mut child, moment.stage)? else {
         bail!("the install ended before stage {}", moment.stage);
-    }
+    };
     std::thread::sleep(moment.after);
     let lab = context.lab()?;
     match blow {
@@ -140,11 +143,28 @@ fn one_blow(context: &Context, moment: Moment, blow: Blow) -> Result<()> {
             lab.ssh_output(host, "pkill -9 -f '^/opt/cofferdam/agent agent' || true")?;
         }
         Blow::Power(host) => lab.kill(host)?,
+        Blow::Registry(host) => {
+            // As soon as it runs: it is filled within seconds.
+            let kill = "for n in $(seq 600); do \
+                pkill -9 -f '[s]erve /run/cofferdam/seed/' && exit; sleep 0.05; done; exit 1";
+            lab.ssh_output(host, kill)?;
+        }
     }
     let status = wait_until("the install's end", END_LIMIT, || {
         child.try_wait()?.context("it still runs")
     })?;
-    if matches!(blow, Blow::Agent(_) | Blow::Power(_)) {
+    let told = rest
+        .join()
+        .map_err(|_| anyhow!("reading the install's events"))?;
+    if let Blow::Registry(host) = blow {
+        let failed = told.iter().rev().find(|line| line.contains("run-failed"));
+        let failed = failed.context("no failure was told")?;
+        ensure!(
+            failed.contains(host) && failed.contains("registry"),
+            "it was told so: {failed}"
+        );
+    }
+    if !matches!(blow, Blow::Cli) {
         ensure!(
             !status.success(),
             "the install claims success without {blow:?}"
@@ -166,8 +186,9 @@ fn start(product: &Product) -> Result<Child> {
         .context("starting the install")
 }
 
-/// Reads events until the stage begins; false if the run ends before.
-fn wait_for_stage(child: &mut Child, stage: &str) -> Result<bool> {
+/// Reads events until the stage begins, and then on beside us; none if the run ends
+/// before.
+fn wait_for_stage(child: &mut Child, stage: &str) -> Result<Option<JoinHandle<Vec<String>>>> {
     let stdout = child
         .stdout
         .take()
@@ -180,10 +201,10 @@ fn wait_for_stage(child: &mut Child, stage: &str) -> Result<bool> {
         };
         if event["event"] == "stage-started" && event["stage"] == stage {
             // Somebody must go on reading, or the run stops for a full pipe.
-            std::thread::spawn(move || lines.for_each(drop));
-            return Ok(true);
+            let read = move || lines.map_while(std::result::Result::ok).collect();
+            return Ok(Some(std::thread::spawn(read)));
         }
     }
     child.wait()?;
-    Ok(false)
+    Ok(None)
 }

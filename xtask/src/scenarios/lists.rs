@@ -107,8 +107,8 @@ const SMALL: &[Scenario] = &[
 
 /// Fresh hosts, and an install that doesn't come to its end at first.
 const INTERRUPTED: &[Scenario] = &[Scenario {
-    name: "kill -9 of the CLI and of agents, and power cuts",
-    run: interrupt::nine_blows,
+    name: "kill -9 of CLI, agents and registry, and power cuts",
+    run: interrupt::ten_blows,
 }];
 
 /// Three masters in three zones, and two workers.
