@@ -149,7 +149,7 @@ impl Command {
             Self::Etcd(EtcdCommand::Snapshot(args)) => args.json,
             Self::Etcd(EtcdCommand::Snapshots(args)) => args.json,
             Self::Etcd(EtcdCommand::Restore(args)) => args.json,
-            Self::Site(SiteCommand::Have(_)) => true,
+            Self::Site(SiteCommand::Have(_)) | Self::Bundle(BundleCommand::Sbom { .. }) => true,
             Self::Ports(args) => args.format == PortsFormat::Json,
             Self::Bundle(
                 BundleCommand::Verify { json, .. }

@@ -13,6 +13,7 @@ use fs_err as fs;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, Read as _, Seek as _, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use tempfile::NamedTempFile;
 
@@ -116,8 +117,10 @@ impl Cache {
         if file.file().try_lock().is_err() {
             return self.writer();
         }
-        // It may have been finished between the opening and the lock.
-        if !path.exists() {
+        // It may have been finished between the opening and the lock, and begun anew.
+        let (mine, named) = (file.metadata()?, fs::metadata(&path).ok());
+        let inode = |metadata: &std::fs::Metadata| (metadata.dev(), metadata.ino());
+        if named.as_ref().map(inode) != Some(inode(&mine)) {
             return self.writer();
         }
         let mut hasher = Hasher::default();

@@ -143,8 +143,9 @@ impl Inspection {
         };
         let delta = self.left_out.as_ref().map_or(String::new(), |left_out| {
             format!(
-                " (a delta without {} blobs, {})",
+                " (a delta without {} {}, {})",
                 left_out.blobs,
+                if left_out.blobs == 1 { "blob" } else { "blobs" },
                 human_bytes(left_out.bytes)
             )
         });
@@ -224,8 +225,10 @@ pub fn human_bytes(bytes: u64) -> String {
     format!("{value:.1} {name}")
 }
 
+/// A line of a table. What a file says could move a terminal's cursor.
 pub(super) fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
-    cells.map(str::to_owned).to_vec()
+    let printable = |cell: &str| cell.replace(char::is_control, "\u{fffd}");
+    cells.map(printable).to_vec()
 }
 
 pub(super) fn table(rows: &[Vec<String>]) -> String {

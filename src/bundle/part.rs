@@ -12,8 +12,11 @@ use std::fmt::Write as _;
 
 /// Name of the label in the tar.
 pub const PART_NAME: &str = "part.json";
-/// Labels larger than this are refused; they have some 220 bytes.
+/// Labels larger than this are refused; they have some 310 bytes.
 pub const PART_LIMIT_BYTES: u64 = 512;
+/// No bundle is cut into more parts: labels are not signed, and each number takes
+/// memory where parts are missing.
+pub const PARTS_LIMIT: u32 = 10_000;
 /// The only schema of labels so far.
 const SCHEMA: u32 = 1;
 
@@ -32,13 +35,30 @@ pub struct Part {
     pub bytes: u64,
     /// Over the digests and sizes of the blobs in this file, in their order.
     pub checksum: Digest,
+    /// Over the checksums of all parts: those of one and the same cut belong
+    /// together.
+    pub cut: Digest,
 }
 
 impl Part {
-    /// The label of a file with these blobs, in their order, with sizes in bytes.
-    pub fn new(
+    /// The labels of files with these blobs, in their order, with sizes in bytes.
+    pub fn cut(delta: bool, files: &[Vec<(Digest, u64)>]) -> Vec<Self> {
+        let parts = u32::try_from(files.len()).unwrap_or(u32::MAX);
+        let labels = (1..).zip(files).map(|(part, blobs)| {
+            let blobs = blobs.iter().copied();
+            Self::new((part, parts), delta, Digest::of(""), blobs)
+        });
+        let mut labels: Vec<Self> = labels.collect();
+        let checksums = labels.iter().map(|label| label.checksum.to_string());
+        let cut = Digest::of(checksums.collect::<String>());
+        labels.iter_mut().for_each(|label| label.cut = cut);
+        labels
+    }
+
+    fn new(
         (part, parts): (u32, u32),
         delta: bool,
+        cut: Digest,
         blobs: impl Iterator<Item = (Digest, u64)>,
     ) -> Self {
         let mut lines = String::new();
@@ -57,6 +77,7 @@ impl Part {
             blobs: count,
             bytes,
             checksum: Digest::of(&lines),
+            cut,
         }
     }
 
@@ -75,6 +96,12 @@ impl Part {
         if part.part == 0 || part.part > part.parts {
             return Err(format!("there is no part {} of {}", part.part, part.parts));
         }
+        if part.parts > PARTS_LIMIT {
+            return Err(format!(
+                "it is of {} parts; at most {PARTS_LIMIT} are read",
+                part.parts
+            ));
+        }
         if part.render() != bytes {
             return Err("it differs from what cofferdam writes".to_owned());
         }
@@ -89,7 +116,12 @@ impl Part {
 
     /// Whether this is the label of a file with these blobs.
     pub fn is_of(&self, blobs: impl Iterator<Item = (Digest, u64)>) -> bool {
-        *self == Self::new((self.part, self.parts), self.delta, blobs)
+        *self == Self::new((self.part, self.parts), self.delta, self.cut, blobs)
+    }
+
+    /// Whether another file's label is of the same cut.
+    pub fn belongs_to(&self, other: &Self) -> bool {
+        (self.parts, self.delta, self.cut) == (other.parts, other.delta, other.cut)
     }
 }
 
@@ -103,7 +135,8 @@ mod tests {
 
     #[test]
     fn labels_round_trip_and_nothing_else_is_one() {
-        let part = Part::new((2, 3), true, blobs());
+        let files = [vec![], blobs().collect(), vec![]];
+        let part = Part::cut(true, &files).remove(1);
         let bytes = part.render();
         assert!(bytes.len() as u64 <= PART_LIMIT_BYTES);
         assert_eq!(Part::parse(&bytes).unwrap(), part);
@@ -113,6 +146,11 @@ mod tests {
             ("\"schema\":1", "\"schema\":2", "use a newer one"),
             ("\"part\":2", "\"part\":4", "no part 4 of 3"),
             ("\"part\":2", "\"part\":0", "no part 0 of 3"),
+            (
+                "\"parts\":3",
+                "\"parts\":4294967295",
+                "at most 10000 are read",
+            ),
             ("{", "{ ", "differs"),
             ("\"part\":2", "\"part\":2,\"x\":1", "unknown field"),
         ] {
@@ -121,6 +159,16 @@ mod tests {
             let error = Part::parse(changed.as_bytes()).unwrap_err();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn only_parts_of_one_cut_belong_together() {
+        let blobs: Vec<_> = ["a", "b", "c"].map(|name| (Digest::of(name), 1)).into();
+        let one = Part::cut(false, &[blobs[..1].to_vec(), blobs[1..].to_vec()]);
+        let other = Part::cut(false, &[blobs[..2].to_vec(), blobs[2..].to_vec()]);
+        let delta = Part::cut(true, &[blobs[..1].to_vec(), blobs[1..].to_vec()]);
+        assert!(one[0].belongs_to(&one[1]));
+        assert!(!one[0].belongs_to(&other[1]) && !one[0].belongs_to(&delta[1]));
     }
 
     /// The largest numbers fit.
@@ -134,6 +182,7 @@ mod tests {
             blobs: u64::MAX,
             bytes: u64::MAX,
             checksum: Digest::of(""),
+            cut: Digest::of(""),
         };
         assert!(part.render().len() as u64 <= PART_LIMIT_BYTES);
     }

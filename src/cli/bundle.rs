@@ -46,11 +46,11 @@ pub struct SourceArgs {
 /// Whom to believe.
 #[derive(Debug, Clone, Default, Args)]
 pub struct TrustArgs {
-    /// A minisign public key file that may have signed it, beside the inventory's
-    /// `trusted_keys`; may be repeated
+    /// A minisign public key file that may have signed it, beside the
+    /// `trusted_keys` of an inventory; may be repeated
     #[arg(long, value_name = "FILE")]
     pub trusted_key: Vec<Utf8PathBuf>,
-    /// Take a bundle that none of these keys has signed; the journal keeps that
+    /// Take a bundle that none of these keys has signed; journals of runs keep that
     #[arg(long)]
     pub allow_unsigned: bool,
 }
@@ -93,7 +93,7 @@ cofferdam bundle build [OPTIONS] --sign-key <FILE> -o <FILE>
         #[arg(long, value_name = "FILE", required_unless_present = "unsigned")]
         sign_key: Option<Utf8PathBuf>,
         /// File that holds the secret key's password
-        #[arg(long, value_name = "FILE")]
+        #[arg(long, value_name = "FILE", requires = "sign_key")]
         password_file: Option<Utf8PathBuf>,
         /// Leave it unsigned, for `bundle sign` elsewhere
         #[arg(long, conflicts_with = "sign_key")]

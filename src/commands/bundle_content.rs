@@ -2,7 +2,7 @@
 //! bytes, blobs for hosts, agents for platforms.
 
 use crate::bundle::reader::BlobReader;
-use crate::bundle::{Bundle, Platform};
+use crate::bundle::{Bundle, FileArtifact, Platform};
 use crate::desired::{Binary, BlobReference, BundleImage, BundleView, RegistryArtifact};
 use crate::digest::Digest;
 use crate::execute::BlobSource;
@@ -21,7 +21,7 @@ pub(super) const AGENT_FILE: &str = "cofferdam";
 pub struct BundleContent {
     bundle: Bundle,
     /// Agents by platform, unpacked once.
-    agents: Mutex<HashMap<String, (Digest, Bytes)>>,
+    agents: Mutex<HashMap<String, Bytes>>,
 }
 
 impl BundleContent {
@@ -49,42 +49,47 @@ impl BlobSource for BundleContent {
     }
 }
 
+impl BundleContent {
+    fn agent_file(&self, platform: &str) -> Option<FileArtifact> {
+        let platform: Platform = platform.parse().ok()?;
+        self.bundle.files(&platform).remove(AGENT_FILE)
+    }
+}
+
 impl AgentSource for BundleContent {
-    fn agent(&self, platform: &str) -> io::Result<Option<(Digest, Bytes)>> {
+    fn agent_digest(&self, platform: &str) -> Option<Digest> {
+        self.agent_file(platform).map(|file| file.digest)
+    }
+
+    fn agent(&self, platform: &str) -> io::Result<Bytes> {
         let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(agent) = agents.get(platform) {
-            return Ok(Some(agent.clone()));
+            return Ok(agent.clone());
         }
-        let Ok(wanted) = platform.parse::<Platform>() else {
-            return Ok(None);
-        };
-        let Some(file) = self.bundle.files(&wanted).remove(AGENT_FILE) else {
-            return Ok(None);
-        };
-        // A delta leaves it out if the site had it: from the same cofferdam.
-        if self.bundle.is_left_out(&file.blob.digest) {
-            let bytes = Bytes::from(fs_err::read(std::env::current_exe()?)?);
-            if Digest::of(&bytes) == file.digest {
-                let agent = (file.digest, bytes);
-                agents.insert(platform.to_owned(), agent.clone());
-                return Ok(Some(agent));
+        let file = self
+            .agent_file(platform)
+            .ok_or_else(|| io::Error::other(format!("it has no agent for {platform}")))?;
+        let bytes = match self.bundle.blob(&file.blob.digest) {
+            Ok(reader) => {
+                let mut bytes = Vec::with_capacity(usize::try_from(file.size).unwrap_or_default());
+                zstd::Decoder::new(reader)?
+                    .take(file.size + 1)
+                    .read_to_end(&mut bytes)?;
+                bytes
             }
-        }
-        let reader = self
-            .bundle
-            .blob(&file.blob.digest)
-            .map_err(io::Error::other)?;
-        let mut bytes = Vec::with_capacity(usize::try_from(file.size).unwrap_or_default());
-        zstd::Decoder::new(reader)?
-            .take(file.size + 1)
-            .read_to_end(&mut bytes)?;
+            // A delta leaves it out; it may be the very program that runs here.
+            Err(error) => match fs_err::read(std::env::current_exe()?) {
+                Ok(bytes) if Digest::of(&bytes) == file.digest => bytes,
+                _ => return Err(io::Error::other(error)),
+            },
+        };
         if Digest::of(&bytes) != file.digest {
             let message = "cofferdam's own file in the bundle is not what its digest says";
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
-        let agent = (file.digest, Bytes::from(bytes));
+        let agent = Bytes::from(bytes);
         agents.insert(platform.to_owned(), agent.clone());
-        Ok(Some(agent))
+        Ok(agent)
     }
 }
 

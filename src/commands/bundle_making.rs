@@ -11,12 +11,13 @@ use crate::bundle::lock::{Lock, Locked};
 use crate::bundle::lock_check::disagreements;
 use crate::bundle::resolve::{LockOptions, lock};
 use crate::bundle::sign::Password;
-use crate::bundle::write::{Shape, WrittenFile};
+use crate::bundle::write::{Shape, TooSmall, WrittenFile};
 use crate::bundle::{Bundle, Platform, SigningKey};
 use crate::cli::{FetchArgs, KeyArgs, Size};
 use crate::desired::manifests;
 use crate::digest::Digest;
 use crate::output::{Style, TransferProgress, seconds};
+use crate::plan::title::count;
 use camino::{Utf8Path, Utf8PathBuf};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
@@ -129,11 +130,19 @@ pub(super) async fn build_bundle(asked: BuildRequest, style: Style) -> Result<Ex
         },
     };
     let progress = TransferProgress::begin(&output);
-    let outcome = build(&options, key.as_ref(), progress.clone()).await?;
+    let outcome = build(&options, key.as_ref(), progress.clone()).await;
+    let outcome = outcome.map_err(|error| match error.downcast_ref::<TooSmall>() {
+        Some(too_small) => {
+            let least = too_small.least;
+            Fault::input(error).hint(format!("pass --split {least} or more"))
+        }
+        None => error.into(),
+    })?;
     progress.end();
     let left_out = match outcome.left_out {
         Some((blobs, bytes)) => format!(
-            ", a delta: {blobs} blobs of {} are left out",
+            ", a delta: {} of {} left out",
+            count(blobs, "blob", "blobs"),
             human_bytes(bytes)
         ),
         None => String::new(),
@@ -190,8 +199,10 @@ pub(super) fn written_text(
         told.push_str(&format!("{}: {}\n", file.path, human_bytes(file.size)));
     }
     fs_err::write(&sums, lines).map_err(|error| Fault::of(Exit::Failed, &error.into()))?;
-    let (count, size) = (files.len(), human_bytes(size));
-    Ok(format!("{told}{sums}: {what}, {size} in {count} parts"))
+    let (parts, size) = (files.len(), human_bytes(size));
+    Ok(format!(
+        "{told}{what}, {size} in {parts} parts, their digests in {sums}"
+    ))
 }
 
 /// Reads the key, asking for its password if it has one.

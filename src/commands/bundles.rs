@@ -12,6 +12,7 @@ use crate::bundle::sign::{KeyPairPaths, generate_key_pair};
 use crate::bundle::{Bundle, Source, verify};
 use crate::cli::{BundleCommand, KeyArgs};
 use crate::output::{Style, TransferProgress};
+use crate::plan::title::count;
 use camino::Utf8PathBuf;
 use serde::Serialize;
 use std::io::IsTerminal;
@@ -194,8 +195,8 @@ fn verify_bundle(
     ));
     if let Some(left_out) = found.left_out.filter(|left_out| left_out.blobs > 0) {
         output.say(&format!(
-            "it is a delta: {} blobs, {}, are to be at the site already, or come with --base",
-            left_out.blobs,
+            "it is a delta: {}, {}, to be at the site already, or to come with --base",
+            count(left_out.blobs, "blob", "blobs"),
             human_bytes(left_out.bytes)
         ));
     }

@@ -13,6 +13,7 @@ use crate::desired::BundleView;
 use crate::event::{Event, EventSink as _};
 use crate::inventory::Inventory;
 use crate::output::{Output, TransferProgress};
+use crate::plan::title::count;
 use camino::{Utf8Path, Utf8PathBuf};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -160,7 +161,7 @@ pub(super) fn tell_unsigned(output: &Output, bundle: &Bundle) {
     });
 }
 
-/// `, in 3 parts`, `, a delta without 41 blobs`.
+/// ` in 3 parts, a delta: 41 blobs (256 MB) to be there already`.
 pub(super) fn shape_text(bundle: &Bundle) -> String {
     let parts = match bundle.parts() {
         1 => String::new(),
@@ -173,7 +174,8 @@ pub(super) fn shape_text(bundle: &Bundle) -> String {
         (blobs + 1, bytes + size)
     });
     format!(
-        "{parts}, a delta: {blobs} blobs ({}) are to be there already",
+        "{parts}, a delta: {} ({}) to be there already",
+        count(blobs, "blob", "blobs"),
         human_bytes(bytes)
     )
 }

@@ -15,6 +15,7 @@ use crate::facts::ObserveRequest;
 use crate::host::{Call, Host as _, Request, Response};
 use crate::inventory::Inventory;
 use crate::output::{Output, Style};
+use crate::plan::title::count;
 use crate::site::Site;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
@@ -39,7 +40,9 @@ pub(super) async fn run(args: SiteHaveArgs, style: Style) -> Result<ExitCode, Fa
 }
 
 async fn have(output: &Arc<Output>, inventory: &Inventory, site: &Site) -> Result<Have, Fault> {
-    let bundles = record::known_bundles(site)?;
+    let mut bundles = record::known_bundles(site)?;
+    // What a run began to bring is in registries too.
+    bundles.extend(record::begun(site)?.map(|begun| begun.bundle));
     let Some(bundle) = bundles.first().map(BundleView::title) else {
         let message = format!(
             "{} knows of no bundle: nothing was installed",
@@ -58,7 +61,8 @@ async fn have(output: &Arc<Output>, inventory: &Inventory, site: &Site) -> Resul
         let lacks = others.iter().filter(|blob| !blobs.contains(**blob)).count();
         if lacks > 0 {
             let message = format!(
-                "its registry lacks {lacks} blobs that others have; a delta will carry them"
+                "its registry lacks {} that others have; a delta carries what any lacks",
+                count(lacks, "blob", "blobs")
             );
             let host = Some(host.clone());
             output.emit(Event::Warning { host, message });
@@ -66,8 +70,8 @@ async fn have(output: &Arc<Output>, inventory: &Inventory, site: &Site) -> Resul
     }
     let bytes = asked.iter().filter(|(digest, _)| all.contains(digest));
     output.say(&format!(
-        "{} blobs, {}, are in the registries of {}",
-        all.len(),
+        "{}, {}, in each registry: {}",
+        count(all.len(), "blob", "blobs"),
         human_bytes(bytes.map(|(_, size)| size).sum()),
         held.keys()
             .map(String::as_str)
@@ -138,6 +142,6 @@ async fn ask(
     if let Some(fault) = Fault::merge(faults) {
         return Err(fault);
     }
-    phase.done(format!("{} registries", held.len()));
+    phase.done(count(held.len(), "registry", "registries"));
     Ok(held)
 }

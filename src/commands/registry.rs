@@ -26,8 +26,12 @@ pub(super) async fn run(args: RegistryPushArgs, style: Style) -> Result<ExitCode
     let phase = Phase::begin(&output, "verify", 0);
     let progress = TransferProgress::within(&output, "verify");
     let read = move || verified(&asked, &trusted, progress.as_ref());
-    let bundle = tokio::task::spawn_blocking(read);
-    let bundle = conclude(&output, bundle.await.map_err(anyhow::Error::from)?)?;
+    let read = async {
+        let bundle = tokio::task::spawn_blocking(read).await;
+        bundle.map_err(anyhow::Error::from)?
+    };
+    let bundle = interrupt.or("nothing was pushed", read).await;
+    let bundle = conclude(&output, bundle)?;
     tell_unsigned(&output, &bundle);
     phase.done(format!("{} {}", bundle.name(), bundle.version()));
     if bundle.left_out().next().is_some() {
@@ -58,12 +62,12 @@ pub(super) async fn run(args: RegistryPushArgs, style: Style) -> Result<ExitCode
         human_bytes(pushed.sent_bytes),
         pushed.there
     ));
-    if let Some(image) = pushed.reduced.first() {
+    if !pushed.reduced.is_empty() {
         let message = format!(
-            "the registry takes no index whose other platforms are missing: {image} and {} more \
-             name an index of the bundle's platforms alone; refer to them by tag, since its \
-             digest is not upstream's",
-            pushed.reduced.len() - 1
+            "the registry takes no index whose other platforms are missing, so these tags name \
+             one of the bundle's platforms alone; refer to them by tag, since its digest is not \
+             upstream's: {}",
+            pushed.reduced.join(", ")
         );
         output.emit(Event::Warning {
             host: None,

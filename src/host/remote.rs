@@ -29,12 +29,14 @@ pub struct RemoteHost {
 
 /// Where agents for hosts come from: the verified bundle.
 pub trait AgentSource: Send + Sync {
-    /// Digest and bytes of the agent for a platform; none if the bundle has
-    /// none.
+    /// Digest of the agent for a platform; none if the bundle has none.
+    fn agent_digest(&self, platform: &str) -> Option<Digest>;
+
+    /// Its bytes, for a host that has not got it.
     ///
     /// # Errors
-    /// When the bundle can't be read.
-    fn agent(&self, platform: &str) -> std::io::Result<Option<(Digest, Bytes)>>;
+    /// When the bundle can't be read, or is a delta that leaves it out.
+    fn agent(&self, platform: &str) -> std::io::Result<Bytes>;
 }
 
 /// Why a host could not be made to listen.
@@ -104,6 +106,9 @@ impl RemoteError {
             Self::NoAgent { .. } => {
                 "build a bundle that lists the platform in `platforms`".to_owned()
             }
+            Self::Bundle { .. } => {
+                "if the bundle is a delta, name the one that it builds on with --base".to_owned()
+            }
             Self::Upload { .. } => {
                 "is there space below /opt, and is it mounted with exec?".to_owned()
             }
@@ -172,20 +177,17 @@ pub async fn reach(
     let agent = match source {
         None => AgentState::Running(Box::new(start(&session, &host, sudo).await?)),
         Some(source) => {
-            let found = source.agent(&platform);
-            let found = found.map_err(|source| RemoteError::Bundle {
-                host: host.clone(),
-                source,
-            })?;
-            let Some((digest, bytes)) = found else {
+            let Some(digest) = source.agent_digest(&platform) else {
                 return Err(RemoteError::NoAgent { host, platform });
             };
-            let wanted = |replace| Upload {
-                host: host.clone(),
-                sudo,
-                digest,
-                bytes: bytes.clone(),
-                replace,
+            let wanted = |replace| -> std::io::Result<AgentState> {
+                Ok(AgentState::Wanted(Upload {
+                    host: host.clone(),
+                    sudo,
+                    digest,
+                    bytes: source.agent(&platform)?,
+                    replace,
+                }))
             };
             let started = start(&session, &host, sudo).await;
             run = match &started {
@@ -193,16 +195,18 @@ pub async fn reach(
                 Err(RemoteError::Hello(HelloError::Protocol { run, .. })) => run.clone(),
                 Err(_) => None,
             };
-            match started {
-                Ok(link) if link.hello().digest == digest => AgentState::Running(Box::new(link)),
-                Ok(_) | Err(RemoteError::Hello(HelloError::Protocol { .. })) => {
-                    AgentState::Wanted(wanted(true))
+            let state = match started {
+                Ok(link) if link.hello().digest == digest => {
+                    Ok(AgentState::Running(Box::new(link)))
                 }
-                Err(RemoteError::Hello(HelloError::NoAgent { .. })) => {
-                    AgentState::Wanted(wanted(false))
-                }
+                Ok(_) | Err(RemoteError::Hello(HelloError::Protocol { .. })) => wanted(true),
+                Err(RemoteError::Hello(HelloError::NoAgent { .. })) => wanted(false),
                 Err(error) => return Err(error),
-            }
+            };
+            state.map_err(|source| RemoteError::Bundle {
+                host: host.clone(),
+                source,
+            })?
         }
     };
     if let AgentState::Wanted(upload) = &agent {

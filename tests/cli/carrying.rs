@@ -23,8 +23,11 @@ fn json(text: &str) -> serde_json::Value {
 /// `--split N` with the least N, as the message tells it.
 fn least(world: &World) -> String {
     let small = world.run("bundle split small.tar --size 1000 -o x.tar");
-    small.expect(2, &["parts of 1000 bytes are too small", "pass --split "]);
-    let (_, rest) = small.stderr.split_once("pass --split ").unwrap();
+    small.expect(
+        2,
+        &["parts of 1000 bytes are too small", "ask for parts of "],
+    );
+    let (_, rest) = small.stderr.split_once("ask for parts of ").unwrap();
     rest.split(' ').next().unwrap().to_owned()
 }
 
@@ -102,11 +105,11 @@ fn a_delta_holds_what_is_new_and_needs_the_rest() {
     let delta = world.run(&format!(
         "{BUILD} --sign-key key --base old.tar -o delta.tar"
     ));
-    delta.expect(0, &["a delta: 1 blobs of"]);
+    delta.expect(0, &["a delta: 1 blob of"]);
     let verify = "bundle verify delta.tar --trusted-key key.pub";
     world
         .run(verify)
-        .expect(0, &["is good", "it is a delta: 1 blobs"]);
+        .expect(0, &["is good", "it is a delta: 1 blob, "]);
     let found = world.run(&format!("{verify} --json"));
     assert_eq!(json(&found.stdout)["left_out"]["blobs"], 1);
     let found = world.run(&format!("{verify} --json --base old.tar"));
@@ -115,9 +118,12 @@ fn a_delta_holds_what_is_new_and_needs_the_rest() {
     world
         .run("bundle verify delta.tar --base old.tar --trusted-key key.pub")
         .expect(0, &["is good"]);
+    let whole = "bundle split delta.tar --base old.tar -o whole.tar";
+    world.run(whole).expect(0, &[]);
+    assert!(bytes(&world, "whole.tar") == bytes(&world, "full.tar"));
     let shown = world.run("bundle inspect delta.tar");
     assert!(
-        shown.stdout.contains("(a delta without 1 blobs"),
+        shown.stdout.contains("(a delta without 1 blob,"),
         "{}",
         shown.text()
     );
@@ -174,6 +180,19 @@ fn a_bundle_is_built_here_and_signed_there() {
     }
     let shown = json(&world.run("bundle inspect both.tar --json").stdout);
     assert_eq!(shown["signed_by"].as_array().unwrap().len(), 2);
+    // Parts, each with the largest blob that fits it.
+    let build = format!("{BUILD} --unsigned --split {} -o p.tar", least(&world));
+    let parts = world.run(&build);
+    parts.expect(0, &["p.part1of", "their digests in p.tar.sha256"]);
+    let first = parts.stderr.split(':').next().unwrap().to_owned();
+    let first = first.lines().last().unwrap();
+    world
+        .run(&format!("bundle sign {first} --sign-key key -o q.tar"))
+        .expect(0, &["q.part1of"]);
+    let signed = first.replacen('p', "q", 1);
+    world
+        .run(&format!("bundle verify {signed} --trusted-key key.pub"))
+        .expect(0, &["is good"]);
     world
         .run("bundle sign absent.tar --sign-key key -o x.tar")
         .expect(2, &["absent.tar"]);

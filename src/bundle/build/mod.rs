@@ -196,6 +196,9 @@ impl Build {
         // What a file compresses to is not known yet; it is never much larger.
         let files = self.locked.lock().files.iter().map(|file| {
             let compressed = prepare::compressed_before(&self.cache, &file.digest);
+            if compressed.is_some_and(|compressed| self.had.contains(&compressed.digest)) {
+                return 0;
+            }
             tar_format::entry_bytes(compressed.map_or(file.size, |compressed| compressed.size))
         });
         let agents: u64 = agents.iter().map(|agent| agent.size).sum();

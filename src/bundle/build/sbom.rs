@@ -2,13 +2,14 @@
 
 use super::Build;
 use super::files::Prepared;
-use crate::bundle::cache::RecordKind;
+use crate::bundle::cache::{Cache, RecordKind};
+use crate::bundle::hash::Hasher;
 use crate::bundle::lock::{LockedBlob, LockedFile, LockedImage, LockedPlatformImage};
 use crate::bundle::sbom::{
     Document, GoProgram, ImageMaterial, Layer, Materials, document, merge, read_layer, read_program,
 };
 use crate::digest::Digest;
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use fs_err::File;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use std::io::{BufReader, Read};
@@ -42,7 +43,8 @@ impl Build {
         self.ensure_files(&[file]).await?;
         let (cache, digest) = (self.cache.clone(), file.digest);
         let read = move || -> Result<Option<GoProgram>> {
-            let program = read_program(File::open(cache.blob_path(&digest))?)?;
+            let tell = |_| ();
+            let program = read_whole(&cache, &digest, &tell, |blob| Ok(read_program(blob)?))?;
             cache.put_record(&go_record(), &digest, &program)?;
             Ok(program)
         };
@@ -111,13 +113,8 @@ impl Build {
         let progress = Arc::clone(&self.progress);
         let item = format!("{} {}", image.reference, digest.short());
         let read = move || -> Result<Layer> {
-            let file = File::open(cache.blob_path(&digest))?;
-            let counted = Counted {
-                inner: BufReader::with_capacity(BUFFER_BYTES, file),
-                done: 0,
-                tell: &|done| progress.advance(STAGE, &item, done.min(total), Some(total)),
-            };
-            let layer = read_layer(counted)?;
+            let tell = |done: u64| progress.advance(STAGE, &item, done.min(total), Some(total));
+            let layer = read_whole(&cache, &digest, &tell, |blob| read_layer(blob))?;
             progress.advance(STAGE, &item, total, Some(total));
             cache.put_record(&layer_record(), &digest, &layer)?;
             Ok(layer)
@@ -126,18 +123,42 @@ impl Build {
     }
 }
 
-/// Tells how much was read.
-struct Counted<'a, R> {
-    inner: R,
-    done: u64,
+/// Reads a cached blob to its end. What is made of it counts only if it has its digest;
+/// else it is removed, so that the next run fetches it anew.
+fn read_whole<T>(
+    cache: &Cache,
+    digest: &Digest,
+    tell: &dyn Fn(u64),
+    read: impl FnOnce(&mut Hashed<'_>) -> Result<T>,
+) -> Result<T> {
+    let file = File::open(cache.blob_path(digest))?;
+    let mut blob = Hashed {
+        inner: BufReader::with_capacity(BUFFER_BYTES, file),
+        hasher: Hasher::default(),
+        tell,
+    };
+    let made = read(&mut blob);
+    std::io::copy(&mut blob, &mut std::io::sink())?;
+    let (found, _) = blob.hasher.finish();
+    if found != *digest {
+        cache.remove(digest)?;
+        bail!("cached blob {digest} was damaged and is removed now; run the same command again");
+    }
+    made
+}
+
+/// Hashes what is read, and tells how much that was.
+struct Hashed<'a> {
+    inner: BufReader<File>,
+    hasher: Hasher,
     tell: &'a dyn Fn(u64),
 }
 
-impl<R: Read> Read for Counted<'_, R> {
+impl Read for Hashed<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let read = self.inner.read(buffer)?;
-        self.done += read as u64;
-        (self.tell)(self.done);
+        self.hasher.update(&buffer[..read]);
+        (self.tell)(self.hasher.length());
         Ok(read)
     }
 }

@@ -169,7 +169,7 @@ impl Downloader {
         let response = match self.answer(request).await {
             Ok(response) => response,
             // It has not as much as there is here, so that is not its beginning.
-            Err(_) if writer.length() > 0 => {
+            Err(Failure::Lasting(_)) if writer.length() > 0 => {
                 writer.restart().map_err(storing)?;
                 self.get(address).await?
             }

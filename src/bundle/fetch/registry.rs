@@ -165,13 +165,20 @@ impl Registries {
                 let rest = client
                     .pull_blob_stream_partial(&reference, digest.as_str(), begun, None)
                     .await;
-                match rest.map_err(failure)? {
-                    BlobResponse::Partial(rest) => rest.stream,
+                match rest.map_err(failure) {
+                    Ok(BlobResponse::Partial(rest)) => rest.stream,
                     // A registry that knows no ranges.
-                    BlobResponse::Full(whole) => {
+                    Ok(BlobResponse::Full(whole)) => {
                         writer.restart().map_err(storing)?;
                         whole.stream
                     }
+                    // Or one, or what stands before it, that refuses them.
+                    Err(Failure::Lasting(_)) => {
+                        writer.restart().map_err(storing)?;
+                        let whole = client.pull_blob_stream(&reference, digest.as_str()).await;
+                        whole.map_err(failure)?.stream
+                    }
+                    Err(failure) => return Err(failure),
                 }
             };
             while let Some(chunk) = stream.next().await {

@@ -22,12 +22,16 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read as _;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Name of the stage that progress is reported under.
 const STAGE: &str = "push";
 /// Blobs on their way at once.
 const AT_ONCE: usize = 4;
+/// How long a registry may take to check and store a blob that it has whole.
+const TAKEN_IN: Duration = Duration::from_secs(600);
 /// A blob is sent in pieces of this size, in bytes.
 const PIECE: usize = 256 << 10;
 
@@ -238,7 +242,8 @@ fn client(to: &Destination, access: &Access) -> Result<Client> {
             false => ClientProtocol::Https,
         },
         connect_timeout: Some(CONNECT_TIMEOUT),
-        read_timeout: Some(READ_TIMEOUT),
+        // It counts from a request's start, its body included; see `unless_it_stands`.
+        read_timeout: None,
         use_monolithic_push: true,
         user_agent: concat!("cofferdam/", env!("CARGO_PKG_VERSION")),
         extra_root_certificates,
@@ -261,7 +266,11 @@ impl Push<'_> {
                 .client
                 .auth(&image, &self.auth, RegistryOperation::Push)
                 .await;
-            login.map(drop).map_err(failure)
+            login.map_err(failure)?;
+            // Some take user and password only with a request.
+            let digest = self.bundle.index_digest().to_string();
+            let asked = self.client.blob_exists(&image, &digest).await;
+            asked.map(drop).map_err(failure)
         };
         with_retries(attempt)
             .await
@@ -280,11 +289,12 @@ impl Push<'_> {
             }
             let reader = self.bundle.blob(&blob.digest);
             let reader = reader.map_err(|error| Failure::Lasting(error.into()))?;
-            let sent = self
+            let moved = Arc::new(AtomicU64::new(0));
+            let body = pieces(reader, Arc::clone(&moved));
+            let send = self
                 .client
-                .push_blob_stream(&image, pieces(reader), &digest, Some(blob.size))
-                .await;
-            sent.map_err(failure)?;
+                .push_blob_stream(&image, body, &digest, Some(blob.size));
+            unless_it_stands(&moved, blob.size, send).await?;
             self.tell(blob.size);
             Ok(blob.size)
         };
@@ -375,10 +385,14 @@ impl Push<'_> {
     }
 
     fn by_digest(&self, artifact: &Artifact, manifest: &Descriptor) -> Reference {
-        Reference::with_digest(
+        // The client looks for the tag at the address' end where a registry names no
+        // place of what it took; the address has the digest.
+        let digest = manifest.digest.to_string();
+        Reference::with_tag_and_digest(
             self.to.registry.clone(),
             format!("{}{}", self.to.prefix, artifact.repository),
-            manifest.digest.to_string(),
+            digest.clone(),
+            digest,
         )
     }
 
@@ -420,25 +434,59 @@ fn reduced(index: &[u8], carried: &[Digest]) -> Option<Bytes> {
 /// short, and not worth a thread.
 fn pieces(
     reader: BlobReader,
+    moved: Arc<AtomicU64>,
 ) -> impl Stream<Item = Result<Bytes, OciDistributionError>> + Send + 'static {
-    stream::try_unfold(reader, |mut reader| async move {
+    stream::try_unfold((reader, moved), |(mut reader, moved)| async move {
         let mut piece = BytesMut::zeroed(PIECE);
         let read = reader.read(&mut piece)?;
         piece.truncate(read);
-        Ok((read > 0).then(|| (piece.freeze(), reader)))
+        moved.fetch_add(read as u64, Ordering::Relaxed);
+        Ok((read > 0).then(|| (piece.freeze(), (reader, moved))))
     })
+}
+
+/// Waits for an upload as long as something of it moves, and then for the registry to
+/// take it in.
+async fn unless_it_stands<T>(
+    moved: &AtomicU64,
+    size: u64,
+    send: impl Future<Output = Result<T, OciDistributionError>>,
+) -> Result<T, Failure> {
+    let mut send = std::pin::pin!(send);
+    let mut before = 0;
+    loop {
+        let limit = if before < size {
+            READ_TIMEOUT
+        } else {
+            TAKEN_IN
+        };
+        match tokio::time::timeout(limit, &mut send).await {
+            Ok(sent) => return sent.map_err(failure),
+            Err(_) if moved.load(Ordering::Relaxed) > before => {
+                before = moved.load(Ordering::Relaxed);
+            }
+            Err(_) => {
+                let seconds = limit.as_secs();
+                return Err(Failure::Passing(anyhow!(
+                    "nothing moved for {seconds} s, after {before} of {size} bytes"
+                )));
+            }
+        }
+    }
 }
 
 fn failure(error: OciDistributionError) -> Failure {
     let text = anyhow!(chain(&error));
-    match &error {
-        OciDistributionError::RequestError(_) | OciDistributionError::IoError(_) => {
-            Failure::Passing(text)
-        }
-        OciDistributionError::ServerError { code, .. } if *code >= 500 || *code == 429 => {
-            Failure::Passing(text)
-        }
-        _ => Failure::Lasting(text),
+    let status = match &error {
+        OciDistributionError::RequestError(error) => error.status().map(|status| status.as_u16()),
+        OciDistributionError::ServerError { code, .. } => Some(*code),
+        OciDistributionError::IoError(_) => None,
+        _ => return Failure::Lasting(text),
+    };
+    // 408 and 429 ask to come back later.
+    match status {
+        Some(status) if status < 500 && !matches!(status, 408 | 429) => Failure::Lasting(text),
+        _ => Failure::Passing(text),
     }
 }
 

@@ -263,7 +263,11 @@ async fn a_wrong_password_is_told_before_anything_is_sent() {
     let mut world = World::new().await;
     world.access.login = Some(("user".to_owned(), "wrong".to_owned()));
     let error = format!("{:#}", world.push().await.unwrap_err());
-    assert!(error.contains(&world.to.registry), "{error}");
+    let expected = format!("getting into registry {}", world.to.registry);
+    assert!(
+        error.contains(&expected) && error.contains("401"),
+        "{error}"
+    );
     assert_eq!(world.registry.0.lock().unwrap().uploads, 0);
 }
 

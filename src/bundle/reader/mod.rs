@@ -162,6 +162,11 @@ impl Bundle {
         self.inner.shelf.own().iter().map(|own| own.length).sum()
     }
 
+    /// Its files, and those of what a delta builds on.
+    pub fn paths(&self) -> impl Iterator<Item = &Utf8Path> {
+        self.inner.shelf.paths()
+    }
+
     /// Sizes in bytes of its files.
     pub fn lengths(&self) -> Vec<u64> {
         self.inner

@@ -50,7 +50,12 @@ impl Shelf {
         &self.volumes[..self.own]
     }
 
-    /// The file that was named.
+    /// All files.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &Utf8Path> {
+        self.volumes.iter().map(|volume| volume.path.as_path())
+    }
+
+    /// The first part; they have the same front.
     pub(super) fn first(&self) -> Option<&Volume> {
         self.volumes.first()
     }

@@ -67,6 +67,12 @@ fn parts(
     trust: Trust<'_>,
 ) -> Result<Vec<Volume>, BundleError> {
     let first = Volume::open(path, trust)?;
+    for place in parts_in {
+        fs_err::metadata(place).map_err(|source| BundleError::Io {
+            path: place.clone(),
+            source,
+        })?;
+    }
     let Some(label) = first.label.clone().filter(|label| label.parts > 1) else {
         return Ok(vec![first]);
     };
@@ -76,7 +82,7 @@ fn parts(
     };
     let places = std::iter::once(own_directory).chain(parts_in.iter().map(Utf8PathBuf::as_path));
     let places: Vec<&Utf8Path> = places.collect();
-    let is_sibling = |found: &Part| found.parts == label.parts && found.delta == label.delta;
+    let is_sibling = |found: &Part| found.belongs_to(&label);
     let mut found = BTreeMap::new();
     for candidate in places.iter().flat_map(|place| files_of(place)) {
         if let Some(sibling) = Volume::label_in(&candidate, &first.front).filter(is_sibling) {
@@ -96,6 +102,12 @@ fn parts(
         volumes.insert(part, Volume::open(&path, Trust::Ignored)?);
     }
     Ok(volumes.into_values().collect())
+}
+
+/// Whether two paths lead to one file.
+fn is_same(one: &Utf8Path, other: &Utf8Path) -> bool {
+    let real = |path: &Utf8Path| path.canonicalize_utf8().ok();
+    real(one).is_some_and(|one| Some(one) == real(other))
 }
 
 /// A file itself, or the files of a directory, by name.
@@ -120,7 +132,7 @@ fn missing_parts(
     let damaged = missing.iter().flat_map(|part| {
         let name = own_name.replace(&mark(label.part), &mark(*part));
         let places = places.iter().map(move |place| place.join(&name));
-        places.filter(|place| place != path && place.is_file())
+        places.filter(|place| !is_same(place, path) && place.is_file())
     });
     let numbers: Vec<String> = missing.iter().map(u32::to_string).collect();
     let places: Vec<&str> = places.iter().map(|place| place.as_str()).collect();

@@ -50,11 +50,13 @@ pub fn read_program(mut program: impl Read) -> io::Result<Option<GoProgram>> {
         let mut at = 0;
         while at + HEADER_BYTES <= window.len() {
             if window[at..].starts_with(MAGIC) {
-                // All of the note that there can be.
-                let needed = at + HEADER_BYTES + 2 * LONGEST;
+                // All of the note that there can be, and nothing before it.
+                window.drain(..at);
+                at = 0;
+                let needed = HEADER_BYTES + 2 * LONGEST;
                 let missing = needed.saturating_sub(window.len());
                 fill(&mut program, &mut window, missing)?;
-                if let Some(found) = parse(&window[at..]) {
+                if let Some(found) = parse(&window) {
                     return Ok(Some(found));
                 }
             }
@@ -219,6 +221,27 @@ pub(super) mod tests {
         let mut endless = note[..HEADER_BYTES].to_vec();
         endless.extend([0xff; 64]);
         assert_eq!(read_program(endless.as_slice()).unwrap(), None);
+    }
+
+    /// Memory does not grow with a file that is nothing but begins of notes.
+    #[test]
+    fn a_file_of_notes_is_read_piece_by_piece() {
+        struct Notes(usize, usize);
+        impl Read for Notes {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                // No caller asks for more than a note takes at once.
+                self.1 = self.1.max(buffer.len());
+                let length = buffer.len().min(self.0);
+                for (place, byte) in buffer[..length].iter_mut().enumerate() {
+                    *byte = MAGIC.get(place % ALIGNMENT).copied().unwrap_or(2);
+                }
+                self.0 -= length;
+                Ok(length)
+            }
+        }
+        let mut notes = Notes(8 << 20, 0);
+        assert_eq!(read_program(&mut notes).unwrap(), None);
+        assert_eq!(notes.0, 0);
     }
 
     #[test]

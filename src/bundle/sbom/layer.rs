@@ -2,7 +2,7 @@
 
 use super::go::{GoProgram, read_program};
 use super::packages::{Package, database, packages};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use flate2::read::MultiGzDecoder;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -12,6 +12,10 @@ use std::io::{BufReader, Read};
 const UNPACKED_LIMIT_BYTES: u64 = 64 << 30;
 /// Databases larger than this are read no further: Debian's largest have some MB.
 const DATABASE_LIMIT_BYTES: u64 = 64 << 20;
+/// Layers with more entries are refused; the largest images have some 200,000.
+const ENTRIES_LIMIT: usize = 2_000_000;
+/// Of a name that is longer than a header has room for.
+const NAME_LIMIT_BYTES: u64 = 64 << 10;
 const ELF_MAGIC: &[u8] = b"\x7fELF";
 /// Before a file's name: the file is not there from this layer on.
 const WHITEOUT: &str = ".wh.";
@@ -23,7 +27,7 @@ const OPAQUE: &str = ".wh..wh..opq";
 pub struct Layer {
     /// By path, without a leading slash.
     pub found: BTreeMap<String, Found>,
-    /// Paths that are gone, with all below them.
+    /// Paths that are gone or something else now, with all below them.
     pub removed: Vec<String>,
 }
 
@@ -59,27 +63,72 @@ fn read_tar(stream: impl Read) -> Result<Layer> {
     let reading = "reading a layer as a tar";
     let mut archive = tar::Archive::new(stream.take(UNPACKED_LIMIT_BYTES));
     let mut layer = Layer::default();
-    for entry in archive.entries().context(reading)? {
+    // Names that don't fit a header come in an entry before theirs, of any length; so
+    // these are read here, and not by the library.
+    let mut long_name: Option<String> = None;
+    for (number, entry) in (0..).zip(archive.entries().context(reading)?.raw(true)) {
         let mut entry = entry.context(reading)?;
-        let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-        let path = path.trim_start_matches("./").trim_start_matches('/');
-        let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
-        let beside = |name: &str| match directory {
-            "" => name.to_owned(),
-            directory => format!("{directory}/{name}"),
-        };
-        if name == OPAQUE {
-            layer.removed.push(directory.to_owned());
-        } else if let Some(gone) = name.strip_prefix(WHITEOUT) {
-            layer.removed.push(beside(gone));
-        } else if entry.header().entry_type().is_file() {
-            let found = look_into(path, &mut entry).context(reading)?;
-            layer
-                .found
-                .extend(found.map(|found| (path.to_owned(), found)));
+        if number > ENTRIES_LIMIT {
+            bail!("it has more than {ENTRIES_LIMIT} entries");
         }
+        let kind = entry.header().entry_type();
+        if kind.is_gnu_longname() || kind.is_pax_local_extensions() {
+            let mut text = Vec::new();
+            entry
+                .by_ref()
+                .take(NAME_LIMIT_BYTES)
+                .read_to_end(&mut text)
+                .context(reading)?;
+            let named = match kind.is_gnu_longname() {
+                true => Some(String::from_utf8_lossy(&text).into_owned()),
+                false => pax_path(&text),
+            };
+            long_name = named.or(long_name);
+            continue;
+        }
+        if kind.is_gnu_longlink() || kind.is_pax_global_extensions() {
+            continue;
+        }
+        let path = long_name
+            .take()
+            .unwrap_or_else(|| String::from_utf8_lossy(&entry.header().path_bytes()).into_owned());
+        let path = path.trim_end_matches('\0');
+        let path = path.trim_start_matches("./").trim_start_matches('/');
+        add_entry(&mut layer, path, &mut entry).context(reading)?;
     }
     Ok(layer)
+}
+
+/// The path in extended attributes: lines of `LENGTH KEY=VALUE`.
+fn pax_path(text: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(text);
+    let mut lines = text.lines();
+    let path = lines.find_map(|line| line.split_once(' ')?.1.strip_prefix("path="));
+    path.map(str::to_owned)
+}
+
+fn add_entry<R: Read>(layer: &mut Layer, path: &str, entry: &mut tar::Entry<'_, R>) -> Result<()> {
+    let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let kind = entry.header().entry_type();
+    if name == OPAQUE {
+        layer.removed.push(directory.to_owned());
+    } else if let Some(gone) = name.strip_prefix(WHITEOUT) {
+        layer.removed.push(match directory {
+            "" => gone.to_owned(),
+            directory => format!("{directory}/{gone}"),
+        });
+    } else if kind.is_file() {
+        match look_into(path, entry)? {
+            Some(found) => {
+                layer.found.insert(path.to_owned(), found);
+            }
+            None => layer.removed.push(path.to_owned()),
+        }
+    } else if !kind.is_dir() {
+        // A link, in the place of whatever was there.
+        layer.removed.push(path.to_owned());
+    }
+    Ok(())
 }
 
 fn look_into(path: &str, file: &mut impl Read) -> Result<Option<Found>> {
@@ -103,9 +152,16 @@ pub fn merge(layers: impl IntoIterator<Item = Layer>) -> BTreeMap<String, Found>
     let mut image: BTreeMap<String, Found> = BTreeMap::new();
     for layer in layers {
         for gone in &layer.removed {
-            let below = format!("{gone}/");
-            let is_gone = |path: &str| gone.is_empty() || path == gone || path.starts_with(&below);
-            image.retain(|path, _| !is_gone(path));
+            if gone.is_empty() {
+                image.clear();
+            }
+            image.remove(gone);
+            // `0` follows the slash.
+            let below = image.range(format!("{gone}/")..format!("{gone}0"));
+            let below: Vec<String> = below.map(|(path, _)| path.clone()).collect();
+            for path in &below {
+                image.remove(path);
+            }
         }
         image.extend(layer.found);
     }
@@ -162,6 +218,25 @@ mod tests {
     }
 
     #[test]
+    fn long_names_are_read() {
+        let elf = elf();
+        let name = format!("opt/{}tool", "long/".repeat(40));
+        let gnu = tar_of(&[(&name, &elf)]);
+        let mut pax = tar::Builder::new(Vec::new());
+        pax.append_pax_extensions([("path", name.as_bytes())])
+            .unwrap();
+        let mut header = tar::Header::new_ustar();
+        header.set_size(elf.len() as u64);
+        pax.append_data(&mut header, "short", elf.as_slice())
+            .unwrap();
+        for bytes in [gnu, pax.into_inner().unwrap()] {
+            let layer = read_layer(bytes.as_slice()).unwrap();
+            let found: Vec<&String> = layer.found.keys().collect();
+            assert_eq!(found, [&name]);
+        }
+    }
+
+    #[test]
     fn what_a_later_layer_removes_or_replaces_is_not_in_the_image() {
         let elf = elf();
         let layer = |entries: &[(&str, &[u8])]| read_layer(tar_of(entries).as_slice()).unwrap();
@@ -183,6 +258,14 @@ mod tests {
         assert_eq!(paths(layer(&[("opt/.wh..wh..opq", b"")])), [all[0], all[3]]);
         // Its program is no longer one in Go.
         assert_eq!(paths(layer(&[("bin/a", b"\x7fELF of C")])), all[1..]);
+        assert_eq!(paths(layer(&[("bin/a", b"#!/bin/sh\n")])), all[1..]);
+        let mut link = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        link.append_link(&mut header, "bin/a", "b").unwrap();
+        let link = read_layer(link.into_inner().unwrap().as_slice()).unwrap();
+        assert_eq!(paths(link), all[1..]);
         let status: (&str, &[u8]) = ("var/lib/dpkg/status", b"Package: new\nVersion: 2\n");
         let image = merge([base(), layer(&[status])]);
         let Found::Packages(packages) = &image["var/lib/dpkg/status"] else {

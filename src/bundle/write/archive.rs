@@ -152,7 +152,9 @@ fn write_file(
             }
             BlobSource::Bundle(bundle) => {
                 let reader = bundle.blob(digest).map_err(ArchiveError::Bundle)?;
-                writer.stream(digest, *size, bundle.path(), reader)?;
+                let part = bundle.part_of(digest);
+                let path = part.as_deref().unwrap_or(bundle.path());
+                writer.stream(digest, *size, path, reader)?;
             }
         }
     }

@@ -2,13 +2,14 @@
 //! all where a site has the rest. Pure.
 
 use super::assemble::Layout;
-use crate::bundle::part::{PART_LIMIT_BYTES, Part};
+use crate::bundle::part::{PART_LIMIT_BYTES, PARTS_LIMIT, Part};
 use crate::bundle::tar_format;
 use crate::digest::Digest;
 use camino::{Utf8Path, Utf8PathBuf};
 use std::collections::BTreeSet;
 
-/// What is asked of the files.
+/// What is asked of the files. A part takes at least the largest blob, and no more
+/// than [`PARTS_LIMIT`] are written.
 #[derive(Debug, Clone, Default)]
 pub struct Shape {
     /// Largest size of a file in bytes; none for one file.
@@ -33,7 +34,7 @@ pub struct PlannedFile {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "parts of {part_bytes} bytes are too small: the largest blob and what each part repeats \
-     take {least}; pass --split {least} or more"
+     take {least} bytes"
 )]
 pub struct TooSmall {
     pub part_bytes: u64,
@@ -66,9 +67,10 @@ pub fn plan(
     };
     let (parts, delta) = (groups.len(), shape.had.is_some());
     let is_whole = parts == 1 && !delta;
-    let files = groups.into_iter().zip(1_u32..).map(|(blobs, part)| {
-        let numbers = (part, u32::try_from(parts).unwrap_or(u32::MAX));
-        let label = (!is_whole).then(|| Part::new(numbers, delta, blobs.iter().copied()));
+    let labels = Part::cut(delta, &groups);
+    let files = groups.into_iter().zip(labels).map(|(blobs, label)| {
+        let numbers = (label.part, label.parts);
+        let label = (!is_whole).then_some(label);
         let label_bytes = label.as_ref().map_or(0, |label| {
             tar_format::entry_bytes(label.render().len() as u64)
         });
@@ -116,6 +118,12 @@ fn groups(
     let front = front + tar_format::entry_bytes(PART_LIMIT_BYTES);
     let largest = blobs.iter().map(|(_, size)| tar_format::entry_bytes(*size));
     let least = front + largest.max().unwrap_or_default();
+    let all: u64 = blobs
+        .iter()
+        .map(|(_, size)| tar_format::entry_bytes(*size))
+        .sum();
+    // Each part but the last is more than half full, whatever its blobs are.
+    let least = least.max(front + 2 * all / u64::from(PARTS_LIMIT));
     if least > part_bytes {
         return Err(TooSmall { part_bytes, least });
     }
