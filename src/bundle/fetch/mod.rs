@@ -13,13 +13,15 @@ pub use mirrors::Mirrors;
 pub use registry::{Registries, RemoteBlob};
 pub(in crate::bundle) use retry::{Failure, with_retries};
 
-use anyhow::{Result, anyhow};
-use camino::Utf8PathBuf;
+use anyhow::{Context as _, Result, anyhow};
+use camino::{Utf8Path, Utf8PathBuf};
+use oci_client::Client;
+use oci_client::client::{Certificate, CertificateEncoding, ClientConfig};
 use std::time::Duration;
 
 /// How long connecting may take: a server that does not answer by then is taken for
 /// down, even behind a slow proxy.
-pub(in crate::bundle) const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a transfer may stand still. Whole downloads have no limit, since they
 /// may be large and links slow.
 pub(in crate::bundle) const READ_TIMEOUT: Duration = Duration::from_secs(60);
@@ -38,7 +40,7 @@ pub struct FetchOptions {
 
 /// Fails on a machine without any certificate authorities. Clients can't be set up
 /// there, even for mirrors without TLS, and say so badly.
-pub(in crate::bundle) fn check_authorities() -> Result<()> {
+fn check_authorities() -> Result<()> {
     let built = reqwest::Client::builder().build();
     built.map(drop).map_err(|error| {
         anyhow!(
@@ -47,6 +49,31 @@ pub(in crate::bundle) fn check_authorities() -> Result<()> {
             chain(&error)
         )
     })
+}
+
+/// A client of registries with whatever is special in a configuration, and authorities
+/// to trust beside the system's.
+pub(in crate::bundle) fn registry_client(
+    ca_file: Option<&Utf8Path>,
+    special: ClientConfig,
+) -> Result<Client> {
+    check_authorities()?;
+    let mut extra_root_certificates = Vec::new();
+    if let Some(path) = ca_file {
+        extra_root_certificates.push(Certificate {
+            encoding: CertificateEncoding::Pem,
+            data: fs_err::read(path)?,
+        });
+    }
+    let config = ClientConfig {
+        connect_timeout: Some(CONNECT_TIMEOUT),
+        user_agent: concat!("cofferdam/", env!("CARGO_PKG_VERSION")),
+        extra_root_certificates,
+        ..special
+    };
+    Client::try_from(config)
+        .map_err(|error| anyhow!(chain(&error)))
+        .context("setting up the registry client")
 }
 
 /// An error with all its causes in one line: HTTP errors say little at the top.

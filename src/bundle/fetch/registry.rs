@@ -1,17 +1,14 @@
 //! Images from registries: raw manifests and blobs, bytes kept as they are.
 
 use super::retry::{Failure, with_retries, with_retries_while};
-use super::{CONNECT_TIMEOUT, FetchOptions, Mirrors, READ_TIMEOUT, chain, check_authorities};
+use super::{FetchOptions, Mirrors, READ_TIMEOUT, chain, registry_client};
 use crate::bundle::cache::{Cache, WrongDigest};
 use crate::bundle::oci;
 use crate::bundle::progress::Progress;
 use crate::digest::Digest;
 use anyhow::{Context, Result, anyhow, bail};
-use fs_err as fs;
 use futures_util::StreamExt as _;
-use oci_client::client::{
-    BlobResponse, Certificate, CertificateEncoding, ClientConfig, ClientProtocol,
-};
+use oci_client::client::{BlobResponse, ClientConfig, ClientProtocol};
 use oci_client::errors::OciDistributionError;
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference};
@@ -56,30 +53,16 @@ struct Place {
 
 impl Registries {
     pub fn new(options: &FetchOptions) -> Result<Self> {
-        check_authorities()?;
         let client = |protocol: ClientProtocol| -> Result<Client> {
-            let mut extra_root_certificates = Vec::new();
-            if let Some(path) = &options.ca_file {
-                let data = fs::read(path)?;
-                extra_root_certificates.push(Certificate {
-                    encoding: CertificateEncoding::Pem,
-                    data,
-                });
-            }
-            let config = ClientConfig {
+            let special = ClientConfig {
                 protocol,
-                connect_timeout: Some(CONNECT_TIMEOUT),
                 read_timeout: Some(READ_TIMEOUT),
                 // The default picks the running platform's child; ours are picked by
                 // the definition.
                 platform_resolver: None,
-                user_agent: concat!("cofferdam/", env!("CARGO_PKG_VERSION")),
-                extra_root_certificates,
                 ..ClientConfig::default()
             };
-            Client::try_from(config)
-                .map_err(|error| anyhow!(chain(&error)))
-                .context("setting up the registry client")
+            registry_client(options.ca_file.as_deref(), special)
         };
         Ok(Self {
             encrypted: client(ClientProtocol::Https)?,

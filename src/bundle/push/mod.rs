@@ -2,8 +2,7 @@
 //! not cofferdam's own, under the names by which its own have them:
 //! `HOST/PREFIX/registry.k8s.io/pause:3.10.2`.
 
-use super::fetch::{CONNECT_TIMEOUT, READ_TIMEOUT, chain, check_authorities};
-use super::fetch::{Failure, with_retries};
+use super::fetch::{Failure, READ_TIMEOUT, chain, registry_client, with_retries};
 use super::oci::{self, Descriptor, Kind};
 use super::progress::Progress;
 use super::reader::{BlobReader, Bundle};
@@ -11,9 +10,8 @@ use crate::digest::Digest;
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::{Bytes, BytesMut};
 use camino::Utf8PathBuf;
-use fs_err as fs;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
-use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
+use oci_client::client::{ClientConfig, ClientProtocol};
 use oci_client::errors::OciDistributionError;
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference, RegistryOperation};
@@ -228,30 +226,17 @@ fn artifacts(bundle: &Bundle) -> Vec<Artifact> {
 }
 
 fn client(to: &Destination, access: &Access) -> Result<Client> {
-    check_authorities()?;
-    let mut extra_root_certificates = Vec::new();
-    if let Some(path) = &access.ca_file {
-        extra_root_certificates.push(Certificate {
-            encoding: CertificateEncoding::Pem,
-            data: fs::read(path)?,
-        });
-    }
-    let config = ClientConfig {
+    let special = ClientConfig {
         protocol: match to.is_plain {
             true => ClientProtocol::Http,
             false => ClientProtocol::Https,
         },
-        connect_timeout: Some(CONNECT_TIMEOUT),
         // It counts from a request's start, its body included; see `unless_it_stands`.
         read_timeout: None,
         use_monolithic_push: true,
-        user_agent: concat!("cofferdam/", env!("CARGO_PKG_VERSION")),
-        extra_root_certificates,
         ..ClientConfig::default()
     };
-    Client::try_from(config)
-        .map_err(|error| anyhow!(chain(&error)))
-        .context("setting up the registry client")
+    registry_client(access.ca_file.as_deref(), special)
 }
 
 impl Push<'_> {
