@@ -419,6 +419,9 @@ pub enum Condition {
     /// Workloads have the replicas that they are to have, but for those that had
     /// not before: `deployment default/web`.
     WorkloadsAvailable { except: Vec<String> },
+    /// A controller-manager leads, and renews that it does. One that took over a moment
+    /// ago does not yet: nobody tells service proxies of pods that end until then.
+    ControllerManagerLeads,
     /// The aggregated API answers: `v1beta1.metrics.k8s.io`.
     ApiServiceAvailable { name: String },
     /// DNS answers for `kubernetes.default.svc` at this address.

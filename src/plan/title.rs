@@ -127,6 +127,7 @@ pub fn wait(condition: &Condition) -> String {
         Condition::OverlayUp => "the pod network is up".to_owned(),
         Condition::DeploymentAvailable { name } => format!("{name} is available"),
         Condition::ApiServiceAvailable { name } => format!("{name} answers"),
+        Condition::ControllerManagerLeads => "a controller-manager leads".to_owned(),
         Condition::DnsAnswers { address, .. } => format!("DNS answers at {address}"),
     };
     format!("wait until {what}")

@@ -82,6 +82,7 @@ pub fn is_asked_on_a_master(condition: &Condition) -> bool {
         | Condition::WorkloadsAvailable { .. }
         | Condition::NodeHasPodAddresses { .. }
         | Condition::DeploymentAvailable { .. }
+        | Condition::ControllerManagerLeads
         | Condition::ApiServiceAvailable { .. } => true,
         Condition::UnitActive { .. }
         | Condition::RegistryServing { .. }

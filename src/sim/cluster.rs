@@ -125,6 +125,11 @@ impl World {
                 _ => true,
             },
             Condition::NodeReady { name } => self.node_is_ready(name),
+            Condition::ControllerManagerLeads => {
+                let servers = self.ready_api_servers();
+                let mut servers = servers.iter();
+                servers.any(|name| self.is_active(name, CONTROLLER_MANAGER))
+            }
             // The model has no workloads but those that are applied.
             Condition::WorkloadsAvailable { .. } => true,
             Condition::NodeHasPodAddresses { name } => {
@@ -166,6 +171,7 @@ impl World {
             | Condition::WorkloadsAvailable { .. }
             | Condition::NodeHasPodAddresses { .. }
             | Condition::DeploymentAvailable { .. }
+            | Condition::ControllerManagerLeads
             | Condition::ApiServiceAvailable { .. } => {
                 vec![binary("kubectl"), layout::ADMIN_KUBECONFIG.to_owned()]
             }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
@@ -55,7 +56,11 @@ type result struct {
 	LongestWrite float64   `json:"longest_write"`
 	// Ends of the watch, each of which was taken up where it was.
 	WatchEnds int `json:"watch_ends"`
-	// Acknowledged writes that the watch did not show.
+	// How often the watch's revision was too old for the server, as it is for
+	// one that has just begun, and the objects were listed anew.
+	Lists int `json:"lists"`
+	// Acknowledged writes that neither the watch nor such a list showed, or a
+	// later one of the same object in the list.
 	Unseen int `json:"unseen"`
 	// Acknowledged writes that were gone at the end.
 	Lost int `json:"lost"`
@@ -72,6 +77,8 @@ type load struct {
 	// By object: the counters that were acknowledged, and those that were seen.
 	acknowledged map[string]map[int]bool
 	seen         map[string]map[int]bool
+	// By object: the newest counter of a list.
+	listed map[string]int
 }
 
 func main() {
@@ -107,6 +114,7 @@ func run(kubeconfig, namespace, name string, reads, writes int, file string) err
 	l := &load{
 		client: client, namespace: namespace, name: name, started: time.Now(),
 		acknowledged: map[string]map[int]bool{}, seen: map[string]map[int]bool{},
+		listed: map[string]int{},
 	}
 	revision, err := l.prepare(writes)
 	if err != nil {
@@ -149,6 +157,10 @@ func get(url string, reads int, file string) {
 		Timeout:   getLimit,
 		Transport: &http.Transport{DisableKeepAlives: true},
 	}
+	if err := settle(client, url); err != nil {
+		fmt.Fprintln(os.Stderr, "error:", err)
+		os.Exit(1)
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	var work sync.WaitGroup
 	for i := range reads {
@@ -164,6 +176,22 @@ func get(url string, reads int, file string) {
 	stop()
 	work.Wait()
 	_ = json.NewEncoder(os.Stdout).Encode(l.result)
+}
+
+// settle waits until the URL is answered several times on end: a Service that was
+// made a moment ago is not known everywhere yet.
+func settle(client *http.Client, url string) error {
+	deadline := time.Now().Add(catchUp)
+	for answers := 0; answers < 10; answers++ {
+		if err := ask(client, url); err != nil {
+			if time.Now().After(deadline) {
+				return err
+			}
+			answers = -1
+			time.Sleep(lookEvery)
+		}
+	}
+	return nil
 }
 
 func ask(client *http.Client, url string) error {
@@ -263,41 +291,76 @@ func (l *load) note(what string, begun time.Time, seconds float64, err error) {
 	}
 }
 
-// watch goes on from its last revision whenever it ends.
+// watch goes on from its last revision whenever it ends, or from a list where
+// that revision is too old, as client-go's own reflector does.
 func (l *load) watch(ctx context.Context, revision string) {
 	for ctx.Err() == nil {
-		watcher, err := l.client.CoreV1().ConfigMaps(l.namespace).Watch(ctx, metav1.ListOptions{
-			LabelSelector: label + "=" + l.name, ResourceVersion: revision,
-			AllowWatchBookmarks: true,
-		})
+		err := l.watchFrom(ctx, &revision)
+		if err != nil && (apierrors.IsResourceExpired(err) || apierrors.IsGone(err)) {
+			err = l.list(ctx, &revision)
+		}
+		if ctx.Err() != nil {
+			return
+		}
 		if err != nil {
-			if ctx.Err() == nil {
-				l.lock.Lock()
-				l.note("watch", time.Now(), 0, err)
-				l.lock.Unlock()
-				time.Sleep(lookEvery)
-			}
-			continue
-		}
-		for event := range watcher.ResultChan() {
-			object, ok := event.Object.(*v1.ConfigMap)
-			if !ok {
-				break
-			}
-			revision = object.ResourceVersion
-			if n, err := strconv.Atoi(object.Data[counter]); err == nil {
-				l.lock.Lock()
-				mark(l.seen, object.Name, n)
-				l.lock.Unlock()
-			}
-		}
-		watcher.Stop()
-		if ctx.Err() == nil {
 			l.lock.Lock()
-			l.result.WatchEnds++
+			l.note("watch", time.Now(), 0, err)
+			l.lock.Unlock()
+			time.Sleep(lookEvery)
+		}
+	}
+}
+
+// watchFrom watches until the watch ends, and leaves the last revision that it
+// showed. A status that the server sends as an event is an error.
+func (l *load) watchFrom(ctx context.Context, revision *string) error {
+	watcher, err := l.client.CoreV1().ConfigMaps(l.namespace).Watch(ctx, metav1.ListOptions{
+		LabelSelector: label + "=" + l.name, ResourceVersion: *revision,
+		AllowWatchBookmarks: true,
+	})
+	if err != nil {
+		return err
+	}
+	defer watcher.Stop()
+	for event := range watcher.ResultChan() {
+		object, ok := event.Object.(*v1.ConfigMap)
+		if !ok {
+			err = apierrors.FromObject(event.Object)
+			break
+		}
+		*revision = object.ResourceVersion
+		if n, err := strconv.Atoi(object.Data[counter]); err == nil {
+			l.lock.Lock()
+			mark(l.seen, object.Name, n)
 			l.lock.Unlock()
 		}
 	}
+	if ctx.Err() == nil {
+		l.lock.Lock()
+		l.result.WatchEnds++
+		l.lock.Unlock()
+	}
+	return err
+}
+
+// list leaves the revision of a list of the objects, and what it showed.
+func (l *load) list(ctx context.Context, revision *string) error {
+	found, err := l.client.CoreV1().ConfigMaps(l.namespace).List(ctx, metav1.ListOptions{
+		LabelSelector: label + "=" + l.name,
+	})
+	if err != nil {
+		return err
+	}
+	l.lock.Lock()
+	defer l.lock.Unlock()
+	l.result.Lists++
+	for _, object := range found.Items {
+		if n, err := strconv.Atoi(object.Data[counter]); err == nil {
+			l.listed[object.Name] = max(l.listed[object.Name], n)
+		}
+	}
+	*revision = found.ResourceVersion
+	return nil
 }
 
 // finish waits for the watch to show everything, and reads the objects once
@@ -335,7 +398,7 @@ func (l *load) unseen() int {
 	count := 0
 	for object, counters := range l.acknowledged {
 		for n := range counters {
-			if !l.seen[object][n] {
+			if !l.seen[object][n] && n > l.listed[object] {
 				count++
 			}
 		}

@@ -43,6 +43,8 @@ pub struct Counts {
     pub longest_read: f64,
     pub longest_write: f64,
     pub watch_ends: u64,
+    /// Times that a watch's revision was too old, and a list took its place.
+    pub lists: u64,
     pub unseen: u64,
     pub lost: u64,
 }
@@ -210,7 +212,7 @@ impl Outcome {
             };
             let requests = sum(|counts| counts.reads + counts.writes);
             shell::say(&format!(
-                "        {what}: {requests} requests by {} clients, {} failed; longest read {:.2} s, write {:.2} s; {} writes lost, {} not seen by watches, which ended {} times",
+                "        {what}: {requests} requests by {} clients, {} failed; longest read {:.2} s, write {:.2} s; {} writes lost, {} not seen by watches, which ended {} times, {} of them for a list",
                 clients.len(),
                 sum(|counts| counts.failed),
                 longest(|counts| counts.longest_read),
@@ -218,6 +220,7 @@ impl Outcome {
                 sum(|counts| counts.lost),
                 sum(|counts| counts.unseen),
                 sum(|counts| counts.watch_ends),
+                sum(|counts| counts.lists),
             ));
             for (name, counts) in clients {
                 for failure in counts.failures.iter().flatten() {
@@ -230,9 +233,17 @@ impl Outcome {
         }
     }
 
-    /// Nothing that was acknowledged is gone, and no watch missed a write.
-    pub fn nothing_is_lost(&self) -> Result<()> {
+    /// Nothing that was acknowledged is gone, and no watch missed a write. A
+    /// list may stand in for a watch where the only API server began anew.
+    pub fn nothing_is_lost(&self, lab: &Lab) -> Result<()> {
+        let masters = lab.hosts().iter().filter(|host| host.kind == Kind::Master);
+        let alone = masters.count() == 1;
         for (name, counts) in &self.api {
+            ensure!(
+                alone || counts.lists == 0,
+                "{name}: {} watches could not go on from their last revision",
+                counts.lists
+            );
             ensure!(
                 counts.lost == 0 && counts.unseen == 0,
                 "{name}: {} writes lost, {} not seen",

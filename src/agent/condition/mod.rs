@@ -2,6 +2,7 @@
 
 mod cluster;
 mod dns;
+mod lease;
 mod local;
 
 use super::channel::NoticeSender;
@@ -58,6 +59,7 @@ pub async fn check(root: &Root, condition: &Condition) -> Result<()> {
             Condition::ApiServiceAvailable { name } => {
                 cluster::api_service_available(root, name).await
             }
+            Condition::ControllerManagerLeads => lease::controller_manager_leads(root).await,
             Condition::DnsAnswers { address, domain } => dns::answers(address, domain).await,
         }
     };
@@ -184,6 +186,7 @@ pub fn describe(condition: &Condition) -> String {
         Condition::OverlayUp => "the overlay network to be up".to_owned(),
         Condition::DeploymentAvailable { name } => format!("deployment {name} to be available"),
         Condition::ApiServiceAvailable { name } => format!("API {name} to be available"),
+        Condition::ControllerManagerLeads => "a controller-manager to lead".to_owned(),
         Condition::DnsAnswers { address, .. } => format!("DNS at {address} to answer"),
     }
 }
@@ -206,6 +209,9 @@ fn hint_of(condition: &Condition) -> Option<String> {
         Condition::ApiServiceAvailable { name } => Some(format!(
             "see what the API server says of it: `cofferdam kubectl -- describe apiservice {name}`"
         )),
+        Condition::ControllerManagerLeads => Some(
+            "look at its log on masters: `journalctl -u kube-controller-manager`".to_owned(),
+        ),
         Condition::DnsAnswers { .. } => Some(
             "see whether CoreDNS runs: `cofferdam kubectl -- get pods -n kube-system -o wide`; from a host without a route to Services, `cofferdam-route.service` makes one"
                 .to_owned(),
@@ -232,6 +238,7 @@ fn unit_of(condition: &Condition) -> Option<String> {
         | Condition::NodeHasPodAddresses { .. }
         | Condition::DeploymentAvailable { .. }
         | Condition::ApiServiceAvailable { .. }
+        | Condition::ControllerManagerLeads
         | Condition::DnsAnswers { .. } => return None,
     };
     Some(unit.to_owned())

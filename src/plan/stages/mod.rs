@@ -73,6 +73,8 @@ fn wait_limit(condition: &Condition) -> u32 {
         // kubelet registers, and controller-manager allots, within seconds of
         // their start; both retry for a while on an API server that is busy.
         Condition::NodeHasPodAddresses { .. } => 120,
+        // Somebody else leads 15 seconds after the last renewal (--leader-elect-lease-duration).
+        Condition::ControllerManagerLeads => 120,
         // Probes and back-off of pods that start before what they need.
         Condition::WorkloadsAvailable { .. }
         | Condition::DeploymentAvailable { .. }

@@ -72,7 +72,7 @@ pub(in super::super) fn change_nodes(comparison: &Comparison, stage: Stage) -> V
         let left_out = of_zone.filter(|(name, _)| !comparison.world.hosts.contains_key(*name));
         left_out.count()
     };
-    in_groups(stage, lanes, order, |group, lane| {
+    let mut stages = in_groups(stage, lanes, order, |group, lane| {
         let zone = comparison.zone_of(&lane.host);
         let at_once = comparison.desired.unavailable.get(zone);
         let at_once = at_once.copied().unwrap_or(1).saturating_sub(away(zone));
@@ -80,7 +80,22 @@ pub(in super::super) fn change_nodes(comparison: &Comparison, stage: Stage) -> V
         // Whatever the inventory allows, one is left that takes any pod.
         let others = group.iter().filter(|other| takes_any(&other.host)).count();
         is_allowed && (!takes_any(&lane.host) || others + 1 < all_that_take_any)
-    })
+    });
+    let is_drain = |step: &Step| matches!(step.action, Action::Drain { .. });
+    let mut groups = stages.iter_mut();
+    let first = groups.find(|group| {
+        group
+            .lanes
+            .iter()
+            .any(|lane| lane.steps.iter().any(is_drain))
+    });
+    // Masters that were changed just before may all wait for a lease to run out.
+    for lane in first.into_iter().flat_map(|group| &mut group.lanes) {
+        let leads = Condition::ControllerManagerLeads;
+        lane.steps
+            .insert(0, wait(stage, &comparison.world.cluster_host, &leads));
+    }
+    stages
 }
 
 fn change(comparison: &Comparison, host: &HostDiff, stage: Stage) -> Vec<Step> {

@@ -76,7 +76,7 @@ pub(super) fn figures(
     let loaded = load.end()?;
     loaded.tell();
     let told = Told::read(&events?)?;
-    loaded.nothing_is_lost()?;
+    loaded.nothing_is_lost(lab)?;
     zones::all_well(&next)?;
 
     let (api, service) = loaded.failed();

@@ -428,7 +428,7 @@ pub(super) fn under_load(context: &Context, work: impl FnOnce() -> Result<()>) -
     done?;
     let loaded = loaded?;
     loaded.tell();
-    loaded.nothing_is_lost()?;
+    loaded.nothing_is_lost(&lab)?;
     let (api, service) = loaded.failed();
     ensure!(
         api == 0 && service == 0,
