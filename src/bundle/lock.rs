@@ -1,7 +1,7 @@
 //! Locks: every digest that a definition resolved to.
 //!
-//! A lock is made to be read in review: sorted, one table per item, nothing in it
-//! that depends on when or where it was made.
+//! A lock is made to be read in review: sorted, one line per item, nothing in it that
+//! depends on when or where it was made.
 
 use super::definition::Definition;
 use super::platform::Platform;
@@ -10,7 +10,6 @@ use anyhow::{Context, Result, bail};
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err as fs;
 use serde::Deserialize;
-use std::fmt::Write as _;
 
 /// The only schema of locks so far.
 pub const SCHEMA: u32 = 1;
@@ -171,99 +170,119 @@ impl Lock {
         Ok(toml::from_str(text)?)
     }
 
-    /// The lock's text. The same lock always gives the same bytes.
+    /// The lock's text: a line for each file, image, and platform of an image. The same
+    /// lock always gives the same bytes.
     pub fn render(&self) -> String {
-        let mut text = String::from(
-            "# Made by `cofferdam bundle lock`. Review and commit it; do not edit it.\n",
-        );
-        let mut table = Table(&mut text);
-        table.number("schema", u64::from(self.schema));
-        table.header("\n[definition]");
-        table.string("name", &self.definition.name);
-        table.string("version", &self.definition.version);
-        let platforms: Vec<String> = self
-            .definition
-            .platforms
-            .iter()
-            .map(|name| quoted(&name.to_string()))
-            .collect();
-        table.line("platforms", &format!("[{}]", platforms.join(", ")));
-        table.string("digest", &self.definition.digest.to_string());
-        for file in &self.files {
-            table.header("\n[[files]]");
-            table.string("name", &file.name);
-            table.string("version", &file.version);
-            table.string("platform", &file.platform.to_string());
-            table.optional("licence", file.licence.as_deref());
-            table.string("url", &file.url);
-            table.string("download", &file.download.to_string());
-            table.number("download_size", file.download_size);
-            table.optional("member", file.member.as_deref());
-            table.string("digest", &file.digest.to_string());
-            table.number("size", file.size);
-        }
-        for image in &self.images {
-            table.header("\n[[images]]");
-            table.string("reference", &image.reference);
-            table.optional("licence", image.licence.as_deref());
-            table.string("digest", &image.digest.to_string());
-            table.number("size", image.size);
-            table.string("media_type", &image.media_type);
-            for half in &image.platforms {
-                table.header("\n[[images.platforms]]");
-                table.string("platform", &half.platform.to_string());
-                table.string("digest", &half.digest.to_string());
-                table.number("size", half.size);
-                table.string("media_type", &half.media_type);
-                table.header("blobs = [");
-                for blob in &half.blobs {
-                    table.header(&format!(
-                        "  {{ digest = {}, size = {}, media_type = {} }},",
-                        quoted(&blob.digest.to_string()),
-                        blob.size,
-                        quoted(&blob.media_type),
-                    ));
-                }
-                table.header("]");
+        let definition = &self.definition;
+        let platforms = definition.platforms.iter();
+        let platforms: Vec<String> = platforms.map(|name| quoted(&name.to_string())).collect();
+        let mut lines = vec![
+            "# Made by `cofferdam bundle lock`. Review and commit it; do not edit it.".to_owned(),
+            format!("schema = {}", self.schema),
+            format!("definition.name = {}", quoted(&definition.name)),
+            format!("definition.version = {}", quoted(&definition.version)),
+            format!("definition.platforms = [{}]", platforms.join(", ")),
+            format!("definition.digest = \"{}\"", definition.digest),
+        ];
+        let mut list = |name: &str, items: Vec<String>| {
+            if !items.is_empty() {
+                lines.push(format!("\n{name} = ["));
+                lines.extend(items.into_iter().map(|item| format!("  {item},")));
+                lines.push("]".to_owned());
             }
-        }
-        for manifest in &self.manifests {
-            table.header("\n[[manifests]]");
-            table.string("name", &manifest.name);
-            table.string("path", manifest.path.as_str());
-            table.string("digest", &manifest.digest.to_string());
-            table.number("size", manifest.size);
-        }
-        text
+        };
+        list("files", self.files.iter().map(file_line).collect());
+        list("images", self.images.iter().map(image_lines).collect());
+        list(
+            "manifests",
+            self.manifests.iter().map(manifest_line).collect(),
+        );
+        lines.join("\n") + "\n"
     }
 }
 
-/// Writes TOML line by line: the order of keys is what a reader wants to see first.
-struct Table<'a>(&'a mut String);
+fn file_line(file: &LockedFile) -> String {
+    Fields::default()
+        .text("name", &file.name)
+        .text("version", &file.version)
+        .text("platform", &file.platform.to_string())
+        .number("size", file.size)
+        .optional("licence", file.licence.as_deref())
+        .text("url", &file.url)
+        .optional("member", file.member.as_deref())
+        .number("download_size", file.download_size)
+        .text("download", &file.download.to_string())
+        .text("digest", &file.digest.to_string())
+        .inline()
+}
 
-impl Table<'_> {
-    fn header(&mut self, line: &str) {
-        self.0.push_str(line);
-        self.0.push('\n');
+/// A line of the image's own, and one for each platform.
+fn image_lines(image: &LockedImage) -> String {
+    let halves = image.platforms.iter().map(|half| {
+        let blobs = half.blobs.iter().map(|blob| {
+            Fields::default()
+                .number("size", blob.size)
+                .text("media_type", &blob.media_type)
+                .text("digest", &blob.digest.to_string())
+                .inline()
+        });
+        let blobs = blobs.collect::<Vec<_>>().join(", ");
+        let half = Fields::default()
+            .text("platform", &half.platform.to_string())
+            .number("size", half.size)
+            .text("media_type", &half.media_type)
+            .text("digest", &half.digest.to_string())
+            .plain("blobs", &format!("[{blobs}]"))
+            .inline();
+        format!("    {half},\n")
+    });
+    let halves: String = halves.collect();
+    Fields::default()
+        .text("reference", &image.reference)
+        .number("size", image.size)
+        .optional("licence", image.licence.as_deref())
+        .text("media_type", &image.media_type)
+        .text("digest", &image.digest.to_string())
+        .plain("platforms", &format!("[\n{halves}  ]"))
+        .inline()
+}
+
+fn manifest_line(manifest: &LockedManifest) -> String {
+    Fields::default()
+        .text("name", &manifest.name)
+        .number("size", manifest.size)
+        .text("path", manifest.path.as_str())
+        .text("digest", &manifest.digest.to_string())
+        .inline()
+}
+
+/// An inline table, its keys in the order that a reader wants to see first.
+#[derive(Default)]
+struct Fields(Vec<String>);
+
+impl Fields {
+    fn plain(mut self, key: &str, value: &str) -> Self {
+        self.0.push(format!("{key} = {value}"));
+        self
     }
 
-    fn line(&mut self, key: &str, value: &str) {
-        // Writing to a string cannot fail.
-        let _ = writeln!(self.0, "{key} = {value}");
+    fn text(self, key: &str, value: &str) -> Self {
+        self.plain(key, &quoted(value))
     }
 
-    fn string(&mut self, key: &str, value: &str) {
-        self.line(key, &quoted(value));
-    }
-
-    fn optional(&mut self, key: &str, value: Option<&str>) {
-        if let Some(value) = value {
-            self.string(key, value);
+    fn optional(self, key: &str, value: Option<&str>) -> Self {
+        match value {
+            Some(value) => self.text(key, value),
+            None => self,
         }
     }
 
-    fn number(&mut self, key: &str, value: u64) {
-        self.line(key, &value.to_string());
+    fn number(self, key: &str, value: u64) -> Self {
+        self.plain(key, &value.to_string())
+    }
+
+    fn inline(self) -> String {
+        format!("{{ {} }}", self.0.join(", "))
     }
 }
 
@@ -329,6 +348,11 @@ mod tests {
         let text = lock().render();
         assert_eq!(Lock::parse(&text).unwrap(), lock(), "{text}");
         assert_eq!(Lock::parse(&text).unwrap().render(), text);
+        // What changes of a file, or of an image's platform, is one line of a diff.
+        for (name, lines) in [("etcd.tar.gz", 1), ("a.io/a:1", 1), ("linux/amd64", 3)] {
+            let with = text.lines().filter(|line| line.contains(name));
+            assert_eq!(with.count(), lines, "{text}");
+        }
     }
 
     #[test]
