@@ -81,6 +81,9 @@ pub const REGISTRY_CLIENT_CERTIFICATE: &str = "/etc/containerd/pki/registry-clie
 pub const REGISTRY_CLIENT_KEY: &str = "/etc/containerd/pki/registry-client.key";
 /// See [`REGISTRY_CLIENT_CERTIFICATE`].
 pub const REGISTRY_CA: &str = "/etc/containerd/pki/ca.crt";
+/// A registry that is not cofferdam's, and in a second line what requests to it say in
+/// `Authorization`.
+pub const REGISTRY_LOGIN: &str = "/etc/containerd/pki/registry-login";
 
 /// State of containerd: images and containers.
 pub const CONTAINERD: &str = "/var/lib/containerd";

@@ -20,6 +20,7 @@ pub mod pki;
 pub mod plan;
 pub mod ports;
 pub mod proxy;
+pub mod registry_address;
 pub mod sim;
 pub mod site;
 pub mod ssh;

@@ -23,6 +23,8 @@ mod leadership;
 mod moving;
 pub mod netlink;
 pub mod observe;
+mod registry_client;
+mod registry_question;
 pub mod root;
 pub mod route;
 pub mod run;

@@ -5,7 +5,9 @@ use super::failure::failure_of;
 use super::root::Root;
 use super::seed::{ManifestTarget, Seed, pieces};
 use super::staging::{self, Stored};
-use super::{apply, cluster, generations, leadership, observe, run, snapshots, usage};
+use super::{
+    apply, cluster, generations, leadership, observe, registry_question, run, snapshots, usage,
+};
 use crate::digest::Digest;
 use crate::host::{BlobTarget, Failure, Request, Response};
 use anyhow::Result;
@@ -82,6 +84,10 @@ impl Worker {
             Request::ObserveUsage => {
                 let facts = usage::observe(&self.root).await?;
                 Ok(Response::Usage(Box::new(facts)))
+            }
+            Request::AskRegistry(question) => {
+                let lacking = registry_question::lacking(&question).await?;
+                Ok(Response::Lacking { lacking })
             }
             Request::Apply(request) => {
                 apply::apply(&self.root, *request, &notices).await?;

@@ -358,9 +358,10 @@ fn tell_totals(output: &Output, prospect: &Prospect, steps: usize) {
     run_done(output, prospect, steps);
     let zones = prospect.inventory.registries().len();
     let registries = if zones == 1 { "registry" } else { "registries" };
-    let what_for = match prospect.bundle_bytes {
-        0 => String::new(),
-        bytes => format!(
+    let what_for = match (prospect.bundle_bytes, &prospect.inventory.registry) {
+        (0, _) => String::new(),
+        (_, Some(registry)) => format!(", the rest came from {}", registry.address),
+        (bytes, None) => format!(
             ", for a bundle of {} and {zones} {registries}",
             human_bytes(bytes)
         ),

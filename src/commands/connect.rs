@@ -33,7 +33,10 @@ pub(super) const HOST_KEYS: &str = "host_keys";
 
 /// Inventory and site, read and checked.
 pub(super) fn read(inventory: &Utf8Path) -> Result<(Inventory, Site), Fault> {
-    let inventory = load_inventory(inventory)?;
+    let path = inventory;
+    let mut inventory = load_inventory(path)?;
+    let read = inventory.read_registry();
+    read.map_err(|error| Fault::input(error).file(path))?;
     let site = Site::open(&inventory.site_path, &inventory.cluster.name).map_err(Fault::input)?;
     Ok((inventory, site))
 }

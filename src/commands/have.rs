@@ -40,6 +40,14 @@ pub(super) async fn run(args: SiteHaveArgs, style: Style) -> Result<ExitCode, Fa
 }
 
 async fn have(output: &Arc<Output>, inventory: &Inventory, site: &Site) -> Result<Have, Fault> {
+    if let Some(registry) = &inventory.registry {
+        let message = format!(
+            "{} is not cofferdam's, and not looked into",
+            registry.address
+        );
+        let hint = "a delta for it is what the last bundle lacks: `bundle build --base LAST`";
+        return Err(Fault::new(Exit::Input, message).hint(hint));
+    }
     let mut bundles = record::known_bundles(site)?;
     // What a run began to bring is in registries too.
     bundles.extend(record::begun(site)?.map(|begun| begun.bundle));

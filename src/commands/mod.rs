@@ -11,6 +11,7 @@ mod change;
 mod connect;
 mod delta;
 pub mod fault;
+mod foreign;
 mod given;
 mod have;
 mod hidden;

@@ -11,7 +11,7 @@ use super::restore::{self, Restoring, Source};
 use super::rollback::{self, Returning};
 use super::snapshot_file::WithSnapshot;
 use super::software::{self, Resolved, Wanted};
-use super::{observe, pace, record};
+use super::{foreign, observe, pace, record};
 use crate::bundle::Bundle;
 use crate::cli::{BundleArgs, UntilArg};
 use crate::desired::{BundleView, Desired, DesiredError, EtcdRestore, Software, Until, desired};
@@ -281,6 +281,13 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
         (intent, was_installed),
     )?;
     let plan = plan(output, &seen, &site_view);
+    let foreign = foreign::Needs {
+        inventory: &inventory,
+        software: &software,
+        plan: &plan,
+        hosts: &hosts,
+    };
+    foreign.prove(output).await?;
     if let Some(content) = &content {
         prove_closure(content.bundle(), &plan, &seen.world.hosts)?;
     }

@@ -66,7 +66,7 @@ pub(super) async fn run(args: RegistryPushArgs, style: Style) -> Result<ExitCode
         let message = format!(
             "the registry takes no index whose other platforms are missing, so these tags name \
              one of the bundle's platforms alone; refer to them by tag, since its digest is not \
-             upstream's: {}",
+             upstream's (hosts whose inventory names this registry get upstream's): {}",
             pushed.reduced.join(", ")
         );
         output.emit(Event::Warning {

@@ -78,11 +78,7 @@ pub fn containerd(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
         minijinja::context! { command, inputs_file => layout::inputs_file("containerd") },
     )?;
     let mut follows: Vec<&str> = mirrors.iter().map(String::as_str).collect();
-    follows.extend([
-        layout::REGISTRY_CA,
-        layout::REGISTRY_CLIENT_CERTIFICATE,
-        layout::REGISTRY_CLIENT_KEY,
-    ]);
+    follows.extend(registry::client_files(builder));
     builder.unit(UnitSpec {
         name: "containerd.service",
         // It must run before images can be pulled, and those before kubelet.

@@ -63,14 +63,11 @@ pub fn materials(inventory: &Inventory) -> BTreeMap<String, MaterialSpec> {
 }
 
 fn host_materials(inventory: &Inventory, host: &Host) -> Vec<(String, MaterialSpec)> {
-    let mut all = vec![(
-        of("registry-client", host),
-        user(
-            CLUSTER_CA,
-            &format!("cofferdam:registry-client:{}", host.name),
-            &[],
-        ),
-    )];
+    let mut all = Vec::new();
+    if inventory.registry.is_none() {
+        let name = format!("cofferdam:registry-client:{}", host.name);
+        all.push((of("registry-client", host), user(CLUSTER_CA, &name, &[])));
+    }
     if host.has(Role::Etcd) {
         all.push((of("etcd-server", host), server(ETCD_CA, host, Usage::Both)));
         all.push((of("etcd-peer", host), server(ETCD_CA, host, Usage::Both)));

@@ -3,12 +3,13 @@
 use super::builder::{Access, HostBuilder, UnitSpec, own};
 use super::error::DesiredError;
 use super::materials::{CLUSTER_CA, REGISTRY_HTTP};
-use super::types::{Change, Condition, RegistryContent, Stage};
-use crate::inventory::{Component, Host};
+use super::types::{Change, Condition, Content, FileKind, RegistryContent, Stage};
+use crate::inventory::{Component, ForeignRegistry, Host, RegistryAccess};
 use crate::layout;
 use crate::ports::numbers::REGISTRY_PORT;
+use crate::registry_address::api_url;
 use serde_json::json;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 const USER: &str = "cofferdam-registry";
@@ -120,12 +121,45 @@ pub fn registry(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
 
 /// What every host needs to read from registries.
 pub fn client(builder: &mut HostBuilder<'_>) {
+    if let Some(registry) = &builder.inputs.inventory.registry {
+        return client_of(builder, registry);
+    }
     let name = own("registry-client", builder.host);
     builder.certificate(layout::REGISTRY_CA, CLUSTER_CA);
     builder.certificate(layout::REGISTRY_CLIENT_CERTIFICATE, &name);
     builder.key(layout::REGISTRY_CLIENT_KEY, &name, Access::ROOT);
     let registries = builder.inputs.inventory.registries_for(builder.host);
     builder.built.registries = registries.into_iter().map(address).collect();
+}
+
+/// The same for a registry that is not cofferdam's.
+fn client_of(builder: &mut HostBuilder<'_>, registry: &ForeignRegistry) {
+    let access = registry.access.as_ref();
+    let ca = access.map_or(Content::Pending, |access| {
+        Content::Plain(access.ca.clone().into())
+    });
+    builder.file(layout::REGISTRY_CA, ca, Access::PUBLIC, FileKind::Trust);
+    if registry.login.is_some() {
+        let login = access.and_then(RegistryAccess::authorization);
+        let login = login.map(|login| format!("{}\n{login}\n", registry.address));
+        builder.secret(layout::REGISTRY_LOGIN, login, Access::ROOT);
+    }
+    builder.built.registries = vec![registry.address.to_string()];
+}
+
+/// What must be there for a registry to let the host in.
+pub fn client_files(builder: &HostBuilder<'_>) -> Vec<&'static str> {
+    match &builder.inputs.inventory.registry {
+        None => vec![
+            layout::REGISTRY_CA,
+            layout::REGISTRY_CLIENT_CERTIFICATE,
+            layout::REGISTRY_CLIENT_KEY,
+        ],
+        Some(registry) if registry.login.is_some() => {
+            vec![layout::REGISTRY_CA, layout::REGISTRY_LOGIN]
+        }
+        Some(_) => vec![layout::REGISTRY_CA],
+    }
 }
 
 /// containerd's `hosts.toml` for every upstream registry of the bundle, and
@@ -139,57 +173,105 @@ pub fn mirrors(builder: &mut HostBuilder<'_>) -> Vec<String> {
         .iter()
         .map(|image| image.upstream_registry())
         .collect();
-    let mut paths = Vec::new();
-    let registries = builder.built.registries.clone();
+    let foreign = builder.inputs.inventory.registry.as_ref();
+    let way = Way {
+        registries: builder.built.registries.clone(),
+        is_foreign: foreign.is_some(),
+        authorization: foreign.and_then(|registry| registry.access.as_ref()?.authorization()),
+    };
+    let mut files: BTreeMap<&str, String> = BTreeMap::new();
+    if let Some(registry) = foreign {
+        let name = registry.address.registry.as_str();
+        files.insert(name, pods_own(name));
+    }
     for upstream in upstreams {
-        let path = format!("{}/{upstream}/hosts.toml", layout::REGISTRY_HOSTS);
-        builder.plain(&path, hosts_toml(&registries, upstream));
+        files.insert(upstream, way.to_upstream(upstream));
+    }
+    files.insert("_default", way.to_nowhere());
+    let mut paths = Vec::new();
+    for (name, text) in files {
+        let path = format!("{}/{name}/hosts.toml", layout::REGISTRY_HOSTS);
+        match foreign.and_then(|registry| registry.login.as_ref()) {
+            Some(_) => {
+                let text = way.authorization.is_some().then_some(text);
+                builder.secret(&path, text, Access::ROOT);
+            }
+            None => builder.plain(&path, text),
+        }
         paths.push(path);
     }
-    let path = format!("{}/_default/hosts.toml", layout::REGISTRY_HOSTS);
-    builder.plain(&path, default_hosts_toml(&registries));
-    paths.push(path);
     paths
 }
 
-/// Settings of one registry endpoint; containerd keeps them for the root and
-/// for each host separately.
-fn endpoint_settings(indent: &str) -> String {
-    let (ca, certificate, key) = (
-        layout::REGISTRY_CA,
-        layout::REGISTRY_CLIENT_CERTIFICATE,
-        layout::REGISTRY_CLIENT_KEY,
-    );
-    format!(
-        "{indent}capabilities = [\"pull\", \"resolve\"]\n{indent}override_path = true\n{indent}ca = \"{ca}\"\n{indent}client = [[\"{certificate}\", \"{key}\"]]\n{indent}dial_timeout = \"{DIAL_TIMEOUT}\"\n"
-    )
+/// How containerd reaches what a bundle carries.
+struct Way {
+    /// The nearest first.
+    registries: Vec<String>,
+    is_foreign: bool,
+    /// What each request to them says.
+    authorization: Option<String>,
 }
 
-/// `hosts.toml` of one upstream registry. `server` names a zone registry too:
-/// without it containerd appends the real upstream as last resort.
-fn hosts_toml(registries: &[String], upstream: &str) -> String {
-    let url = |registry: &String| format!("https://{registry}/v2/{upstream}");
-    let last = registries.last().map(url).unwrap_or_default();
-    let mut text = format!(
-        "# Written by cofferdam.\nserver = \"{last}\"\n{}",
-        endpoint_settings("")
-    );
-    for registry in registries {
-        let _ = write!(
-            text,
-            "\n[host.\"{}\"]\n{}",
-            url(registry),
-            endpoint_settings("  ")
+impl Way {
+    /// Settings of one registry endpoint; containerd keeps them for the root and
+    /// for each host separately.
+    fn settings(&self, indent: &str) -> String {
+        let (ca, certificate, key) = (
+            layout::REGISTRY_CA,
+            layout::REGISTRY_CLIENT_CERTIFICATE,
+            layout::REGISTRY_CLIENT_KEY,
         );
+        let mut lines = vec![
+            "capabilities = [\"pull\", \"resolve\"]".to_owned(),
+            "override_path = true".to_owned(),
+            format!("ca = \"{ca}\""),
+        ];
+        if !self.is_foreign {
+            lines.push(format!("client = [[\"{certificate}\", \"{key}\"]]"));
+        }
+        if let Some(authorization) = &self.authorization {
+            lines.push(format!(
+                "header = {{ authorization = \"{authorization}\" }}"
+            ));
+        }
+        lines.push(format!("dial_timeout = \"{DIAL_TIMEOUT}\""));
+        lines
+            .into_iter()
+            .map(|line| format!("{indent}{line}\n"))
+            .collect()
     }
-    text
+
+    /// `hosts.toml` of one upstream registry. `server` names a registry of ours too:
+    /// without it containerd appends the real upstream as last resort.
+    fn to_upstream(&self, upstream: &str) -> String {
+        let url = |registry: &String| api_url(registry, upstream);
+        let last = self.registries.last().map(url).unwrap_or_default();
+        let mut text = format!(
+            "# Written by cofferdam.\nserver = \"{last}\"\n{}",
+            self.settings("")
+        );
+        for registry in &self.registries {
+            let url = url(registry);
+            let _ = write!(text, "\n[host.\"{url}\"]\n{}", self.settings("  "));
+        }
+        text
+    }
+
+    /// Only a `server`: what no bundle carries gets a 404 here, and no way out.
+    fn to_nowhere(&self) -> String {
+        let registry = self.registries.first().cloned().unwrap_or_default();
+        let url = api_url(&registry, "not-in-any-bundle");
+        let settings = self.settings("");
+        format!(
+            "# Written by cofferdam: registries that no bundle carries end here.\nserver = \"{url}\"\n{settings}"
+        )
+    }
 }
 
-/// Only a `server`: what no bundle carries gets a 404 here, and no way out.
-fn default_hosts_toml(registries: &[String]) -> String {
-    let registry = registries.first().cloned().unwrap_or_default();
+/// Images that pods name in the registry itself; they bring their own credentials.
+fn pods_own(registry: &str) -> String {
+    let ca = layout::REGISTRY_CA;
     format!(
-        "# Written by cofferdam: registries that no bundle carries end here.\nserver = \"https://{registry}/v2/not-in-any-bundle\"\n{}",
-        endpoint_settings("")
+        "# Written by cofferdam.\nserver = \"https://{registry}\"\ncapabilities = [\"pull\", \"resolve\"]\nca = \"{ca}\"\n"
     )
 }

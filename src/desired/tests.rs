@@ -9,6 +9,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use std::collections::BTreeSet;
 use time::OffsetDateTime;
 
+mod foreign;
 mod overrides;
 mod zones;
 
@@ -170,19 +171,24 @@ fn decisions(inventory: &Inventory) -> Decisions {
 /// Before anything was minted, and after.
 fn before_and_after(text: &str) -> (Desired, Desired) {
     let inventory = inventory::parse(text, Utf8Path::new("inventory.toml")).unwrap();
+    of_inventory(&inventory)
+}
+
+/// Before and after minting.
+fn of_inventory(inventory: &Inventory) -> (Desired, Desired) {
     let directory = tempfile::tempdir().unwrap();
     let root = Utf8PathBuf::from_path_buf(directory.path().join("site")).unwrap();
     let site = Site::open(&root, "test").unwrap();
-    site.record_decisions(&decisions(&inventory)).unwrap();
-    let before = desired(&inventory, &Software::of(bundle()), &site.view().unwrap()).unwrap();
-    let specs = materials::materials(&inventory);
+    site.record_decisions(&decisions(inventory)).unwrap();
+    let before = desired(inventory, &Software::of(bundle()), &site.view().unwrap()).unwrap();
+    let specs = materials::materials(inventory);
     site.mint(
         &specs,
         OffsetDateTime::from_unix_timestamp(1_790_000_000).unwrap(),
     )
     .unwrap();
-    let after = desired(&inventory, &Software::of(bundle()), &site.view().unwrap()).unwrap();
-    let again = desired(&inventory, &Software::of(bundle()), &site.view().unwrap()).unwrap();
+    let after = desired(inventory, &Software::of(bundle()), &site.view().unwrap()).unwrap();
+    let again = desired(inventory, &Software::of(bundle()), &site.view().unwrap()).unwrap();
     assert_eq!(
         serde_json::to_string(&after).unwrap(),
         serde_json::to_string(&again).unwrap(),

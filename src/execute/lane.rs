@@ -234,6 +234,7 @@ pub(super) fn unexpected(step: &Step, response: &Response) -> StepError {
         Response::Facts(_) => "facts",
         Response::Cluster(_) => "facts of the cluster",
         Response::Usage(_) => "who uses the cluster",
+        Response::Lacking { .. } => "what a registry lacks",
         Response::Generations { .. } => "generations",
         Response::Snapshots { .. } => "snapshots of etcd",
         Response::Done => "done",

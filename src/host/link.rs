@@ -444,6 +444,9 @@ pub fn describe(request: &Request) -> String {
         Request::Observe(_) => "observing".to_owned(),
         Request::ObserveCluster { .. } => "observing the cluster".to_owned(),
         Request::ObserveUsage => "asking who uses the cluster".to_owned(),
+        Request::AskRegistry(question) => {
+            format!("asking the registry {} what it has", question.registry)
+        }
         Request::Apply(apply) => {
             let value = serde_json::to_value(&apply.action).unwrap_or_default();
             let name = value

@@ -33,6 +33,8 @@ pub enum Request {
     /// On a master: which APIs that go away were asked for at its own API server,
     /// and which pods a drain would end for good.
     ObserveUsage,
+    /// Asks a registry that is not cofferdam's.
+    AskRegistry(Box<RegistryQuestion>),
     /// Does one action of a plan. For [`Action::PutBlobs`] and
     /// [`Action::Seed`] the caller sends [`Request::PutBlob`]s instead.
     Apply(Box<ApplyRequest>),
@@ -90,6 +92,35 @@ impl std::fmt::Display for RunInHand {
         let Self { by, since } = self;
         write!(formatter, "a run by {by} since {since}")
     }
+}
+
+/// What a registry is asked for, and how to get in before the files for that are on
+/// the host.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct RegistryQuestion {
+    /// `harbor.example.org/k8s`.
+    pub registry: String,
+    /// PEM.
+    pub ca: String,
+    /// A secret: what requests say in `Authorization`.
+    pub authorization: Option<String>,
+    pub items: Vec<RegistryItem>,
+}
+
+impl std::fmt::Debug for RegistryQuestion {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "RegistryQuestion({})", self.registry)
+    }
+}
+
+/// A blob or manifest of a repository.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RegistryItem {
+    /// `registry.k8s.io/pause`.
+    pub repository: String,
+    pub digest: Digest,
+    /// Media type of a manifest; none for a blob.
+    pub manifest: Option<String>,
 }
 
 /// Where a blob goes.
@@ -195,6 +226,10 @@ pub enum Response {
     Facts(Box<HostFacts>),
     Cluster(Box<ClusterFacts>),
     Usage(Box<UsageFacts>),
+    /// What the registry has not got.
+    Lacking {
+        lacking: Vec<RegistryItem>,
+    },
     /// The newest first.
     Generations {
         generations: Vec<StoredGeneration>,

@@ -6,6 +6,7 @@
 
 mod cluster;
 mod drain;
+mod foreign;
 mod hosts;
 mod model;
 mod names;
@@ -29,6 +30,7 @@ mod zones;
 use camino::Utf8Path;
 use toml::Spanned;
 
+pub use foreign::{ForeignRegistry, RegistryAccess};
 pub use model::{
     ApiName, Cluster, Drain, DrainRule, Host, Inventory, MaxUnavailable, NamedKey, Role, SshAccess,
     Survive, Swap, Zone,
@@ -47,6 +49,9 @@ pub enum LoadError {
     /// The file can't be read; the cause names it.
     #[error("reading the inventory")]
     Read(#[source] std::io::Error),
+    /// A file that the inventory names.
+    #[error("reading `{key}`: {reason}")]
+    File { key: &'static str, reason: String },
     #[error(transparent)]
     Invalid(#[from] Problems),
 }
@@ -100,13 +105,23 @@ fn check(raw: RawInventory, file: &Utf8Path, report: &mut Report<'_>) -> Option<
     let drain = drain::read_drain(&raw.drain, report);
     let trusted_keys = trusted_keys::read_trusted_keys(&raw.trusted_keys, report);
 
-    roles::assign(&mut hosts);
+    let foreign = raw.registry.as_ref();
+    let foreign = foreign.map(|raw| foreign::read_foreign(raw, directory, report));
+    let foreign = foreign.map(|draft| (draft.registry, draft.addresses));
+    let (registry, registry_addresses) = foreign.unzip();
+
+    match registry {
+        Some(_) => foreign::check(&hosts, report),
+        None => roles::assign_registries(&mut hosts),
+    }
+    roles::assign_members(&mut hosts);
     roles::check(&hosts, &cluster, report);
     zones::check_membership(&zones, &hosts, report);
     let addressed = networks::Addressed {
         cluster: &cluster,
         ssh: &ssh,
         hosts: &hosts,
+        registry: registry_addresses.as_deref().unwrap_or_default(),
     };
     networks::check(&addressed, report);
     let zones = zones::resolve(&zones, &hosts, report);
@@ -123,6 +138,7 @@ fn check(raw: RawInventory, file: &Utf8Path, report: &mut Report<'_>) -> Option<
             .map(finish_host)
             .collect::<Option<Vec<Host>>>()?,
         drain,
+        registry: registry.flatten(),
         trusted_keys,
         warnings: Vec::new(),
         overrides,

@@ -11,6 +11,7 @@ use camino::Utf8PathBuf;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::foreign::ForeignRegistry;
 use super::overrides::Overrides;
 use super::problem::Problem;
 use crate::trusted_key::TrustedKey;
@@ -37,6 +38,9 @@ pub struct Inventory {
     pub hosts: Vec<Host>,
     #[serde(skip_serializing_if = "Drain::is_default")]
     pub drain: Drain,
+    /// Where binaries and images come from, if not from registries of cofferdam's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registry: Option<ForeignRegistry>,
     /// Whose signature a bundle may bear; what is given on the command line is added.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub trusted_keys: Vec<NamedKey>,
@@ -214,7 +218,8 @@ pub struct Host {
 /// What a host does.
 ///
 /// Where no host names `etcd`, every control-plane host has it. Where no host of a zone names
-/// `registry`, the zone's first control-plane host has it, if there is one.
+/// `registry`, the zone's first control-plane host has it, if there is one; none has it where
+/// the inventory names a registry that is not cofferdam's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {

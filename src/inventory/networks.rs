@@ -22,6 +22,8 @@ pub(super) struct Addressed<'a> {
     pub(super) cluster: &'a ClusterDraft,
     pub(super) ssh: &'a SshDefaults,
     pub(super) hosts: &'a [HostDraft],
+    /// Of a registry that is not cofferdam's.
+    pub(super) registry: &'a [Spanned<Ipv4Addr>],
 }
 
 pub(super) fn check(addressed: &Addressed<'_>, report: &mut Report<'_>) {
@@ -151,6 +153,9 @@ fn addresses<'a>(addressed: &'a Addressed<'_>) -> Vec<(&'a Spanned<Ipv4Addr>, St
     }
     for address in &addressed.cluster.ntp_servers {
         add(address, "cluster.ntp_servers".to_owned());
+    }
+    for address in addressed.registry {
+        add(address, "registry.addresses".to_owned());
     }
     found
 }

@@ -33,7 +33,7 @@ impl Inventory {
         self.hosts_with(Role::Etcd)
     }
 
-    /// Hosts that run a zone registry; never empty.
+    /// Hosts that run a zone registry; empty only where the inventory names another.
     pub fn registries(&self) -> Vec<&Host> {
         self.hosts_with(Role::Registry)
     }

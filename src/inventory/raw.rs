@@ -25,10 +25,22 @@ pub(super) struct RawInventory {
     pub(super) hosts: Vec<RawHost>,
     #[serde(default)]
     pub(super) drain: RawDrain,
+    pub(super) registry: Option<RawRegistry>,
     #[serde(default)]
     pub(super) trusted_keys: Vec<RawTrustedKey>,
     #[serde(default)]
     pub(super) overrides: BTreeMap<Spanned<String>, RawOverride>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRegistry {
+    pub(super) address: Spanned<String>,
+    #[serde(default)]
+    pub(super) addresses: Vec<Spanned<String>>,
+    pub(super) ca_file: Spanned<String>,
+    pub(super) user: Option<Spanned<String>>,
+    pub(super) password_file: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]

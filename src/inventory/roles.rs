@@ -6,23 +6,27 @@ use super::model::Role;
 use super::placement;
 use super::problem::{Finding, Report};
 
-/// Adds the roles that follow: etcd follows control-plane unless some host names etcd; each
-/// zone's first control-plane host has its registry unless a host of the zone names registry.
-pub(super) fn assign(hosts: &mut [HostDraft]) {
-    let etcd_is_named = hosts.iter().any(|host| host.has(Role::Etcd));
+/// Adds the role that follows from others: etcd follows control-plane unless some host names etcd.
+pub(super) fn assign_members(hosts: &mut [HostDraft]) {
+    if hosts.iter().any(|host| host.has(Role::Etcd)) {
+        return;
+    }
+    for host in hosts {
+        if host.has(Role::ControlPlane) {
+            host.roles.get_mut().insert(Role::Etcd);
+        }
+    }
+}
+
+/// Each zone's first control-plane host has its registry unless a host of the zone names registry.
+pub(super) fn assign_registries(hosts: &mut [HostDraft]) {
     let mut zones_with_registry: Vec<String> = hosts
         .iter()
         .filter(|host| host.has(Role::Registry))
         .map(|host| host.zone.get_ref().clone())
         .collect();
     for host in hosts {
-        if !host.has(Role::ControlPlane) {
-            continue;
-        }
-        if !etcd_is_named {
-            host.roles.get_mut().insert(Role::Etcd);
-        }
-        if !zones_with_registry.contains(host.zone.get_ref()) {
+        if host.has(Role::ControlPlane) && !zones_with_registry.contains(host.zone.get_ref()) {
             zones_with_registry.push(host.zone.get_ref().clone());
             host.roles.get_mut().insert(Role::Registry);
         }

@@ -16,7 +16,7 @@ use super::values;
 pub(super) struct ZoneDraft {
     pub(super) name: Spanned<String>,
     /// The zone whose registry is used first, if named.
-    registry: Option<Spanned<String>>,
+    pub(super) registry: Option<Spanned<String>>,
     max_unavailable: MaxUnavailable,
 }
 
@@ -160,6 +160,9 @@ fn check_registry_choice(zone: &ZoneDraft, with_registry: &[&str], report: &mut 
         at: chosen.span(),
         key: format!("zones.{}.registry", zone.name.get_ref()),
         message: format!("no zone `{}` has a registry", chosen.get_ref()),
-        remedy: suggest::remedy(chosen.get_ref(), with_registry, "zones with a registry"),
+        remedy: match with_registry.is_empty() {
+            true => "leave it out; `[registry]` names one for all".to_owned(),
+            false => suggest::remedy(chosen.get_ref(), with_registry, "zones with a registry"),
+        },
     });
 }

@@ -67,6 +67,8 @@ pub enum Group {
     /// Hosts on which something asks etcd: masters and members.
     EtcdClients,
     Registries,
+    /// A registry that is not cofferdam's.
+    Registry,
     DnsServers,
     NtpServers,
 }
@@ -118,6 +120,7 @@ impl fmt::Display for Group {
             Self::Etcd => "etcd",
             Self::EtcdClients => "control plane and etcd",
             Self::Registries => "registries",
+            Self::Registry => "registry",
             Self::DnsServers => "DNS servers",
             Self::NtpServers => "NTP servers",
         })

@@ -68,6 +68,7 @@ const FLOWS: [Flow; 6] = [
 ];
 
 const SSH_WHY: &str = "cofferdam installs, upgrades and looks after the host";
+const REGISTRY_WHY: &str = "binaries and images come from the inventory's registry";
 const DNS_WHY: &str = "CoreDNS, on whichever node it is, asks the inventory's resolvers";
 const NTP_WHY: &str = "hosts keep their clocks by the inventory's time servers";
 
@@ -176,16 +177,22 @@ fn outside_rows(inventory: &Inventory) -> Vec<Row> {
             NTP_WHY,
         ),
     ];
+    let registry = inventory.registry.as_ref();
+    let registry_target = registry.map(|registry| {
+        let (from, to) = (Group::Hosts, Group::Registry);
+        (from, to, Protocol::Tcp, registry.port, REGISTRY_WHY)
+    });
     let mut rows = Vec::new();
-    for (from, to, protocol, port, why) in targets {
-        let servers = match to {
-            Group::DnsServers => &cluster.dns_upstreams,
-            _ => &cluster.ntp_servers,
+    for (from, to, protocol, port, why) in registry_target.into_iter().chain(targets) {
+        let addresses = match to {
+            Group::Registry => registry.map(|registry| registry.addresses.clone()),
+            Group::DnsServers => Some(cluster.dns_upstreams.iter().copied().collect()),
+            _ => Some(cluster.ntp_servers.iter().copied().collect()),
         };
         let to = Endpoint {
             group: to,
             zone: None,
-            addresses: servers.iter().copied().collect(),
+            addresses: addresses.unwrap_or_default(),
         };
         for zone in &inventory.zones {
             let from = endpoint(inventory, from, &zone.name);
@@ -225,6 +232,6 @@ fn is_in(host: &Host, group: Group) -> bool {
         Group::Etcd => host.has(Role::Etcd),
         Group::EtcdClients => host.has(Role::ControlPlane) || host.has(Role::Etcd),
         Group::Registries => host.has(Role::Registry),
-        Group::JumpHost | Group::DnsServers | Group::NtpServers => false,
+        Group::JumpHost | Group::Registry | Group::DnsServers | Group::NtpServers => false,
     }
 }

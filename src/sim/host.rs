@@ -90,6 +90,10 @@ impl SimulatedHost {
             Request::SeedStop => self.set_seeding(Seeding::Stopped).await,
             // The checks that want it are asked by the verbs alone.
             Request::ObserveUsage => Ok(Response::Usage(Box::default())),
+            // Its site has registries of cofferdam's own.
+            Request::AskRegistry(_) => Ok(Response::Lacking {
+                lacking: Vec::new(),
+            }),
             Request::Suspend { unit, .. } => {
                 let suspend = |machine: &mut Machine, _| {
                     machine.memory.suspended.insert(unit);

@@ -13,6 +13,7 @@ use crate::layout;
 use anyhow::{Context, Result, bail};
 use camino::Utf8Path;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use reqwest::Method;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::OnceCell;
@@ -140,10 +141,10 @@ impl Installer<'_> {
         let registries = self.reader().await?;
         let mut tries = registries.tries(name);
         while let Some(registry) = tries.next().await {
-            let url = blob_url(registry, binary);
+            let path = format!("{}/blobs/{}", binary.repository, binary.blob);
+            let request = registries.client().request(Method::GET, registry, &path);
             let counter = self.counter(name, binary);
-            let client = registries.client();
-            match download::fetch(client, &url, binary, &place, counter).await {
+            match download::fetch(request, binary, &place, counter).await {
                 Ok(()) => return Ok(()),
                 Err(error) => {
                     registries.avoid(registry).await;
@@ -199,13 +200,6 @@ impl Installer<'_> {
             }
         })
     }
-}
-
-fn blob_url(registry: &str, binary: &Binary) -> String {
-    format!(
-        "https://{registry}/v2/{}/blobs/{}",
-        binary.repository, binary.blob
-    )
 }
 
 #[cfg(test)]

@@ -84,14 +84,12 @@ pub(super) fn unpack(
 
 /// Streams a blob from a registry into [`unpack`].
 pub(super) async fn fetch(
-    client: &reqwest::Client,
-    url: &str,
+    request: reqwest::RequestBuilder,
     binary: &Binary,
     place: &Utf8Path,
     counter: Counter,
 ) -> Result<()> {
-    let response = client
-        .get(url)
+    let response = request
         .send()
         .await
         .map_err(|error| anyhow!("{}", http::reason(&error)))?;

@@ -2,6 +2,7 @@
 //! both names by which the kubelet may ask, pinned against its collector by a
 //! third.
 
+use super::sparse::{self, Index, Indexes};
 use crate::agent::channel::NoticeSender;
 use crate::agent::observe::{
     ctr, has_containerd, image_key_by_digest, image_pin, images, pinned_by, platform,
@@ -34,6 +35,7 @@ pub(super) async fn pull(
 ) -> Result<()> {
     let total = wanted.len() as u64;
     let present = images(root).await.unwrap_or_default();
+    let mut indexes = Indexes::of(root, registries);
     for (index, (reference, digest)) in wanted.iter().enumerate() {
         notices.send_lossy(Notice::Progress {
             item: reference.clone(),
@@ -41,7 +43,8 @@ pub(super) async fn pull(
             total,
         });
         if !is_right(present.get(reference), digest) {
-            pull_one(root, reference, digest, &present)
+            let index = indexes.find(reference, digest).await;
+            pull_one(root, (reference, digest), index, &present)
                 .await
                 .with_context(|| format!("pulling {reference} from {}", registries.join(" or ")))?;
         }
@@ -53,22 +56,34 @@ fn is_right(found: Option<&ImageFacts>, digest: &Digest) -> bool {
     found.is_some_and(|facts| facts.digest == *digest && facts.pinned && facts.complete)
 }
 
-async fn pull_one(
-    root: &Root,
-    reference: &str,
-    digest: &Digest,
-    present: &BTreeMap<String, ImageFacts>,
-) -> Result<()> {
-    let by_digest = image_key_by_digest(reference, digest);
+async fn pull_by_name(root: &Root, name: &str) -> Result<()> {
     ctr(root)?
         .arguments(["images", "pull"])
         .arguments(["--hosts-dir", layout::REGISTRY_HOSTS])
         .arguments(["--platform", &platform()])
         // An index keeps its bytes, also where the bundle leaves children out.
-        .arguments(["--skip-metadata", &by_digest])
+        .arguments(["--skip-metadata", name])
         .limit(PULL_LIMIT)
         .succeed()
         .await?;
+    Ok(())
+}
+
+async fn pull_one(
+    root: &Root,
+    (reference, digest): (&str, &Digest),
+    index: Option<Index>,
+    present: &BTreeMap<String, ImageFacts>,
+) -> Result<()> {
+    let by_digest = image_key_by_digest(reference, digest);
+    match index {
+        None => pull_by_name(root, &by_digest).await?,
+        Some(index) => {
+            let child = image_key_by_digest(reference, &index.child);
+            pull_by_name(root, &child).await?;
+            sparse::import(root, &by_digest, &index).await?;
+        }
+    }
     // A name that leads elsewhere is moved; one that is right stays, so that
     // the image is never without it.
     let is_tagged = present

@@ -17,6 +17,7 @@ mod registry;
 mod restore;
 pub(super) mod snapshot;
 mod source;
+mod sparse;
 mod switch;
 mod units;
 mod users;

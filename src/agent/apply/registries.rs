@@ -1,12 +1,10 @@
 //! Reading from zone registries: the nearest that answers.
 
 use crate::agent::channel::NoticeSender;
-use crate::agent::http::{self, TlsFiles};
+use crate::agent::registry_client::RegistryClient;
 use crate::agent::root::Root;
 use crate::host::{Failure, Notice};
-use crate::layout;
-use anyhow::{Context, Error, Result};
-use reqwest::Client;
+use anyhow::{Error, Result};
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -20,7 +18,7 @@ const ROUND_PAUSE: Duration = Duration::from_secs(2);
 /// The registries that a host may read from, nearest first.
 pub(super) struct Registries<'a> {
     addresses: &'a [String],
-    client: Client,
+    client: RegistryClient,
     notices: &'a NoticeSender,
     /// They are asked last from now on, so that one that is down costs its time
     /// only once.
@@ -50,21 +48,15 @@ impl<'a> Registries<'a> {
         notices: &'a NoticeSender,
         quiet: Duration,
     ) -> Result<Self> {
-        let identity = (
-            layout::REGISTRY_CLIENT_CERTIFICATE,
-            layout::REGISTRY_CLIENT_KEY,
-        );
-        let files = TlsFiles::load(root, layout::REGISTRY_CA, Some(identity))
-            .context("reading the certificate for registries")?;
         Ok(Self {
             addresses,
-            client: http::client(&files, quiet)?,
+            client: RegistryClient::load(root, quiet)?,
             notices,
             avoided: Mutex::default(),
         })
     }
 
-    pub(super) fn client(&self) -> &Client {
+    pub(super) fn client(&self) -> &RegistryClient {
         &self.client
     }
 
@@ -129,7 +121,7 @@ pub(super) fn not_to_be_had(tried: &[String]) -> Error {
         message: format!("it could not be had; tried {}", tried.join("; ")),
         lines: Vec::new(),
         hint: Some(
-            "check that this host reaches the registries (`cofferdam ports` lists the rules) and that `registry.service` runs there"
+            "check that this host reaches the registries (`cofferdam ports` lists the rules), and that they serve: `registry.service` where they are cofferdam's"
                 .to_owned(),
         ),
     }

@@ -14,6 +14,7 @@ use crate::plan::SeedArtifact;
 use anyhow::{Context, Error, Result, anyhow, bail};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use reqwest::header::ACCEPT;
+use reqwest::{Method, RequestBuilder};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -109,8 +110,10 @@ impl Copier<'_> {
             } else {
                 "blobs"
             };
-            let url = format!("https://{registry}/v2/{repository}/{kind}/{digest}");
-            match self.copy_from(&url, repository, blob, manifest).await {
+            let path = format!("{repository}/{kind}/{digest}");
+            let client = self.registries.client();
+            let request = client.request(Method::GET, registry, &path);
+            match self.copy_from(request, repository, blob, manifest).await {
                 Ok(_) => return Ok(()),
                 Err(Fault::Source(error)) => {
                     if error.is::<NoConnection>() {
@@ -137,12 +140,12 @@ impl Copier<'_> {
 
     async fn copy_from(
         &self,
-        url: &str,
+        request: RequestBuilder,
         repository: &str,
         blob: &BlobReference,
         manifest: Option<&ManifestTarget>,
     ) -> Result<Stored, Fault> {
-        let response = self.get(url, manifest).await.map_err(Fault::Source)?;
+        let response = get(request, manifest).await.map_err(Fault::Source)?;
         let counted = manifest.is_none().then(|| self.counted.clone());
         let source = Source::new(response, blob.digest, blob.size, counted);
         let broken = source.broken();
@@ -166,25 +169,28 @@ impl Copier<'_> {
             None => Fault::Own(error),
         })
     }
+}
 
-    async fn get(&self, url: &str, manifest: Option<&ManifestTarget>) -> Result<reqwest::Response> {
-        let mut request = self.registries.client().get(url);
-        if let Some(target) = manifest {
-            request = request.header(ACCEPT, &target.media_type);
-        }
-        let Ok(answered) = timeout(QUIET_LIMIT, request.send()).await else {
-            bail!("no answer within {} s", QUIET_LIMIT.as_secs());
-        };
-        let response = answered.map_err(|error| {
-            let reason = http::reason(&error);
-            match error.is_connect() {
-                true => Error::new(NoConnection(reason)),
-                false => anyhow!("{reason}"),
-            }
-        })?;
-        if !response.status().is_success() {
-            bail!("status {}", response.status().as_u16());
-        }
-        Ok(response)
+/// Whatever a registry answers that it has.
+async fn get(
+    mut request: RequestBuilder,
+    manifest: Option<&ManifestTarget>,
+) -> Result<reqwest::Response> {
+    if let Some(target) = manifest {
+        request = request.header(ACCEPT, &target.media_type);
     }
+    let Ok(answered) = timeout(QUIET_LIMIT, request.send()).await else {
+        bail!("no answer within {} s", QUIET_LIMIT.as_secs());
+    };
+    let response = answered.map_err(|error| {
+        let reason = http::reason(&error);
+        match error.is_connect() {
+            true => Error::new(NoConnection(reason)),
+            false => anyhow!("{reason}"),
+        }
+    })?;
+    if !response.status().is_success() {
+        bail!("status {}", response.status().as_u16());
+    }
+    Ok(response)
 }

@@ -7,6 +7,7 @@ use super::oci::{self, Descriptor, Kind};
 use super::progress::Progress;
 use super::reader::{BlobReader, Bundle};
 use crate::digest::Digest;
+use crate::registry_address::RegistryAddress;
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::{Bytes, BytesMut};
 use camino::Utf8PathBuf;
@@ -30,6 +31,8 @@ const STAGE: &str = "push";
 const AT_ONCE: usize = 4;
 /// How long a registry may take to check and store a blob that it has whole.
 const TAKEN_IN: Duration = Duration::from_secs(600);
+/// Media type of an index that is kept as a blob.
+const INDEX_ARTIFACT: &str = "application/vnd.cofferdam.index.v1+json";
 /// A blob is sent in pieces of this size, in bytes.
 const PIECE: usize = 256 << 10;
 
@@ -37,9 +40,7 @@ const PIECE: usize = 256 << 10;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
     is_plain: bool,
-    registry: String,
-    /// Empty, or what stands before each repository, with a slash at its end.
-    prefix: String,
+    address: RegistryAddress,
 }
 
 impl FromStr for Destination {
@@ -52,39 +53,14 @@ impl FromStr for Destination {
             Some(_) => return Err("write HOST, HOST/PREFIX, or http://… without TLS".to_owned()),
             None => (false, text),
         };
-        let (registry, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        let prefix = prefix.trim_matches('/');
-        let is_part = |part: &str| {
-            let is_edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-            part.starts_with(is_edge)
-                && part.ends_with(is_edge)
-                && part.chars().all(|c| is_edge(c) || "-._".contains(c))
-        };
-        let is_host = |c: char| c.is_ascii_alphanumeric() || "-.:[]".contains(c);
-        if registry.is_empty() || !registry.chars().all(is_host) {
-            return Err(format!("`{registry}` is no host of a registry"));
-        }
-        if !prefix.is_empty() && !prefix.split('/').all(is_part) {
-            return Err(format!(
-                "`{prefix}` can't stand before repositories: write lower-case letters, digits, \
-                 `-`, `.` and `_`"
-            ));
-        }
-        Ok(Self {
-            is_plain,
-            registry: registry.to_owned(),
-            prefix: match prefix {
-                "" => String::new(),
-                prefix => format!("{prefix}/"),
-            },
-        })
+        let address = rest.parse()?;
+        Ok(Self { is_plain, address })
     }
 }
 
 impl fmt::Display for Destination {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = format!("{}/{}", self.registry, self.prefix);
-        formatter.write_str(place.trim_end_matches('/'))
+        self.address.fmt(formatter)
     }
 }
 
@@ -259,7 +235,7 @@ impl Push<'_> {
         };
         with_retries(attempt)
             .await
-            .with_context(|| format!("getting into registry {}", self.to.registry))
+            .with_context(|| format!("getting into registry {}", self.to.address.registry))
     }
 
     /// Sends a blob unless it is there, and gives the bytes that were sent.
@@ -331,10 +307,59 @@ impl Push<'_> {
         match reduced(&bytes, &carried).filter(|_| is_for_missing_children(&error)) {
             Some(reduced) => {
                 self.manifest(&tagged, root, reduced).await?;
+                self.keep_index(artifact, root, bytes).await?;
                 Ok(Tagged::Reduced)
             }
             None => Err(error),
         }
+    }
+
+    /// Leaves an index that the registry does not take as one as a blob, which hosts find
+    /// by its digest. A manifest names it, or the registry would collect it.
+    async fn keep_index(&self, artifact: &Artifact, root: &Descriptor, bytes: Bytes) -> Result<()> {
+        let image = self.reference(artifact);
+        let empty = Bytes::from_static(oci::EMPTY_CONTENT);
+        let empty_digest = Digest::of(&empty).to_string();
+        let manifest = serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": oci::MANIFEST_MEDIA_TYPE,
+            "artifactType": INDEX_ARTIFACT,
+            "config": {
+                "mediaType": oci::EMPTY_MEDIA_TYPE,
+                "digest": empty_digest,
+                "size": empty.len(),
+            },
+            "layers": [{
+                "mediaType": INDEX_ARTIFACT,
+                "digest": root.digest.to_string(),
+                "size": bytes.len(),
+            }],
+        });
+        for (bytes, digest) in [(empty, empty_digest), (bytes, root.digest.to_string())] {
+            let attempt = || async {
+                let is_there = self.client.blob_exists(&image, &digest).await;
+                if is_there.map_err(failure)? {
+                    return Ok(());
+                }
+                let pushed = self.client.push_blob(&image, bytes.clone(), &digest).await;
+                pushed.map(drop).map_err(failure)
+            };
+            with_retries(attempt)
+                .await
+                .with_context(|| format!("pushing blob {digest} to {image}"))?;
+        }
+        let tag = format!("sha256-{}.index", root.digest.hex());
+        let tagged = Reference::with_tag(
+            image.registry().to_owned(),
+            image.repository().to_owned(),
+            tag,
+        );
+        let descriptor = Descriptor {
+            media_type: oci::MANIFEST_MEDIA_TYPE.to_owned(),
+            ..root.clone()
+        };
+        self.manifest(&tagged, &descriptor, manifest.to_string().into())
+            .await
     }
 
     fn bytes(&self, manifest: &Descriptor) -> Result<Bytes> {
@@ -363,8 +388,8 @@ impl Push<'_> {
 
     fn reference(&self, artifact: &Artifact) -> Reference {
         Reference::with_tag(
-            self.to.registry.clone(),
-            format!("{}{}", self.to.prefix, artifact.repository),
+            self.to.address.registry.clone(),
+            self.to.address.repository(&artifact.repository),
             artifact.tag.clone(),
         )
     }
@@ -374,8 +399,8 @@ impl Push<'_> {
         // place of what it took; the address has the digest.
         let digest = manifest.digest.to_string();
         Reference::with_tag_and_digest(
-            self.to.registry.clone(),
-            format!("{}{}", self.to.prefix, artifact.repository),
+            self.to.address.registry.clone(),
+            self.to.address.repository(&artifact.repository),
             digest.clone(),
             digest,
         )
@@ -385,7 +410,7 @@ impl Push<'_> {
         let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let done = done.min(self.total);
         self.progress
-            .advance(STAGE, &self.to.registry, done, Some(self.total));
+            .advance(STAGE, &self.to.address.registry, done, Some(self.total));
     }
 }
 

@@ -247,6 +247,18 @@ async fn a_strict_registry_gets_indexes_of_what_is_carried() {
         .map(|child| child["platform"]["architecture"].as_str().unwrap())
         .collect();
     assert_eq!(platforms, ["amd64", "arm64"]);
+    // Upstream's own is there as a blob that is named, for hosts that want its digest.
+    let repository = "k8s/registry.example/pause";
+    let tag = format!("{repository}:sha256-");
+    let mut kept = state.contents.iter();
+    let (name, kept) = kept.find(|(name, _)| name.starts_with(&tag)).unwrap();
+    let kept: serde_json::Value = serde_json::from_slice(kept).unwrap();
+    let digest = kept["layers"][0]["digest"].as_str().unwrap();
+    assert_eq!(
+        format!("{repository}:{}.index", digest.replace(':', "-")),
+        *name
+    );
+    assert!(state.blobs.contains(&format!("{repository}@{digest}")));
 }
 
 #[tokio::test]
@@ -263,7 +275,7 @@ async fn a_wrong_password_is_told_before_anything_is_sent() {
     let mut world = World::new().await;
     world.access.login = Some(("user".to_owned(), "wrong".to_owned()));
     let error = format!("{:#}", world.push().await.unwrap_err());
-    let expected = format!("getting into registry {}", world.to.registry);
+    let expected = format!("getting into registry {}", world.to.address.registry);
     assert!(
         error.contains(&expected) && error.contains("401"),
         "{error}"
@@ -276,8 +288,10 @@ fn destinations() {
     let destination = |is_plain, registry: &str, prefix: &str| {
         Ok(Destination {
             is_plain,
-            registry: registry.to_owned(),
-            prefix: prefix.to_owned(),
+            address: RegistryAddress {
+                registry: registry.to_owned(),
+                prefix: prefix.to_owned(),
+            },
         })
     };
     for (text, expected) in [
@@ -287,11 +301,11 @@ fn destinations() {
         ),
         (
             "https://harbor.example.org:8443/k8s/prod/",
-            destination(false, "harbor.example.org:8443", "k8s/prod/"),
+            destination(false, "harbor.example.org:8443", "k8s/prod"),
         ),
         (
             "http://127.0.0.1:5000/x",
-            destination(true, "127.0.0.1:5000", "x/"),
+            destination(true, "127.0.0.1:5000", "x"),
         ),
     ] {
         assert_eq!(text.parse::<Destination>(), expected, "{text}");

@@ -34,11 +34,21 @@ fn example_parses() {
 fn example_parses_with_every_option() {
     let is_option = |line: &&str| line.starts_with('#') && !line.starts_with("# ") && *line != "#";
     assert!(EXAMPLE.lines().filter(is_option).count() > 15);
-    let text: Vec<&str> = EXAMPLE
-        .lines()
-        .map(|line| if is_option(&line) { &line[1..] } else { line })
-        .collect();
-    let full = parsed(&text.join("\n"));
+    let lines = EXAMPLE.lines();
+    let lines = lines.map(|line| if is_option(&line) { &line[1..] } else { line });
+    // Zones have no registries where the inventory names one for all.
+    let own = "registry = \"b\"";
+    let without_own: Vec<&str> = lines.clone().filter(|line| *line != own).collect();
+    let foreign = parsed(&without_own.join("\n"));
+    assert_eq!(names(foreign.registries()), [""; 0]);
+    let registry = foreign.registry.unwrap();
+    assert_eq!(registry.address.to_string(), "registry.example.com/k8s");
+    assert_eq!(registry.port, 443);
+    let text: Vec<&str> = lines.collect();
+    let text = text.join("\n");
+    let (before, registry) = text.split_once("[registry]\n").unwrap();
+    let (_, after) = registry.split_once("\n\n").unwrap();
+    let full = parsed(&format!("{before}\n{after}"));
     let plain = parsed(EXAMPLE);
     assert_eq!(full.warnings, []);
     assert_eq!(full.zones[2].registry_order, ["b", "c", "a"]);

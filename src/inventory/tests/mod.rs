@@ -3,6 +3,7 @@
 mod bad_cluster;
 mod bad_hosts;
 mod bad_syntax;
+mod foreign;
 mod meaning;
 mod placement;
 

@@ -18,7 +18,7 @@ mod sysctls;
 mod teardown;
 
 pub use control::Lab;
-pub use layout::{Host, Kind, Wanted};
+pub use layout::{Host, JUMP_ADDRESS, Kind, Wanted};
 pub use make::{Options, Rules, up};
 pub use network::DefaultRoute;
 pub use status::status;

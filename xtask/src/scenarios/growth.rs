@@ -16,13 +16,11 @@ use std::time::{Duration, Instant};
 
 const WRITES_LIMIT: Duration = Duration::from_secs(60);
 
-/// One host with all roles, from bare to pods.
-pub fn alone(context: &Context) -> Result<()> {
-    let alone = with_hosts(context, "one", &["m1"])?;
-    alone.install()?;
-    pods::deploy_on(&alone, &["m1"])?;
-    let client = pods::pod_on(&alone, "client", "m1")?;
-    let answer = pods::fetch(&alone, &client, "http://web-m1:8080/name")?;
+/// One host with all roles runs pods, and nothing is left to do.
+pub(super) fn serves_alone(alone: &Product) -> Result<()> {
+    pods::deploy_on(alone, &["m1"])?;
+    let client = pods::pod_on(alone, "client", "m1")?;
+    let answer = pods::fetch(alone, &client, "http://web-m1:8080/name")?;
     ensure!(answer.trim() == "m1", "{answer:?}");
     ensure!(alone.plan()?.is_empty(), "steps are left");
     Ok(())
@@ -102,7 +100,7 @@ fn join_without_m1(product: &Product) -> Result<()> {
 }
 
 /// The product with an inventory of some of the lab's hosts.
-fn with_hosts(context: &Context, name: &str, hosts: &[&str]) -> Result<Product> {
+pub(super) fn with_hosts(context: &Context, name: &str, hosts: &[&str]) -> Result<Product> {
     let text = fs_err::read_to_string(&context.product.inventory)?;
     let mut inventory: toml::Table = toml::from_str(&text)?;
     let all = inventory["hosts"].as_array_mut().context("no hosts")?;

@@ -1,8 +1,8 @@
 //! Which scenarios there are, on which hosts, in which order.
 
 use super::{
-    Group, Hosts, Scenario, SiteOf, broken, bundle_file, failures, growth, images, interrupt,
-    left_behind, masters, patch, pods, refusals, restore, rooms, rows, upgrade, zones,
+    Group, Hosts, Scenario, SiteOf, broken, bundle_file, damage, failures, foreign, growth, images,
+    interrupt, left_behind, masters, patch, pods, refusals, restore, rooms, rows, upgrade, zones,
 };
 
 /// The default lab: one master, two workers, two zones.
@@ -14,6 +14,14 @@ const SMALL: &[Scenario] = &[
     Scenario {
         name: "a bundle is pushed to another registry",
         run: bundle_file::pushed_to_another_registry,
+    },
+    Scenario {
+        name: "a build whose disk fills goes on",
+        run: damage::full_disk_during_a_build,
+    },
+    Scenario {
+        name: "a damaged bundle reaches no host",
+        run: damage::some,
     },
     Scenario {
         name: "refused: a host that is off",
@@ -287,8 +295,8 @@ const WORKERS_OFF: &[Scenario] = &[
 /// The same hosts, one after the other.
 const GROWING: &[Scenario] = &[
     Scenario {
-        name: "install: a master alone runs pods",
-        run: growth::alone,
+        name: "install: a master alone, from a registry of the site's own",
+        run: foreign::a_master_alone,
     },
     Scenario {
         name: "growing: one master becomes three under writes",
@@ -355,6 +363,12 @@ const LOSSES: &[Scenario] = &[
         run: interrupt::ten_random_kills,
     },
 ];
+
+/// Bare hosts, which are to stay so.
+const DAMAGED: &[Scenario] = &[Scenario {
+    name: "a bundle and its parts damaged two thousand times",
+    run: damage::two_thousand,
+}];
 
 /// Five masters over three zones: two of them share their zone's fate.
 const FIVE: &[Scenario] = &[
@@ -451,6 +465,11 @@ pub(super) const CHAOS: &[Group] = &[
     Group {
         hosts: THREE_MASTERS,
         scenarios: LOSSES,
+        site: SiteOf::Itself,
+    },
+    Group {
+        hosts: ONE_MASTER,
+        scenarios: DAMAGED,
         site: SiteOf::Itself,
     },
     Group {

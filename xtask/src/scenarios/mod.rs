@@ -3,7 +3,9 @@
 
 mod broken;
 mod bundle_file;
+mod damage;
 mod failures;
+mod foreign;
 mod growth;
 mod images;
 mod interrupt;

@@ -10,7 +10,7 @@ use super::cache::{Cache, KeyBuilder, sha256_of_file};
 use super::components::{Archive, Checksum, ChecksumForm, Components, Module, Platform};
 use super::image::{self, Binaries};
 use super::progress::Item;
-use super::registry::{Access, Pusher, start};
+use super::registry::{Access, Private, Pusher, start, start_private};
 use super::server::{Server, serve_files};
 use super::tarball::{Entry, gzip, write_tar};
 
@@ -53,6 +53,11 @@ impl Mirror {
     /// Starts an empty registry that takes uploads, on a free port of 127.0.0.1.
     pub fn registry_at(&self, store: &Utf8Path) -> Result<Server> {
         start(&self.binary("registry")?, store, Access::Writable)
+    }
+
+    /// Starts an empty registry as a site of its own has one.
+    pub fn private_registry_at(&self, store: &Utf8Path, private: &Private) -> Result<Server> {
+        start_private(&self.binary("registry")?, store, private)
     }
 
     /// Serves files and images on free ports of 127.0.0.1.

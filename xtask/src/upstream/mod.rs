@@ -24,6 +24,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 pub use mirror::{Mirror, Served};
+pub use registry::Private;
 
 use self::build::{Source, Toolchain, build};
 use self::cache::Cache;

@@ -1,7 +1,7 @@
 //! The real registry on loopback over a store, and pushing images to it.
 
 use anyhow::{Context, Result, bail};
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 use serde_json::json;
 use std::io::{Seek, Write};
 use std::net::SocketAddr;
@@ -21,9 +21,32 @@ pub enum Access {
 /// Starts the registry over a store and waits until it answers.
 pub fn start(binary: &Utf8Path, store: &Utf8Path, access: Access) -> Result<Server> {
     let address = free_address()?;
-    let mut config = tempfile::tempfile()?;
+    serve(binary, address, &configuration(address, store, access))
+}
+
+/// What a registry of a site's own has: TLS, and users with passwords.
+pub struct Private {
+    pub address: SocketAddr,
+    /// PEM.
+    pub certificate: Utf8PathBuf,
+    pub key: Utf8PathBuf,
+    /// Lines of `user:bcrypt`.
+    pub htpasswd: Utf8PathBuf,
+}
+
+/// Starts such a registry. It takes no index whose children are not all there.
+pub fn start_private(binary: &Utf8Path, store: &Utf8Path, private: &Private) -> Result<Server> {
+    let mut config = configuration(private.address, store, Access::Writable);
+    config["http"]["tls"] = json!({"certificate": private.certificate, "key": private.key});
+    config["auth"] = json!({"htpasswd": {"realm": "registry", "path": private.htpasswd}});
+    serve(binary, private.address, &config)
+}
+
+fn serve(binary: &Utf8Path, address: SocketAddr, config: &serde_json::Value) -> Result<Server> {
+    let mut text = tempfile::tempfile()?;
     // JSON is YAML.
-    write!(config, "{}", configuration(address, store, access))?;
+    write!(text, "{config}")?;
+    let mut config = text;
     config.rewind()?;
     Server::start(Start {
         name: "registry",
