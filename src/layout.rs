@@ -81,9 +81,11 @@ pub const REGISTRY_CLIENT_CERTIFICATE: &str = "/etc/containerd/pki/registry-clie
 pub const REGISTRY_CLIENT_KEY: &str = "/etc/containerd/pki/registry-client.key";
 /// See [`REGISTRY_CLIENT_CERTIFICATE`].
 pub const REGISTRY_CA: &str = "/etc/containerd/pki/ca.crt";
-/// A registry that is not cofferdam's, and in a second line what requests to it say in
-/// `Authorization`.
-pub const REGISTRY_LOGIN: &str = "/etc/containerd/pki/registry-login";
+/// A registry that is not cofferdam's, and in a second line, if it wants a login, what
+/// requests to it say in `Authorization`.
+pub const FOREIGN_REGISTRY: &str = "/etc/containerd/pki/foreign-registry";
+/// The CAs that its certificate may be of.
+pub const FOREIGN_REGISTRY_CA: &str = "/etc/containerd/pki/foreign-registry-ca.crt";
 
 /// State of containerd: images and containers.
 pub const CONTAINERD: &str = "/var/lib/containerd";

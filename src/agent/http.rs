@@ -1,6 +1,5 @@
-//! HTTP clients for this host's neighbors: registries and API servers. They
-//! trust the one CA that they are told, and never take a proxy from the
-//! environment.
+//! HTTP clients for registries and API servers. They trust the CAs that they are
+//! told, and never take a proxy from the environment.
 
 use super::root::Root;
 use anyhow::{Context, Result};
@@ -49,7 +48,9 @@ impl TlsFiles {
 pub fn client(files: &TlsFiles, quiet: Duration) -> Result<Client> {
     let authorities =
         Certificate::from_pem_bundle(&files.authority).context("reading the CA's certificate")?;
-    let mut builder = plain(quiet).tls_certs_only(authorities);
+    let builder = plain(quiet).tls_certs_only(authorities);
+    // Wherever it is sent on to.
+    let mut builder = builder.https_only(true);
     if let Some(identity) = &files.identity {
         let identity =
             Identity::from_pem(identity).context("reading the client's certificate and key")?;

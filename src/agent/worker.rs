@@ -86,7 +86,7 @@ impl Worker {
                 Ok(Response::Usage(Box::new(facts)))
             }
             Request::AskRegistry(question) => {
-                let lacking = registry_question::lacking(&question).await?;
+                let lacking = registry_question::lacking(&question, &notices).await?;
                 Ok(Response::Lacking { lacking })
             }
             Request::Apply(request) => {

@@ -18,7 +18,7 @@ use crate::host::Host as _;
 use crate::inventory::{Host, Inventory};
 use crate::output::{Journal, Output, Style, seconds};
 use crate::plan::outlook::outlook_text;
-use crate::plan::{Intent, before, json, text};
+use crate::plan::{Action, Intent, Plan, before, json, text};
 use crate::site::Site;
 use camino::Utf8PathBuf;
 use std::collections::{BTreeMap, BTreeSet};
@@ -354,13 +354,29 @@ fn tell_nothing_to_do(output: &Output, prospect: &Prospect) {
     ));
 }
 
+/// Whether hosts take anything from registries.
+fn reads_registry(plan: &Plan) -> bool {
+    let mut actions = plan.steps().map(|step| &step.action);
+    actions.any(|action| {
+        matches!(
+            action,
+            Action::FetchBinaries { .. }
+                | Action::InstallBinaries { .. }
+                | Action::PullImages { .. }
+        )
+    })
+}
+
 fn tell_totals(output: &Output, prospect: &Prospect, steps: usize) {
     run_done(output, prospect, steps);
     let zones = prospect.inventory.registries().len();
     let registries = if zones == 1 { "registry" } else { "registries" };
     let what_for = match (prospect.bundle_bytes, &prospect.inventory.registry) {
         (0, _) => String::new(),
-        (_, Some(registry)) => format!(", the rest came from {}", registry.address),
+        (_, Some(registry)) if reads_registry(&prospect.plan) => {
+            format!(", the rest came from {}", registry.address)
+        }
+        (_, Some(_)) => String::new(),
         (bytes, None) => format!(
             ", for a bundle of {} and {zones} {registries}",
             human_bytes(bytes)

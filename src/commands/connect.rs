@@ -33,10 +33,7 @@ pub(super) const HOST_KEYS: &str = "host_keys";
 
 /// Inventory and site, read and checked.
 pub(super) fn read(inventory: &Utf8Path) -> Result<(Inventory, Site), Fault> {
-    let path = inventory;
-    let mut inventory = load_inventory(path)?;
-    let read = inventory.read_registry();
-    read.map_err(|error| Fault::input(error).file(path))?;
+    let inventory = load_inventory(inventory)?;
     let site = Site::open(&inventory.site_path, &inventory.cluster.name).map_err(Fault::input)?;
     Ok((inventory, site))
 }

@@ -42,10 +42,11 @@ pub(super) async fn run(args: SiteHaveArgs, style: Style) -> Result<ExitCode, Fa
 async fn have(output: &Arc<Output>, inventory: &Inventory, site: &Site) -> Result<Have, Fault> {
     if let Some(registry) = &inventory.registry {
         let message = format!(
-            "{} is not cofferdam's, and not looked into",
+            "this tells what cofferdam's own registries hold, and `[registry]` names {} instead",
             registry.address
         );
-        let hint = "a delta for it is what the last bundle lacks: `bundle build --base LAST`";
+        let hint = "build a delta on the last bundle: `bundle build --base LAST`; then \
+                    `registry push --bundle DELTA --base LAST`";
         return Err(Fault::new(Exit::Input, message).hint(hint));
     }
     let mut bundles = record::known_bundles(site)?;

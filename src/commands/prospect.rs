@@ -173,7 +173,7 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
         output,
         bundle,
         without,
-        inventory,
+        mut inventory,
         site,
         purpose,
         intent,
@@ -181,6 +181,8 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
         restore,
         until,
     } = request;
+    let read = inventory.read_registry();
+    read.map_err(|error| Fault::input(error).file(&inventory.file))?;
     let until = pace::until(&inventory, until)?;
     let leaves_out = leaves_out(restore.is_some(), intent);
     connect::check_left_out(&inventory, without, leaves_out)?;
@@ -284,8 +286,10 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
     let foreign = foreign::Needs {
         inventory: &inventory,
         software: &software,
+        desired: &seen.desired,
         plan: &plan,
         hosts: &hosts,
+        facts: &seen.world.hosts,
     };
     foreign.prove(output).await?;
     if let Some(content) = &content {

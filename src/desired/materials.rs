@@ -45,17 +45,15 @@ pub fn materials(inventory: &Inventory) -> BTreeMap<String, MaterialSpec> {
             },
         ),
         (
-            REGISTRY_HTTP.to_owned(),
-            MaterialSpec::Secret {
-                bytes: REGISTRY_SECRET_BYTES,
-            },
-        ),
-        (
             ADMIN.to_owned(),
             user(CLUSTER_CA, "kubernetes-admin", &["system:masters"]),
         ),
     ]
     .into();
+    if inventory.registry.is_none() {
+        let bytes = REGISTRY_SECRET_BYTES;
+        all.insert(REGISTRY_HTTP.to_owned(), MaterialSpec::Secret { bytes });
+    }
     for host in &inventory.hosts {
         all.extend(host_materials(inventory, host));
     }

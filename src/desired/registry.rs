@@ -138,27 +138,29 @@ fn client_of(builder: &mut HostBuilder<'_>, registry: &ForeignRegistry) {
     let ca = access.map_or(Content::Pending, |access| {
         Content::Plain(access.ca.clone().into())
     });
-    builder.file(layout::REGISTRY_CA, ca, Access::PUBLIC, FileKind::Trust);
-    if registry.login.is_some() {
-        let login = access.and_then(RegistryAccess::authorization);
-        let login = login.map(|login| format!("{}\n{login}\n", registry.address));
-        builder.secret(layout::REGISTRY_LOGIN, login, Access::ROOT);
-    }
+    let path = layout::FOREIGN_REGISTRY_CA;
+    builder.file(path, ca, Access::PUBLIC, FileKind::Trust);
+    let text = access.map(|access| {
+        let lines = [Some(registry.address.to_string()), access.authorization()];
+        lines
+            .into_iter()
+            .flatten()
+            .map(|line| line + "\n")
+            .collect()
+    });
+    builder.secret(layout::FOREIGN_REGISTRY, text, Access::ROOT);
     builder.built.registries = vec![registry.address.to_string()];
 }
 
 /// What must be there for a registry to let the host in.
-pub fn client_files(builder: &HostBuilder<'_>) -> Vec<&'static str> {
+pub fn client_files(builder: &HostBuilder<'_>) -> &'static [&'static str] {
     match &builder.inputs.inventory.registry {
-        None => vec![
+        None => &[
             layout::REGISTRY_CA,
             layout::REGISTRY_CLIENT_CERTIFICATE,
             layout::REGISTRY_CLIENT_KEY,
         ],
-        Some(registry) if registry.login.is_some() => {
-            vec![layout::REGISTRY_CA, layout::REGISTRY_LOGIN]
-        }
-        Some(_) => vec![layout::REGISTRY_CA],
+        Some(_) => &[layout::FOREIGN_REGISTRY_CA, layout::FOREIGN_REGISTRY],
     }
 }
 
@@ -173,16 +175,14 @@ pub fn mirrors(builder: &mut HostBuilder<'_>) -> Vec<String> {
         .iter()
         .map(|image| image.upstream_registry())
         .collect();
-    let foreign = builder.inputs.inventory.registry.as_ref();
     let way = Way {
         registries: builder.built.registries.clone(),
-        is_foreign: foreign.is_some(),
-        authorization: foreign.and_then(|registry| registry.access.as_ref()?.authorization()),
+        foreign: builder.inputs.inventory.registry.as_ref(),
     };
     let mut files: BTreeMap<&str, String> = BTreeMap::new();
-    if let Some(registry) = foreign {
+    if let Some(registry) = way.foreign {
         let name = registry.address.registry.as_str();
-        files.insert(name, pods_own(name));
+        files.insert(name, way.to_itself());
     }
     for upstream in upstreams {
         files.insert(upstream, way.to_upstream(upstream));
@@ -191,9 +191,9 @@ pub fn mirrors(builder: &mut HostBuilder<'_>) -> Vec<String> {
     let mut paths = Vec::new();
     for (name, text) in files {
         let path = format!("{}/{name}/hosts.toml", layout::REGISTRY_HOSTS);
-        match foreign.and_then(|registry| registry.login.as_ref()) {
-            Some(_) => {
-                let text = way.authorization.is_some().then_some(text);
+        match way.foreign.filter(|registry| registry.login.is_some()) {
+            Some(registry) => {
+                let text = registry.access.is_some().then_some(text);
                 builder.secret(&path, text, Access::ROOT);
             }
             None => builder.plain(&path, text),
@@ -204,37 +204,41 @@ pub fn mirrors(builder: &mut HostBuilder<'_>) -> Vec<String> {
 }
 
 /// How containerd reaches what a bundle carries.
-struct Way {
+struct Way<'a> {
     /// The nearest first.
     registries: Vec<String>,
-    is_foreign: bool,
-    /// What each request to them says.
-    authorization: Option<String>,
+    /// The one there is, if it is not cofferdam's.
+    foreign: Option<&'a ForeignRegistry>,
 }
 
-impl Way {
+impl Way<'_> {
     /// Settings of one registry endpoint; containerd keeps them for the root and
     /// for each host separately.
     fn settings(&self, indent: &str) -> String {
-        let (ca, certificate, key) = (
-            layout::REGISTRY_CA,
-            layout::REGISTRY_CLIENT_CERTIFICATE,
-            layout::REGISTRY_CLIENT_KEY,
-        );
         let mut lines = vec![
             "capabilities = [\"pull\", \"resolve\"]".to_owned(),
             "override_path = true".to_owned(),
-            format!("ca = \"{ca}\""),
         ];
-        if !self.is_foreign {
-            lines.push(format!("client = [[\"{certificate}\", \"{key}\"]]"));
+        match self.foreign {
+            None => lines.extend([
+                format!("ca = \"{}\"", layout::REGISTRY_CA),
+                format!(
+                    "client = [[\"{}\", \"{}\"]]",
+                    layout::REGISTRY_CLIENT_CERTIFICATE,
+                    layout::REGISTRY_CLIENT_KEY
+                ),
+                format!("dial_timeout = \"{DIAL_TIMEOUT}\""),
+            ]),
+            // There is no other to go to, and its name may take a while to resolve.
+            Some(registry) => {
+                lines.push(format!("ca = \"{}\"", layout::FOREIGN_REGISTRY_CA));
+                let access = registry.access.as_ref();
+                let authorization = access.and_then(RegistryAccess::authorization);
+                lines.extend(authorization.map(|authorization| {
+                    format!("header = {{ authorization = \"{authorization}\" }}")
+                }));
+            }
         }
-        if let Some(authorization) = &self.authorization {
-            lines.push(format!(
-                "header = {{ authorization = \"{authorization}\" }}"
-            ));
-        }
-        lines.push(format!("dial_timeout = \"{DIAL_TIMEOUT}\""));
         lines
             .into_iter()
             .map(|line| format!("{indent}{line}\n"))
@@ -245,11 +249,15 @@ impl Way {
     /// without it containerd appends the real upstream as last resort.
     fn to_upstream(&self, upstream: &str) -> String {
         let url = |registry: &String| api_url(registry, upstream);
-        let last = self.registries.last().map(url).unwrap_or_default();
-        let mut text = format!(
-            "# Written by cofferdam.\nserver = \"{last}\"\n{}",
-            self.settings("")
-        );
+        let is_itself = |registry: &&ForeignRegistry| registry.address.registry == upstream;
+        let mut text = match self.foreign.filter(is_itself) {
+            Some(_) => self.to_itself(),
+            None => {
+                let last = self.registries.last().map(url).unwrap_or_default();
+                let settings = self.settings("");
+                format!("# Written by cofferdam.\nserver = \"{last}\"\n{settings}")
+            }
+        };
         for registry in &self.registries {
             let url = url(registry);
             let _ = write!(text, "\n[host.\"{url}\"]\n{}", self.settings("  "));
@@ -266,12 +274,14 @@ impl Way {
             "# Written by cofferdam: registries that no bundle carries end here.\nserver = \"{url}\"\n{settings}"
         )
     }
-}
 
-/// Images that pods name in the registry itself; they bring their own credentials.
-fn pods_own(registry: &str) -> String {
-    let ca = layout::REGISTRY_CA;
-    format!(
-        "# Written by cofferdam.\nserver = \"https://{registry}\"\ncapabilities = [\"pull\", \"resolve\"]\nca = \"{ca}\"\n"
-    )
+    /// Images that pods name in the registry itself; they bring their own credentials.
+    fn to_itself(&self) -> String {
+        let name = self.foreign.map(|registry| &registry.address.registry);
+        let name = name.map_or("", String::as_str);
+        let ca = layout::FOREIGN_REGISTRY_CA;
+        format!(
+            "# Written by cofferdam.\nserver = \"https://{name}\"\ncapabilities = [\"pull\", \"resolve\"]\nca = \"{ca}\"\n"
+        )
+    }
 }

@@ -98,8 +98,9 @@ pub struct DesiredHost {
     /// Digests of the images that it needs beside those, where they are there
     /// still: those of the generation that it keeps; none where nobody noted them.
     pub held_images: Option<BTreeSet<Digest>>,
-    /// Addresses `10.77.1.11:5000` of the registries that this host reads
-    /// from, nearest first.
+    /// The registries that this host reads from, nearest first: `10.77.1.11:5000`, or
+    /// one that is not cofferdam's with what stands before its repositories,
+    /// `harbor.example.org/k8s`.
     pub registries: Vec<String>,
     /// What this host's registry holds; none on hosts without the role.
     pub registry: Option<RegistryContent>,
@@ -419,8 +420,8 @@ pub enum Condition {
     /// Workloads have the replicas that they are to have, but for those that had
     /// not before: `deployment default/web`.
     WorkloadsAvailable { except: Vec<String> },
-    /// A controller-manager leads, and renews that it does. One that took over a moment
-    /// ago does not yet: nobody tells service proxies of pods that end until then.
+    /// A controller-manager leads, and was seen to renew that after it took over: until
+    /// then nobody tells service proxies of pods that end.
     ControllerManagerLeads,
     /// The aggregated API answers: `v1beta1.metrics.k8s.io`.
     ApiServiceAvailable { name: String },

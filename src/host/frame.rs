@@ -10,7 +10,7 @@ use std::io;
 use tokio_util::codec::{Decoder, Encoder};
 
 /// Raised when a frame's meaning changes; both sides must have the same.
-pub const PROTOCOL_VERSION: u32 = 6;
+pub const PROTOCOL_VERSION: u32 = 7;
 /// Begins the line after which frames come. Shells print banners before it.
 pub const MAGIC: &str = "COFFERDAM-AGENT ";
 /// Bodies are cut into pieces of at most this size, in bytes: small enough that

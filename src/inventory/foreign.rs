@@ -150,7 +150,9 @@ fn read_registry(
     let login = read_login(raw, directory, report);
     let (address, host, port) = address?;
     match host.parse::<Ipv4Addr>() {
-        Ok(host) => {
+        Ok(_) => {
+            let host = Spanned::new(raw.address.span(), host);
+            let host = values::address(&host, "registry.address", report)?;
             if let Some(one) = written.iter().find(|one| *one.get_ref() != host) {
                 report.error(Finding {
                     at: one.span(),
@@ -198,10 +200,15 @@ fn read_address(
     if text.contains("://") {
         return refuse("the address has a scheme; hosts speak HTTPS to it".to_owned());
     }
-    let address: RegistryAddress = match text.parse() {
+    let mut address: RegistryAddress = match text.parse() {
         Ok(address) => address,
         Err(message) => return refuse(message),
     };
+    // As pods' images name it.
+    address.registry.make_ascii_lowercase();
+    if let Some(host) = address.registry.strip_suffix(":443") {
+        address.registry = host.to_owned();
+    }
     let (host, port) = match address.registry.split_once(':') {
         None => (address.registry.as_str(), Some(HTTPS_PORT)),
         Some((host, port)) => (host, port.parse().ok().filter(|port| *port > 0)),
@@ -209,8 +216,7 @@ fn read_address(
     let Some(port) = port else {
         return refuse(format!("`{}` names no port", address.registry));
     };
-    let lower = host.to_ascii_lowercase();
-    if host.parse::<Ipv4Addr>().is_err() && names::check_dns_name(&lower).is_err() {
+    if host.parse::<Ipv4Addr>().is_err() && names::check_dns_name(host).is_err() {
         return refuse(format!("`{host}` is neither a name nor an IPv4 address"));
     }
     let host = host.to_owned();

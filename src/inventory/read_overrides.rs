@@ -51,7 +51,7 @@ pub(super) fn read_overrides(
             });
         }
         let read = Override {
-            flags: read_flags(&raw.flags, &format!("{key}.flags"), report),
+            flags: read_flags(component, &raw.flags, &format!("{key}.flags"), report),
             config: read_config(&raw.config, &format!("{key}.config"), report),
             fields: fields(component, raw, &format!("{key}.config"), report),
         };
@@ -67,7 +67,16 @@ pub(super) fn read_overrides(
     overrides
 }
 
+/// Flags of a lease that cofferdam waits for before it drains a node.
+const LEASE: [&str; 4] = [
+    "leader-elect",
+    "leader-elect-resource-lock",
+    "leader-elect-resource-name",
+    "leader-elect-resource-namespace",
+];
+
 fn read_flags(
+    component: Component,
     raw: &BTreeMap<Spanned<String>, Spanned<FlagValue>>,
     key: &str,
     report: &mut Report<'_>,
@@ -95,6 +104,15 @@ fn read_flags(
                 key: format!("{key}.{text}"),
                 message: "the value holds a control character, such as a line's end".to_owned(),
                 remedy: "write it on one line, without tabs".to_owned(),
+            });
+        }
+        if component == Component::KubeControllerManager && LEASE.contains(&text.as_str()) {
+            report.error(Finding {
+                at: name.span(),
+                key: format!("{key}.{text}"),
+                message: format!("`{text}` is not to be overridden"),
+                remedy: "leave it out: an upgrade waits for its lease before it drains a node"
+                    .to_owned(),
             });
         }
         let flag = OverriddenFlag {

@@ -232,7 +232,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     managed(
         Containerd,
         &["plugins", IMAGES, "registry"],
-        "images come from the zones' registries alone",
+        "images come from the zones' registries, or from [registry], alone",
     ),
     managed(
         Containerd,

@@ -77,7 +77,16 @@ fn write_and_remove(root: &Root, request: &WriteFiles) -> Result<()> {
             trust.extend(paths.keys().map(|path| (*path).to_owned()));
             write_trust(root, &trust)?;
         }
-        FileKind::Software => pending::add_files(root, paths.keys().copied())?,
+        FileKind::Software => {
+            pending::add_files(root, paths.keys().copied())?;
+            // What held a secret once is compared in the open from now on.
+            let mut trust = read_trust(root);
+            let before = trust.len();
+            trust.retain(|path| !paths.contains_key(path.as_str()));
+            if trust.len() < before {
+                write_trust(root, &trust)?;
+            }
+        }
     }
     let mut touched: BTreeSet<Utf8PathBuf> = BTreeSet::new();
     // In the order of paths, so that a directory comes before what is in it.
@@ -242,6 +251,25 @@ mod tests {
             .unwrap();
         assert_eq!(read_trust(&host.root), ["/etc/pki".to_owned()].into());
         assert!(!host.root.path("/etc/pki/key").exists());
+    }
+
+    /// Observation tells no digest in the open of what the trust manifest names.
+    #[tokio::test]
+    async fn a_file_that_holds_a_secret_no_more_leaves_the_trust_manifest() {
+        let host = TestHost::new();
+        for (kind, text, mode) in [
+            (FileKind::Trust, "header = \"Basic eDp5\"", 0o400),
+            (FileKind::Software, "plain", 0o644),
+        ] {
+            let file = body(kind, Some(text.as_bytes()), mode);
+            let files = [("/etc/containerd/hosts.toml", file)];
+            write(&host.root, request(kind, &files, &[])).await.unwrap();
+            assert_eq!(
+                read_trust(&host.root).len(),
+                usize::from(kind == FileKind::Trust)
+            );
+        }
+        assert_eq!(host.read("/etc/containerd/hosts.toml"), "plain");
     }
 
     #[tokio::test]

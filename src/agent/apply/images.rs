@@ -2,7 +2,8 @@
 //! both names by which the kubelet may ask, pinned against its collector by a
 //! third.
 
-use super::sparse::{self, Index, Indexes};
+use super::registries::{QUIET_LIMIT, Registries};
+use super::sparse::{self, Index};
 use crate::agent::channel::NoticeSender;
 use crate::agent::observe::{
     ctr, has_containerd, image_key_by_digest, image_pin, images, pinned_by, platform,
@@ -35,7 +36,7 @@ pub(super) async fn pull(
 ) -> Result<()> {
     let total = wanted.len() as u64;
     let present = images(root).await.unwrap_or_default();
-    let mut indexes = Indexes::of(root, registries);
+    let readers = Registries::new(root, registries, notices, QUIET_LIMIT)?;
     for (index, (reference, digest)) in wanted.iter().enumerate() {
         notices.send_lossy(Notice::Progress {
             item: reference.clone(),
@@ -43,9 +44,11 @@ pub(super) async fn pull(
             total,
         });
         if !is_right(present.get(reference), digest) {
-            let index = indexes.find(reference, digest).await;
-            pull_one(root, (reference, digest), index, &present)
-                .await
+            let pull = async {
+                let index = sparse::find(&readers, reference, digest).await?;
+                pull_one(root, (reference, digest), index, &present).await
+            };
+            pull.await
                 .with_context(|| format!("pulling {reference} from {}", registries.join(" or ")))?;
         }
     }
@@ -76,6 +79,7 @@ async fn pull_one(
     present: &BTreeMap<String, ImageFacts>,
 ) -> Result<()> {
     let by_digest = image_key_by_digest(reference, digest);
+    let is_imported = index.is_some();
     match index {
         None => pull_by_name(root, &by_digest).await?,
         Some(index) => {
@@ -86,9 +90,10 @@ async fn pull_one(
     }
     // A name that leads elsewhere is moved; one that is right stays, so that
     // the image is never without it.
-    let is_tagged = present
-        .get(reference)
-        .is_some_and(|facts| facts.digest == *digest);
+    let is_tagged = !is_imported
+        && present
+            .get(reference)
+            .is_some_and(|facts| facts.digest == *digest);
     let pin = image_pin(digest);
     let names = [pin.as_str(), reference];
     let names = if is_tagged { &names[..1] } else { &names };

@@ -1,4 +1,4 @@
-//! Reading from zone registries: the nearest that answers.
+//! Reading from registries: the nearest that answers.
 
 use crate::agent::channel::NoticeSender;
 use crate::agent::registry_client::RegistryClient;
@@ -37,11 +37,11 @@ pub(super) struct Tries<'a> {
 }
 
 impl<'a> Registries<'a> {
-    /// With the host's own certificate. `quiet` is how long the client lets a
+    /// With what the host has to show them. `quiet` is how long the client lets a
     /// registry say nothing.
     ///
     /// # Errors
-    /// If that is not there.
+    /// As [`RegistryClient::load`].
     pub(super) fn new(
         root: &Root,
         addresses: &'a [String],

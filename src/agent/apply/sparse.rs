@@ -2,12 +2,13 @@
 //! platforms out: there it is a blob, kept by an artifact (see `registry push`), and the
 //! node puts it together with its own platform's image.
 
-use super::registries::QUIET_LIMIT;
-use crate::agent::observe::{ctr, platform};
+use super::registries::{QUIET_LIMIT, Registries, not_to_be_had};
+use crate::agent::http;
+use crate::agent::observe::{ctr, platform, repository_of};
 use crate::agent::registry_client::RegistryClient;
 use crate::agent::root::Root;
 use crate::digest::Digest;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
 use reqwest::header::ACCEPT;
 use reqwest::{Method, StatusCode};
@@ -17,12 +18,13 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 /// As registries have it for manifests.
-const INDEX_LIMIT_BYTES: u64 = 4 << 20;
-/// What an image's tag may name.
-const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, \
+const INDEX_LIMIT_BYTES: usize = 4 << 20;
+const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// What an image's tag may name, and blobs.
+const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
     application/vnd.oci.image.manifest.v1+json, \
-    application/vnd.docker.distribution.manifest.v2+json";
+    application/vnd.docker.distribution.manifest.v2+json, */*";
 const IMPORT_LIMIT: Duration = Duration::from_secs(60);
 
 /// An index, proven by its digest.
@@ -53,51 +55,69 @@ struct ChildPlatform {
     architecture: String,
 }
 
-/// Looks for such indexes in the registry that is asked first.
-pub(super) struct Indexes<'a> {
-    /// None once it did not answer: what can be had then, containerd finds by itself.
-    registry: Option<(RegistryClient, &'a str)>,
+/// The index where registries have it as a blob alone; none where one has it as what the
+/// tag names. containerd would take the blob for the image.
+///
+/// # Errors
+/// With what each registry said, if none of them has it.
+pub(super) async fn find(
+    registries: &Registries<'_>,
+    reference: &str,
+    digest: &Digest,
+) -> Result<Option<Index>> {
+    let repository = repository_of(reference);
+    let mut tries = registries.tries(reference);
+    while let Some(registry) = tries.next().await {
+        match ask(registries.client(), registry, repository, digest).await {
+            Ok(index) => return Ok(index),
+            Err(error) => tries.failed(registry, &error),
+        }
+    }
+    Err(not_to_be_had(&tries.tried()))
 }
 
-impl<'a> Indexes<'a> {
-    pub(super) fn of(root: &Root, registries: &'a [String]) -> Self {
-        let client = RegistryClient::load(root, QUIET_LIMIT).ok();
-        let first = registries.first().map(String::as_str);
-        Self {
-            registry: client.zip(first),
+async fn ask(
+    client: &RegistryClient,
+    registry: &str,
+    repository: &str,
+    digest: &Digest,
+) -> Result<Option<Index>> {
+    let send = async |method: Method, kind: &str| {
+        let path = format!("{repository}/{kind}/{digest}");
+        let request = client.request(method, registry, &path);
+        let sent = timeout(QUIET_LIMIT, request.header(ACCEPT, ACCEPTED).send()).await;
+        let sent = sent.map_err(|_| anyhow!("no answer within {} s", QUIET_LIMIT.as_secs()))?;
+        let answer = sent.map_err(|error| anyhow!("{}", http::reason(&error)))?;
+        match answer.status() {
+            status if status.is_success() => Ok(Some(answer)),
+            StatusCode::NOT_FOUND => Ok(None),
+            status => Err(anyhow!("{kind}: status {}", status.as_u16())),
         }
+    };
+    if send(Method::HEAD, "manifests").await?.is_some() {
+        return Ok(None);
     }
-
-    /// The index where the registry has it as a blob alone. containerd would take the
-    /// blob for the image.
-    pub(super) async fn find(&mut self, reference: &str, digest: &Digest) -> Option<Index> {
-        let (client, registry) = self.registry.as_ref()?;
-        let repository = reference
-            .rsplit_once(':')
-            .map_or(reference, |parts| parts.0);
-        let path = |kind: &str| format!("{repository}/{kind}/{digest}");
-        let head = client.request(Method::HEAD, registry, &path("manifests"));
-        let head = head.header(ACCEPT, MANIFESTS).send();
-        let Ok(Ok(answer)) = timeout(QUIET_LIMIT, head).await else {
-            self.registry = None;
-            return None;
+    let answer = send(Method::GET, "blobs").await?;
+    let mut answer = answer.ok_or_else(|| anyhow!("it has not got {digest}"))?;
+    let mut bytes = Vec::new();
+    loop {
+        let piece = timeout(QUIET_LIMIT, answer.chunk()).await;
+        let piece = piece.map_err(|_| anyhow!("silent for {} s", QUIET_LIMIT.as_secs()))?;
+        let Some(piece) = piece.map_err(|error| anyhow!("{}", http::reason(&error)))? else {
+            break;
         };
-        if answer.status() != StatusCode::NOT_FOUND {
-            return None;
+        bytes.extend_from_slice(&piece);
+        if bytes.len() > INDEX_LIMIT_BYTES {
+            bail!("{digest} is longer than {INDEX_LIMIT_BYTES} bytes there");
         }
-        let get = client.request(Method::GET, registry, &path("blobs"));
-        let answer = timeout(QUIET_LIMIT, get.send()).await.ok()?.ok()?;
-        let length = answer.content_length();
-        let is_short = length.is_some_and(|length| length <= INDEX_LIMIT_BYTES);
-        if !answer.status().is_success() || !is_short {
-            return None;
-        }
-        let bytes = timeout(QUIET_LIMIT, answer.bytes()).await.ok()?.ok()?;
-        let is_right = Digest::of(&bytes) == *digest;
-        is_right
-            .then(|| read(*digest, bytes, &platform()))
-            .flatten()
     }
+    if Digest::of(&bytes) != *digest {
+        bail!("what came for {digest} is something else");
+    }
+    let index = read(*digest, bytes.into(), &platform());
+    index
+        .map(Some)
+        .ok_or_else(|| anyhow!("{digest} names no image for {}", platform()))
 }
 
 fn read(digest: Digest, bytes: Bytes, platform: &str) -> Option<Index> {
@@ -115,8 +135,6 @@ fn read(digest: Digest, bytes: Bytes, platform: &str) -> Option<Index> {
         bytes,
     })
 }
-
-const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// Gives containerd the index under a name; the content below it is there.
 ///
@@ -165,23 +183,93 @@ fn fill(file: &std::fs::File, name: &str, index: &Index) -> std::io::Result<()> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::registry::{Answer, FakeRegistry};
+
+    fn index_of(children: &[(&str, Digest)]) -> Vec<u8> {
+        let child = |(platform, digest): &(&str, Digest)| {
+            let (os, architecture) = platform.split_once('/').unwrap();
+            json!({
+                "digest": digest.to_string(),
+                "platform": {"os": os, "architecture": architecture},
+            })
+        };
+        let mut manifests = vec![json!({"digest": Digest::of("attestation").to_string()})];
+        manifests.extend(children.iter().map(child));
+        json!({"mediaType": OCI_INDEX, "manifests": manifests})
+            .to_string()
+            .into_bytes()
+    }
+
+    async fn answered(answer: Box<Answer>, digest: &Digest) -> Result<Option<Index>> {
+        let registry = FakeRegistry::start(answer).await;
+        let client = RegistryClient::of(&registry.registry, &registry.ca, None, QUIET_LIMIT)?;
+        ask(&client, &registry.registry, "a/pause", digest).await
+    }
 
     #[test]
     fn the_child_of_the_platform_is_found() {
         let (amd64, arm64) = (Digest::of("amd64"), Digest::of("arm64"));
-        let text = json!({
-            "mediaType": OCI_INDEX,
-            "manifests": [
-                {"digest": Digest::of("attestation").to_string()},
-                {"digest": arm64.to_string(), "platform": {"os": "linux", "architecture": "arm64"}},
-                {"digest": amd64.to_string(), "platform": {"os": "linux", "architecture": "amd64"}},
-            ],
-        });
-        let bytes = Bytes::from(text.to_string());
+        let bytes = Bytes::from(index_of(&[("linux/arm64", arm64), ("linux/amd64", amd64)]));
         let digest = Digest::of(&bytes);
         let child = |platform: &str| read(digest, bytes.clone(), platform).map(|index| index.child);
         assert_eq!(child("linux/amd64"), Some(amd64));
         assert_eq!(child("linux/arm64"), Some(arm64));
         assert_eq!(child("linux/s390x"), None);
+    }
+
+    #[tokio::test]
+    async fn an_index_that_is_a_blob_alone_is_put_together_here() {
+        let own = platform();
+        let bytes = index_of(&[(&own, Digest::of("child"))]);
+        let digest = Digest::of(&bytes);
+        let body = bytes.clone();
+        let as_blob: Box<Answer> = Box::new(move |asked, _| match asked.line.contains("/blobs/") {
+            true => (200, body.clone()),
+            false => (404, Vec::new()),
+        });
+        let index = answered(as_blob, &digest).await.unwrap().unwrap();
+        assert_eq!(index.child, Digest::of("child"));
+        // containerd pulls what is there as upstream has it.
+        let as_manifest = answered(Box::new(|_, _| (200, Vec::new())), &digest);
+        assert!(as_manifest.await.unwrap().is_none());
+        let archive = tempfile::NamedTempFile::new().unwrap();
+        fill(archive.as_file(), "a/pause@sha256:x", &index).unwrap();
+        let mut archive = tar::Archive::new(archive.reopen().unwrap());
+        let paths = archive.entries().unwrap().map(|entry| {
+            let entry = entry.unwrap();
+            entry.path().unwrap().to_string_lossy().into_owned()
+        });
+        let blob = format!("blobs/sha256/{}", digest.hex());
+        assert_eq!(
+            paths.collect::<Vec<_>>(),
+            ["oci-layout", "index.json", &blob]
+        );
+    }
+
+    /// containerd would take a blob for the image, so nothing is left to it.
+    #[tokio::test]
+    async fn whatever_else_comes_is_an_error() {
+        let own = platform();
+        let right = index_of(&[(&own, Digest::of("child"))]);
+        let other_platform = index_of(&[("linux/other", Digest::of("child"))]);
+        for (status, body, wanted, told) in [
+            (503, right.clone(), Digest::of(&right), "status 503"),
+            (404, Vec::new(), Digest::of(&right), "it has not got"),
+            (200, b"else".to_vec(), Digest::of(&right), "something else"),
+            (
+                200,
+                other_platform.clone(),
+                Digest::of(&other_platform),
+                "no image for",
+            ),
+        ] {
+            let answer: Box<Answer> =
+                Box::new(move |asked, _| match asked.line.contains("/blobs/") {
+                    true => (status, body.clone()),
+                    false => (404, Vec::new()),
+                });
+            let error = answered(answer, &wanted).await.err().unwrap().to_string();
+            assert!(error.contains(told), "{error}");
+        }
     }
 }

@@ -9,8 +9,8 @@ use tokio::time::{Instant, sleep};
 
 const LEASE: &str =
     "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/kube-controller-manager";
-/// The leader renews every two seconds (`--leader-elect-retry-period`); one look at a
-/// condition must not take longer than this.
+/// The leader renews every two seconds (`--leader-elect-retry-period`). What is left of
+/// the three that a look at a condition may take is for the last answer.
 const LOOK: Duration = Duration::from_millis(2700);
 const INTERVAL: Duration = Duration::from_millis(300);
 

@@ -69,7 +69,7 @@ pub fn pinned_by(name: &str) -> Option<Digest> {
 }
 
 /// A reference without its tag and digest.
-fn repository_of(reference: &str) -> &str {
+pub fn repository_of(reference: &str) -> &str {
     let name = reference.split('@').next().unwrap_or(reference);
     match name.rsplit_once(':') {
         Some((repository, tag)) if !tag.contains('/') => repository,

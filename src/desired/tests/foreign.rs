@@ -31,9 +31,10 @@ fn hosts_read_from_it_and_run_none() {
         );
         assert!(!host.binaries.contains_key("registry"));
         assert_eq!(host.registries, ["harbor.example.org/k8s"]);
-        assert_eq!(text(host, layout::REGISTRY_CA), "CA\n");
+        assert_eq!(text(host, layout::FOREIGN_REGISTRY_CA), "CA\n");
+        let named = text(host, layout::FOREIGN_REGISTRY);
+        assert_eq!(named, "harbor.example.org/k8s\n");
         assert!(!host.files.contains_key(layout::REGISTRY_CLIENT_KEY));
-        assert!(!host.files.contains_key(layout::REGISTRY_LOGIN));
     }
     let host = &desired.hosts["w1"];
     let hosts: toml::Table = text(host, PAUSE_HOSTS).parse().unwrap();
@@ -60,7 +61,7 @@ fn a_login_is_in_secret_files_alone_and_not_for_pods_own_images() {
     let desired = with(Some("secret"));
     let value = "Basic cm9ib3Q6c2VjcmV0";
     for host in desired.hosts.values() {
-        let login = text(host, layout::REGISTRY_LOGIN);
+        let login = text(host, layout::FOREIGN_REGISTRY);
         assert_eq!(login, format!("harbor.example.org/k8s\n{value}\n"));
         for (path, file) in &host.files {
             let is_told = match &file.content {

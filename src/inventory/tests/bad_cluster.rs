@@ -337,7 +337,7 @@ fn settings_that_are_not_the_inventorys() {
        |           ^^^^^^^^^
        = write `config` instead, which is merged into that file
 
-    i.toml:14:1: `overrides.containerd.config.plugins.io.containerd.cri.v1.images.registry`: `plugins.io.containerd.cri.v1.images.registry` of containerd is not to be overridden: images come from the zones' registries alone
+    i.toml:14:1: `overrides.containerd.config.plugins.io.containerd.cri.v1.images.registry`: `plugins.io.containerd.cri.v1.images.registry` of containerd is not to be overridden: images come from the zones' registries, or from [registry], alone
        |
     14 | registry = { config_path = "/etc/certs.d" }
        | ^^^^^^^^

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::testing::authority::TestAuthority;
 use camino::Utf8PathBuf;
-use fake_server::{FakeServer, TestAuthority};
+use fake_server::FakeServer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
@@ -139,7 +140,7 @@ async fn until(condition: impl Fn() -> bool) {
 
 #[tokio::test]
 async fn the_own_zone_comes_first_and_its_load_is_spread() {
-    let authority = TestAuthority::new();
+    let authority = TestAuthority::generate();
     let servers = [(); 3].map(|()| FakeServer::start(&authority));
     let [m1, m2, m3] = &servers;
     let zones = [(m1.address, "b"), (m2.address, "a"), (m3.address, "a")];
@@ -154,7 +155,7 @@ async fn the_own_zone_comes_first_and_its_load_is_spread() {
 
 #[tokio::test]
 async fn a_server_that_is_not_ready_keeps_its_connections_and_gets_no_new_ones() {
-    let authority = TestAuthority::new();
+    let authority = TestAuthority::generate();
     let (m1, m2) = (FakeServer::start(&authority), FakeServer::start(&authority));
     let proxy = probed(&authority, &[(m1.address, "a"), (m2.address, "b")]).await;
     let mut established = proxy.connect().await.unwrap();
@@ -176,7 +177,7 @@ async fn a_server_that_is_not_ready_keeps_its_connections_and_gets_no_new_ones()
 
 #[tokio::test]
 async fn connections_to_a_server_that_stays_unready_are_reset_once_another_is_ready() {
-    let authority = TestAuthority::new();
+    let authority = TestAuthority::generate();
     let (m1, m2) = (FakeServer::start(&authority), FakeServer::start(&authority));
     let mut timings = TIMINGS;
     timings.outdated_after = Duration::from_millis(200);
@@ -202,7 +203,7 @@ async fn connections_to_a_server_that_stays_unready_are_reset_once_another_is_re
 
 #[tokio::test]
 async fn when_no_server_is_ready_they_are_tried_all_the_same() {
-    let authority = TestAuthority::new();
+    let authority = TestAuthority::generate();
     let (m1, m2) = (FakeServer::start(&authority), FakeServer::start(&authority));
     m1.set_ready(false);
     m2.set_ready(false);
@@ -214,7 +215,7 @@ async fn when_no_server_is_ready_they_are_tried_all_the_same() {
 
 #[tokio::test]
 async fn a_client_that_comes_while_a_server_starts_is_held_until_it_is_ready() {
-    let authority = TestAuthority::new();
+    let authority = TestAuthority::generate();
     let m1 = FakeServer::start(&authority);
     m1.set_ready(false);
     let mut timings = TIMINGS;
@@ -236,7 +237,7 @@ async fn a_client_that_comes_while_a_server_starts_is_held_until_it_is_ready() {
 
 #[tokio::test]
 async fn nobody_is_held_for_a_server_that_stays_unready() {
-    let authority = TestAuthority::new();
+    let authority = TestAuthority::generate();
     let (m1, mut m2) = (FakeServer::start(&authority), FakeServer::start(&authority));
     m1.set_ready(false);
     m2.refuse().await;
@@ -253,7 +254,7 @@ async fn nobody_is_held_for_a_server_that_stays_unready() {
 
 #[tokio::test]
 async fn a_server_with_another_authoritys_certificate_or_name_is_not_ready() {
-    let (authority, other) = (TestAuthority::new(), TestAuthority::new());
+    let (authority, other) = (TestAuthority::generate(), TestAuthority::new());
     let m1 = FakeServer::start(&other);
     let m2 = FakeServer::start_with_names(&authority, &["127.0.0.2", "localhost"]);
     let m3 = FakeServer::start(&authority);
@@ -278,7 +279,7 @@ async fn a_server_with_another_authoritys_certificate_or_name_is_not_ready() {
 
 #[tokio::test]
 async fn probes_keep_one_connection() {
-    let authority = TestAuthority::new();
+    let authority = TestAuthority::generate();
     let m1 = FakeServer::start(&authority);
     let _proxy = probed(&authority, &[(m1.address, "a")]).await;
     until(|| m1.state.answers.load(Ordering::Relaxed) > 5).await;
@@ -287,7 +288,7 @@ async fn probes_keep_one_connection() {
 
 #[tokio::test]
 async fn connections_to_a_silent_host_are_reset_and_others_are_not() {
-    let authority = TestAuthority::new();
+    let authority = TestAuthority::generate();
     let (mut m1, m2) = (FakeServer::start(&authority), FakeServer::start(&authority));
     let proxy = probed(&authority, &[(m1.address, "a"), (m2.address, "b")]).await;
     let mut to_m1 = [
@@ -314,7 +315,7 @@ async fn connections_to_a_silent_host_are_reset_and_others_are_not() {
 
 #[tokio::test]
 async fn connections_to_a_host_that_refuses_dials_are_left_alone() {
-    let authority = TestAuthority::new();
+    let authority = TestAuthority::generate();
     let (mut m1, m2) = (FakeServer::start(&authority), FakeServer::start(&authority));
     let proxy = probed(&authority, &[(m1.address, "a"), (m2.address, "b")]).await;
     let mut established = proxy.connect().await.unwrap();
@@ -331,7 +332,7 @@ async fn connections_to_a_host_that_refuses_dials_are_left_alone() {
 
 #[tokio::test]
 async fn a_failed_dial_leads_to_the_next_server() {
-    let authority = TestAuthority::new();
+    let authority = TestAuthority::generate();
     let (mut m1, mut m2) = (FakeServer::start(&authority), FakeServer::start(&authority));
     let m3 = FakeServer::start(&authority);
     m1.refuse().await;
@@ -345,7 +346,7 @@ async fn a_failed_dial_leads_to_the_next_server() {
 
 #[tokio::test]
 async fn a_server_that_comes_back_while_a_client_waits_gets_it() {
-    let authority = TestAuthority::new();
+    let authority = TestAuthority::generate();
     let mut gone = FakeServer::start(&authority);
     gone.refuse().await;
     let proxy = unprobed(&[(gone.address, "a")]).await;
@@ -362,7 +363,7 @@ async fn a_server_that_comes_back_while_a_client_waits_gets_it() {
 
 #[tokio::test]
 async fn a_client_for_whom_there_is_no_server_is_reset() {
-    let authority = TestAuthority::new();
+    let authority = TestAuthority::generate();
     let mut m1 = FakeServer::start(&authority);
     m1.refuse().await;
     let proxy = unprobed(&[(m1.address, "a")]).await;
@@ -375,7 +376,7 @@ async fn a_client_for_whom_there_is_no_server_is_reset() {
 #[tokio::test]
 async fn ten_megabytes_and_the_end_pass_through() {
     const LENGTH: usize = 10 * 1024 * 1024;
-    let authority = TestAuthority::new();
+    let authority = TestAuthority::generate();
     let m1 = FakeServer::start(&authority);
     let proxy = probed(&authority, &[(m1.address, "a")]).await;
     let sent: Vec<u8> = (0..LENGTH)

@@ -65,11 +65,17 @@ fn damage(context: &Context, extent: &Extent) -> Result<()> {
         let size = fs_err::metadata(file)?.len();
         let at = random.below(size);
         let opened = File::options().read(true).write(true).open(file)?;
-        let kept = match number < extent.flips {
-            true => flip(&opened, at, 1 + random.below(255) as u8)?,
-            false => cut(&opened, at)?,
+        let (what, kept) = match number < extent.flips {
+            true => {
+                let by = 1 + random.below(255) as u8;
+                let what = format!("{file}: byte {at} of {size} changed by {by:#04x}");
+                (what, flip(&opened, at, by)?)
+            }
+            false => (
+                format!("{file}: cut to {at} of {size} bytes"),
+                cut(&opened, at)?,
+            ),
         };
-        let what = format!("{file}, {} of {size} bytes", at);
         ensure!(!is_good(&form.product)?, "{what}: taken for good");
         if number % extent.installed == 0 {
             reaches_no_host(context, &form.product).with_context(|| what.clone())?;
@@ -157,7 +163,7 @@ fn is_good(product: &Product) -> Result<bool> {
 fn reaches_no_host(context: &Context, product: &Product) -> Result<()> {
     let outcome = outcome(&mut product.verb("install", &["--yes"]))?;
     ensure!(
-        outcome.status == 2,
+        outcome.status == 2 && outcome.stderr.contains("/damaged/"),
         "install ended with {}:\n{}",
         outcome.status,
         outcome.stderr
@@ -188,19 +194,23 @@ pub fn full_disk_during_a_build(context: &Context) -> Result<()> {
         command.args(["--cache", cache.as_str(), "--output", output.as_str()]);
         Ok(command)
     };
-    let child = build()?
+    let log = paths::lab()?.join("small-disk.log");
+    let mut child = build()?
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::piped())
+        .stderr(fs_err::File::create(&log)?.into_parts().0)
         .spawn()?;
     let filler = disk.0.join("filler");
-    fill_once_it_writes(&cache, &filler)?;
-    let ended = child.wait_with_output()?;
-    let said = String::from_utf8_lossy(&ended.stderr);
+    let filled = fill_once_it_writes(&cache, &filler);
+    if filled.is_err() {
+        child.kill()?;
+    }
+    let status = child.wait()?;
+    filled?;
+    let said = fs_err::read_to_string(&log)?;
     ensure!(
-        !ended.status.success() && said.contains("No space left on device"),
-        "{}:\n{said}",
-        ended.status
+        !status.success() && said.contains("No space left on device"),
+        "{status}:\n{said}"
     );
     let error: Vec<&str> = said.lines().filter(|line| line.contains("error")).collect();
     shell::say(&format!("        {}", error.join("\n        ")));
@@ -233,7 +243,7 @@ impl Disk {
         fs_err::create_dir_all(place)?;
         let disk = Self(place.to_owned());
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=4G", "tmpfs", place.as_str()]);
+        mount.args(["-t", "tmpfs", "-o", "size=2G", "tmpfs", place.as_str()]);
         shell::read(&mut mount)?;
         Ok(disk)
     }
@@ -263,11 +273,8 @@ fn fill_once_it_writes(cache: &Utf8Path, filler: &Utf8Path) -> Result<()> {
         ensure!(begun.elapsed() < LIMIT, "nothing was written");
         std::thread::sleep(Duration::from_millis(10));
     }
-    // More than there is: what it gets before it fails is all of it.
-    let mut fill = Command::new("fallocate");
-    let _ = fill.args(["-l", "4G", filler.as_str()]).output();
-    let rest = format!("cat /dev/zero >> {filler} 2>/dev/null || true");
-    shell::read(Command::new("sh").args(["-c", &rest])).map(drop)
+    let fill = format!("cat /dev/zero > {filler} 2>/dev/null || true");
+    shell::read(Command::new("sh").args(["-c", &fill])).map(drop)
 }
 
 /// Inode and size in bytes of all files below a directory.
