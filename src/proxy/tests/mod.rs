@@ -254,7 +254,7 @@ async fn nobody_is_held_for_a_server_that_stays_unready() {
 
 #[tokio::test]
 async fn a_server_with_another_authoritys_certificate_or_name_is_not_ready() {
-    let (authority, other) = (TestAuthority::generate(), TestAuthority::new());
+    let (authority, other) = (TestAuthority::generate(), TestAuthority::generate());
     let m1 = FakeServer::start(&other);
     let m2 = FakeServer::start_with_names(&authority, &["127.0.0.2", "localhost"]);
     let m3 = FakeServer::start(&authority);
