@@ -1,5 +1,6 @@
 //! The release binary: static, stripped, as it goes into a bundle.
 
+use crate::upstream::cross::COMPILER;
 use crate::{paths, shell};
 use anyhow::{Context, Result};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -38,6 +39,27 @@ pub fn binary() -> Result<Utf8PathBuf> {
     let path = paths::cargo_target()?
         .join(triple)
         .join("release/cofferdam");
+    check_size(&path)?;
+    Ok(path)
+}
+
+/// The same for arm64, from whatever machine; the cross compiler is there.
+pub fn arm64_binary() -> Result<Utf8PathBuf> {
+    const TRIPLE: &str = "aarch64-unknown-linux-gnu";
+    shell::run(Command::new("rustup").args(["target", "add", TRIPLE]))?;
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    shell::run(
+        Command::new(cargo)
+            .args(["build", "--release", "--package", "cofferdam"])
+            .args(["--target", TRIPLE])
+            .env("RUSTFLAGS", "-C target-feature=+crt-static")
+            .env_remove("CARGO_ENCODED_RUSTFLAGS")
+            .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", COMPILER)
+            .env("CC_aarch64_unknown_linux_gnu", COMPILER)
+            .current_dir(paths::repository()?),
+    )?;
+    let path = paths::cargo_target()?.join(TRIPLE);
+    let path = path.join("release/cofferdam");
     check_size(&path)?;
     Ok(path)
 }

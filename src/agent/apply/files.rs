@@ -174,7 +174,18 @@ fn remove_one(root: &Root, path: &str) -> Result<()> {
                 _ => Ok(()),
             }
         }
-        Ok(_) => atomic::remove_if_there(&place),
+        Ok(_) => {
+            atomic::remove_if_there(&place)?;
+            // containerd takes an empty directory of a registry for leave to ask the
+            // real one, instead of its default.
+            if path.starts_with(layout::REGISTRY_HOSTS)
+                && let Some(directory) = place.parent()
+            {
+                // One with something else in it stays.
+                let _ = fs_err::remove_dir(directory);
+            }
+            Ok(())
+        }
     }
 }
 
@@ -270,6 +281,22 @@ mod tests {
             );
         }
         assert_eq!(host.read("/etc/containerd/hosts.toml"), "plain");
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_goes_leaves_no_directory_behind() {
+        let host = TestHost::new();
+        let path = |name: &str| format!("{}/{name}/hosts.toml", layout::REGISTRY_HOSTS);
+        let (kept, gone) = (path("kept.example"), path("gone.example"));
+        let file = body(FileKind::Software, Some(b"server"), 0o644);
+        let files = [(kept.as_str(), file.clone()), (gone.as_str(), file)];
+        let kind = FileKind::Software;
+        write(&host.root, request(kind, &files, &[])).await.unwrap();
+        host.write("/etc/containerd/certs.d/kept.example/mine.crt", "x");
+        let removal = request(kind, &[], &[&kept, &gone]);
+        write(&host.root, removal).await.unwrap();
+        let left = |path: &str| host.root.path(path).parent().unwrap().exists();
+        assert!(left(&kept) && !left(&gone));
     }
 
     #[tokio::test]

@@ -2,7 +2,8 @@
 
 use super::{
     Group, Hosts, Scenario, SiteOf, broken, bundle_file, damage, failures, foreign, growth, images,
-    interrupt, left_behind, masters, patch, pods, refusals, restore, rooms, rows, upgrade, zones,
+    interrupt, left_behind, masters, patch, pods, refusals, restore, rooms, rows, two_platforms,
+    upgrade, zones,
 };
 
 /// The default lab: one master, two workers, two zones.
@@ -370,6 +371,12 @@ const DAMAGED: &[Scenario] = &[Scenario {
     run: damage::two_thousand,
 }];
 
+/// Bare hosts; what is built for the other platform takes half an hour at first.
+const TWO_PLATFORMS: &[Scenario] = &[Scenario {
+    name: "a bundle of two platforms installs, and is whole for both",
+    run: two_platforms::installs,
+}];
+
 /// Five masters over three zones: two of them share their zone's fate.
 const FIVE: &[Scenario] = &[
     Scenario {
@@ -470,6 +477,11 @@ pub(super) const CHAOS: &[Group] = &[
     Group {
         hosts: ONE_MASTER,
         scenarios: DAMAGED,
+        site: SiteOf::Itself,
+    },
+    Group {
+        hosts: ONE_MASTER,
+        scenarios: TWO_PLATFORMS,
         site: SiteOf::Itself,
     },
     Group {

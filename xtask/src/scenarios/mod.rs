@@ -20,6 +20,7 @@ mod restore;
 mod rooms;
 mod rows;
 mod state;
+mod two_platforms;
 mod upgrade;
 pub mod zones;
 

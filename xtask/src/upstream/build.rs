@@ -6,6 +6,7 @@ use std::process::Command;
 
 use super::cache::{Cache, KeyBuilder};
 use super::components::{Cgo, Module, Platform};
+use super::cross;
 use super::progress::{Item, tied_to_this_process};
 use crate::shell;
 
@@ -138,7 +139,10 @@ fn key(source: &Source<'_>, toolchain: &Toolchain) -> Result<String> {
                 .args(["-W", "-f=${Package}=${Version}\n"])
                 .args(&source.module.debian_packages),
         )?;
-        key.add("Debian packages", versions.as_bytes());
+        // A package of several architectures is listed once for each.
+        let mut lines: Vec<&str> = versions.lines().collect();
+        lines.dedup();
+        key.add("Debian packages", lines.join("\n").as_bytes());
     }
     Ok(key.finish())
 }
@@ -222,14 +226,18 @@ fn arguments(module: &Module, folder: &Utf8Path) -> Vec<String> {
     arguments
 }
 
-fn environment(module: &Module, platform: &Platform) -> [(&'static str, String); 4] {
+fn environment(module: &Module, platform: &Platform) -> Vec<(&'static str, String)> {
     let cgo = if module.cgo == Cgo::Off { "0" } else { "1" };
-    [
+    let mut environment = vec![
         ("CGO_ENABLED", cgo.to_owned()),
         ("GOAMD64", "v1".to_owned()),
         ("GOARCH", platform.architecture.clone()),
         ("GOOS", platform.os.clone()),
-    ]
+    ];
+    if module.cgo != Cgo::Off {
+        environment.extend(cross::environment(platform));
+    }
+    environment
 }
 
 fn go() -> Command {

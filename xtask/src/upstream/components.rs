@@ -187,6 +187,23 @@ impl TryFrom<String> for Platform {
     }
 }
 
+impl Components {
+    /// The same for several platforms; what only tests need stays as it is.
+    pub fn for_platforms(mut self, platforms: &[Platform]) -> Self {
+        for module in &mut self.modules {
+            if module.platforms.is_empty() && module.folder.is_none() {
+                module.platforms = platforms.to_vec();
+            }
+        }
+        for image in &mut self.images {
+            if image.platforms.is_empty() && image.busybox.is_none() {
+                image.platforms = platforms.to_vec();
+            }
+        }
+        self
+    }
+}
+
 impl Module {
     /// The folder of `go.mod`, below or beside the minor's folder.
     pub fn source(&self, minor_folder: &Utf8Path) -> Utf8PathBuf {

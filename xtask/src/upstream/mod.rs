@@ -7,6 +7,7 @@
 mod build;
 mod cache;
 mod components;
+pub mod cross;
 mod http;
 mod image;
 pub mod image_archive;
@@ -23,6 +24,7 @@ use camino::Utf8Path;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+pub use components::Platform;
 pub use mirror::{Mirror, Served};
 pub use registry::Private;
 
@@ -67,13 +69,24 @@ pub fn run(args: &Args) -> Result<()> {
 /// Builds what is not in the cache yet, and returns the mirror. With
 /// everything there it takes seconds.
 pub fn ensure(minor: &str) -> Result<Mirror> {
+    ensure_for(minor, &[])
+}
+
+/// The same with components of several platforms.
+pub fn ensure_for(minor: &str, platforms: &[Platform]) -> Result<Mirror> {
     let started = Instant::now();
     let folder = paths::repository()?.join("upstream").join(minor);
     if !folder.is_dir() {
         bail!("there is no {folder}: give `--minor` one of the directories of upstream/");
     }
-    let components = components::load(&folder)?;
+    let mut components = components::load(&folder)?;
+    if !platforms.is_empty() {
+        components = components.for_platforms(platforms);
+    }
     install_packages(&components)?;
+    for platform in platforms {
+        cross::install(platform, &components)?;
+    }
     let sources: Vec<Source<'_>> = components
         .modules
         .iter()
