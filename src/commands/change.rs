@@ -70,7 +70,10 @@ pub(super) async fn upgrade(args: UpgradeArgs, style: Style) -> Result<ExitCode,
     let (inventory, site) = connect::read(&args.inventory.inventory)?;
     let output = super::output(style);
     let read = || hops::ahead(&args.bundles, (&inventory, &site), &output);
-    let hops = tokio::task::block_in_place(read)?;
+    let ahead = tokio::task::block_in_place(read)?;
+    let proof = ahead.prove(&output, &inventory, &site);
+    conclude(&output, proof.await)?;
+    let hops = ahead.hops;
     if args.dry_run {
         return dry_run(args, hops, style).await;
     }

@@ -92,7 +92,7 @@ async fn have(output: &Arc<Output>, inventory: &Inventory, site: &Site) -> Resul
 
 /// Layers, configurations and files of a bundle, with their sizes in bytes.
 /// Manifests are in every delta.
-fn content_of(bundle: &BundleView) -> Vec<(Digest, u64)> {
+pub(super) fn content_of(bundle: &BundleView) -> Vec<(Digest, u64)> {
     let images = bundle.images.iter().map(|image| &image.artifact);
     let artifacts = images.chain(&bundle.file_artifacts);
     let blobs = artifacts.flat_map(|artifact| &artifact.blobs);
@@ -100,7 +100,7 @@ fn content_of(bundle: &BundleView) -> Vec<(Digest, u64)> {
 }
 
 /// Which of the blobs each registry has, read and found right.
-async fn ask(
+pub(super) async fn ask(
     output: &Arc<Output>,
     inventory: &Inventory,
     site: &Site,

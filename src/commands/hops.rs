@@ -3,17 +3,31 @@
 use super::bundle_content::view;
 use super::fault::{Exit, Fault};
 use super::given::{Trusted, check_known, source, verified};
+use super::have::{ask, content_of};
 use super::record;
+use crate::bundle::inspect::human_bytes;
 use crate::bundle::progress::NoProgress;
 use crate::cli::{BundleArgs, HopArgs};
 use crate::desired::BundleView;
 use crate::desired::software::kubernetes_of;
+use crate::digest::Digest;
 use crate::inventory::Inventory;
 use crate::output::Output;
+use crate::plan::title::count;
 use crate::site::Site;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-/// The bundles that are still ahead of the cluster, in their order; at least the
-/// last.
+/// What is still ahead of a cluster.
+pub(super) struct Ahead {
+    /// In their order; at least the last.
+    pub(super) hops: Vec<BundleArgs>,
+    /// What deltas after the first leave out and no earlier hop brings, with its size in
+    /// bytes.
+    needed: BTreeMap<Digest, u64>,
+}
+
+/// The bundles that are still ahead of the cluster.
 ///
 /// # Errors
 /// When one can't be opened, or does not follow from the one before.
@@ -21,7 +35,7 @@ pub(super) fn ahead(
     args: &HopArgs,
     (inventory, site): (&Inventory, &Site),
     output: &Output,
-) -> Result<Vec<BundleArgs>, Fault> {
+) -> Result<Ahead, Fault> {
     let hops = args.bundle.iter().map(|bundle| BundleArgs {
         bundle: bundle.clone(),
         source: args.source.clone(),
@@ -29,10 +43,12 @@ pub(super) fn ahead(
     });
     let mut hops: Vec<BundleArgs> = hops.collect();
     if hops.len() == 1 {
-        return Ok(hops);
+        let needed = BTreeMap::new();
+        return Ok(Ahead { hops, needed });
     }
     let trusted = Trusted::of(inventory, &args.trust)?;
     let mut views = Vec::new();
+    let mut left_out = Vec::new();
     for hop in &hops {
         // A later one that is damaged must not be met half-way.
         let bundle = verified(&source(&hop.bundle, &hop.source), &trusted, &NoProgress)?;
@@ -40,12 +56,65 @@ pub(super) fn ahead(
         check_known(inventory, &view)?;
         output.say(&format!("hop       {}", view.title()));
         views.push(view);
+        left_out.push(bundle.left_out().collect());
     }
     check(&views)?;
     let whole = record::whole(site)?;
     let done = done(&views, whole.as_ref());
-    hops.drain(..done.min(views.len() - 1));
-    Ok(hops)
+    let done = done.min(views.len() - 1);
+    hops.drain(..done);
+    let needed = needed(&views[done..], &left_out[done..]);
+    Ok(Ahead { hops, needed })
+}
+
+/// The first hop is proven with its plan. What a hop has, registries have for the next.
+fn needed(views: &[BundleView], left_out: &[BTreeMap<Digest, u64>]) -> BTreeMap<Digest, u64> {
+    let mut brought: BTreeSet<Digest> = BTreeSet::new();
+    let mut needed = BTreeMap::new();
+    for (hop, (view, left_out)) in views.iter().zip(left_out).enumerate() {
+        let lacking = left_out.iter().filter(|(blob, _)| !brought.contains(blob));
+        if hop > 0 {
+            needed.extend(lacking.map(|(blob, size)| (*blob, *size)));
+        }
+        brought.extend(content_of(view).into_iter().map(|(blob, _)| blob));
+    }
+    needed
+}
+
+impl Ahead {
+    /// Refuses hops whose later deltas leave out what a registry lacks: it must not be
+    /// met half-way.
+    ///
+    /// # Errors
+    /// Names each such registry, with how much it lacks.
+    pub(super) async fn prove(
+        &self,
+        output: &Arc<Output>,
+        inventory: &Inventory,
+        site: &Site,
+    ) -> Result<(), Fault> {
+        if self.needed.is_empty() {
+            return Ok(());
+        }
+        let held = ask(output, inventory, site, &self.needed).await?;
+        let lines = held.iter().filter_map(|(host, held)| {
+            let lacking = self.needed.iter().filter(|(blob, _)| !held.contains(*blob));
+            let sizes: Vec<u64> = lacking.map(|(_, size)| *size).collect();
+            let blobs = count(sizes.len(), "blob", "blobs");
+            let bytes = human_bytes(sizes.iter().sum());
+            (!sizes.is_empty()).then(|| format!("{host}: lacks {blobs}, {bytes}"))
+        });
+        let lines: Vec<String> = lines.collect();
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let message = format!(
+            "a later hop is a delta, and registries lack what it leaves out; nothing was changed\n{}",
+            lines.join("\n")
+        );
+        let hint = "name the bundle that it builds on with --base, or take the full bundle";
+        Err(Fault::new(Exit::Checks, message).hint(hint))
+    }
 }
 
 /// How many of the hops the cluster has behind it.
@@ -80,7 +149,7 @@ fn check(hops: &[BundleView]) -> Result<(), Fault> {
 mod tests {
     use super::*;
     use crate::desired::Binary;
-    use crate::digest::Digest;
+    use crate::desired::{BlobReference, RegistryArtifact};
 
     fn bundles(versions: &str) -> Vec<BundleView> {
         let versions = versions.split(' ').map(|version| {
@@ -123,6 +192,34 @@ mod tests {
             let message = &fault.failures[0].message;
             assert!(message.starts_with(expected), "{message}");
         }
+    }
+
+    #[test]
+    fn what_an_earlier_hop_brings_need_not_be_there() {
+        let view = |blobs: &[&str]| {
+            let blobs = blobs.iter().map(|blob| BlobReference {
+                digest: Digest::of(*blob),
+                size: 1,
+                media_type: String::new(),
+            });
+            let artifact = RegistryArtifact {
+                repository: "a".to_owned(),
+                tag: "1".to_owned(),
+                blobs: blobs.collect(),
+                manifests: Vec::new(),
+            };
+            BundleView {
+                file_artifacts: vec![artifact],
+                ..BundleView::default()
+            }
+        };
+        let blobs = |names: &[&str]| -> BTreeMap<Digest, u64> {
+            names.iter().map(|name| (Digest::of(*name), 1)).collect()
+        };
+        let views = [view(&["old", "one"]), view(&["old", "one", "other", "two"])];
+        let left_out = [blobs(&["old"]), blobs(&["old", "one", "other"])];
+        assert_eq!(needed(&views, &left_out), blobs(&["other"]));
+        assert_eq!(needed(&views[1..], &left_out[1..]), blobs(&[]));
     }
 
     #[test]

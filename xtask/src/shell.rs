@@ -55,8 +55,15 @@ pub fn debian_packages(names: &[&str]) -> Result<()> {
         .iter()
         .copied()
         .filter(|name| {
-            read(Command::new("dpkg-query").args(["-W", "-f=${Status}", name]))
-                .map_or(true, |status| status != "install ok installed")
+            // A line for each architecture.
+            read(Command::new("dpkg-query").args(["-W", "-f=${Status}\n", name])).map_or(
+                true,
+                |statuses| {
+                    statuses
+                        .lines()
+                        .any(|status| status != "install ok installed")
+                },
+            )
         })
         .collect();
     if missing.is_empty() {
