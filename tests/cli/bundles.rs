@@ -44,6 +44,25 @@ fn the_same_lock_and_key_give_the_same_bytes_and_quiet_is_quiet() {
     assert_eq!(again.text(), "exit 0\n");
     let read = |name| fs_err::read(world.path.join(name)).unwrap();
     assert!(read("small.tar") == read("again.tar"), "the bytes differ");
+    // Elsewhere, in another time zone and language, for nobody else's eyes.
+    let elsewhere = world.path.join("elsewhere");
+    fs_err::create_dir(&elsewhere).unwrap();
+    for name in ["small.toml", "small.lock", "key", "agent"] {
+        fs_err::copy(world.path.join(name), elsewhere.join(name)).unwrap();
+    }
+    let build = "umask 077; exec \"$0\" bundle build small.toml --cache third --sign-key key \
+                 --agent linux/amd64=agent -o small.tar";
+    let status = std::process::Command::new("sh")
+        .args(["-c", build])
+        .arg(assert_cmd::cargo::cargo_bin!("cofferdam"))
+        .current_dir(&elsewhere)
+        .env("TZ", "Pacific/Kiritimati")
+        .env("LC_ALL", "tr_TR.UTF-8")
+        .env("HOME", &elsewhere)
+        .status();
+    assert!(status.unwrap().success());
+    let same = read("small.tar") == read("elsewhere/small.tar");
+    assert!(same, "the bytes differ");
 }
 
 /// A lock tells what is another than in the one before, and whether it is still

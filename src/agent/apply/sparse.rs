@@ -1,6 +1,6 @@
-//! Images whose upstream index a registry refused, since the bundle leaves some of its
-//! platforms out: there it is a blob, kept by an artifact (see `registry push`), and the
-//! node puts it together with its own platform's image.
+//! What registries have an image as. An upstream index that one refused, since the bundle
+//! leaves some of its platforms out, is a blob there, kept by an artifact (see `registry
+//! push`), and the node puts it together with its own platform's image.
 
 use super::registries::{QUIET_LIMIT, Registries, not_to_be_had};
 use crate::agent::http;
@@ -25,6 +25,8 @@ const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
     application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json, */*";
+/// Which manifest an answer is.
+const DIGEST_HEADER: &str = "docker-content-digest";
 const IMPORT_LIMIT: Duration = Duration::from_secs(60);
 
 /// An index, proven by its digest.
@@ -56,7 +58,8 @@ struct ChildPlatform {
 }
 
 /// The index where registries have it as a blob alone; none where one has it as what the
-/// tag names. containerd would take the blob for the image.
+/// tag names, which is proven too, since pods ask by tag. containerd would take the blob
+/// for the image.
 ///
 /// # Errors
 /// With what each registry said, if none of them has it.
@@ -66,9 +69,10 @@ pub(super) async fn find(
     digest: &Digest,
 ) -> Result<Option<Index>> {
     let repository = repository_of(reference);
+    let tag = reference[repository.len()..].trim_start_matches(':');
     let mut tries = registries.tries(reference);
     while let Some(registry) = tries.next().await {
-        match ask(registries.client(), registry, repository, digest).await {
+        match ask(registries.client(), registry, (repository, tag), digest).await {
             Ok(index) => return Ok(index),
             Err(error) => tries.failed(registry, &error),
         }
@@ -79,11 +83,12 @@ pub(super) async fn find(
 async fn ask(
     client: &RegistryClient,
     registry: &str,
-    repository: &str,
+    (repository, tag): (&str, &str),
     digest: &Digest,
 ) -> Result<Option<Index>> {
-    let send = async |method: Method, kind: &str| {
-        let path = format!("{repository}/{kind}/{digest}");
+    let name = digest.to_string();
+    let send = async |method: Method, kind: &str, name: &str| {
+        let path = format!("{repository}/{kind}/{name}");
         let request = client.request(method, registry, &path);
         let sent = timeout(QUIET_LIMIT, request.header(ACCEPT, ACCEPTED).send()).await;
         let sent = sent.map_err(|_| anyhow!("no answer within {} s", QUIET_LIMIT.as_secs()))?;
@@ -91,13 +96,19 @@ async fn ask(
         match answer.status() {
             status if status.is_success() => Ok(Some(answer)),
             StatusCode::NOT_FOUND => Ok(None),
-            status => Err(anyhow!("{kind}: status {}", status.as_u16())),
+            status => Err(anyhow!("{kind}/{name}: status {}", status.as_u16())),
         }
     };
-    if send(Method::HEAD, "manifests").await?.is_some() {
-        return Ok(None);
+    if send(Method::HEAD, "manifests", &name).await?.is_some() {
+        let named = send(Method::HEAD, "manifests", tag).await?;
+        let named = named.ok_or_else(|| anyhow!("it has no tag {tag} in {repository}"))?;
+        let found = named.headers().get(DIGEST_HEADER);
+        return match found.and_then(|found| found.to_str().ok()) {
+            Some(found) if found != name => bail!("its tag {tag} leads to {found}"),
+            _ => Ok(None),
+        };
     }
-    let answer = send(Method::GET, "blobs").await?;
+    let answer = send(Method::GET, "blobs", &name).await?;
     let mut answer = answer.ok_or_else(|| anyhow!("it has not got {digest}"))?;
     let mut bytes = Vec::new();
     loop {
@@ -203,7 +214,7 @@ mod tests {
     async fn answered(answer: Box<Answer>, digest: &Digest) -> Result<Option<Index>> {
         let registry = FakeRegistry::start(answer).await;
         let client = RegistryClient::of(&registry.registry, &registry.ca, None, QUIET_LIMIT)?;
-        ask(&client, &registry.registry, "a/pause", digest).await
+        ask(&client, &registry.registry, ("a/pause", "v1"), digest).await
     }
 
     #[test]
@@ -229,9 +240,15 @@ mod tests {
         });
         let index = answered(as_blob, &digest).await.unwrap().unwrap();
         assert_eq!(index.child, Digest::of("child"));
-        // containerd pulls what is there as upstream has it.
+        // containerd pulls what is there as upstream has it, by its digest and its tag.
         let as_manifest = answered(Box::new(|_, _| (200, Vec::new())), &digest);
         assert!(as_manifest.await.unwrap().is_none());
+        let untagged: Box<Answer> = Box::new(|asked, _| match asked.line.ends_with("/v1") {
+            true => (404, Vec::new()),
+            false => (200, Vec::new()),
+        });
+        let error = answered(untagged, &digest).await.err().unwrap().to_string();
+        assert_eq!(error, "it has no tag v1 in a/pause");
         let archive = tempfile::NamedTempFile::new().unwrap();
         fill(archive.as_file(), "a/pause@sha256:x", &index).unwrap();
         let mut archive = tar::Archive::new(archive.reopen().unwrap());

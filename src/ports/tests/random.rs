@@ -71,6 +71,11 @@ fn needed(inventory: &Inventory) -> BTreeSet<Connection> {
                 needed.insert((host.address, *server, Protocol::Tcp, 53));
             }
         }
+        if let Some(registry) = &inventory.registry {
+            for address in &registry.addresses {
+                needed.insert((host.address, *address, Protocol::Tcp, 5443));
+            }
+        }
         for server in &inventory.cluster.ntp_servers {
             needed.insert((host.address, *server, Protocol::Udp, 123));
         }
@@ -113,7 +118,7 @@ proptest! {
         let count = |role| inventory.hosts.iter().filter(|host| host.has(role)).count();
         for host in &inventory.hosts {
             let registries = inventory.registries_for(host);
-            prop_assert!(!registries.is_empty());
+            prop_assert_eq!(registries.is_empty(), inventory.registry.is_some());
             prop_assert_eq!(registries.len(), count(Role::Registry));
             let servers = inventory.api_servers_for(host);
             prop_assert!(!servers.is_empty());

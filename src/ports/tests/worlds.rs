@@ -23,7 +23,8 @@ pub(super) fn parsed(text: &str) -> Inventory {
     }
 }
 
-/// One to four zones, one to nine hosts, any roles, with a control-plane host among them.
+/// One to four zones, one to nine hosts, any roles, with a control-plane host among them;
+/// some with a registry that is not cofferdam's.
 pub(super) fn inventories() -> impl Strategy<Value = Inventory> {
     texts().prop_map(|text| parsed(&text))
 }
@@ -41,18 +42,31 @@ pub(super) fn texts() -> impl Strategy<Value = String> {
             ssh_port,
         });
     let hosts = prop::collection::vec(host, 1..10);
-    (hosts, 0..9_usize, any::<bool>()).prop_map(|(mut hosts, master, has_servers)| {
+    let outside = (any::<bool>(), any::<bool>());
+    (hosts, 0..9_usize, outside).prop_map(|(mut hosts, master, (has_servers, has_registry))| {
         let master = master % hosts.len();
         hosts[master].roles.insert(Role::ControlPlane);
-        text_of(&hosts, has_servers)
+        if has_registry {
+            for host in &mut hosts {
+                host.roles.remove(&Role::Registry);
+                if host.roles.is_empty() {
+                    host.roles.insert(Role::Worker);
+                }
+            }
+        }
+        text_of(&hosts, has_servers, has_registry)
     })
 }
 
-fn text_of(hosts: &[RandomHost], has_servers: bool) -> String {
+fn text_of(hosts: &[RandomHost], has_servers: bool, has_registry: bool) -> String {
     let mut text = "[cluster]\nname = \"random\"\nsurvive = \"nothing\"\n".to_owned();
     if has_servers {
         text.push_str("dns_upstreams = [\"192.0.2.1\", \"192.0.2.2\"]\n");
         text.push_str("ntp_servers = [\"192.0.2.3\"]\n[ssh]\njump_host = \"192.0.2.9\"\n");
+    }
+    if has_registry {
+        text.push_str("[registry]\naddress = \"r.example.org:5443/k8s\"\nca_file = \"ca.crt\"\n");
+        text.push_str("addresses = [\"192.0.2.20\", \"192.0.2.21\"]\n");
     }
     let zones: BTreeSet<usize> = hosts.iter().map(|host| host.zone).collect();
     for zone in &zones {
