@@ -6,12 +6,13 @@ use crate::bundle::inspect::human_bytes;
 use crate::desired::BlobReference;
 use crate::digest::Digest;
 use crate::facts::HostFacts;
-use crate::plan::title::count;
+use crate::plan::title::{count, names};
 use crate::plan::{Action, Plan, Step};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Owners of blobs that are named; the others are counted.
-const NAMED: usize = 4;
+/// What to do where hosts lack what a delta leaves out.
+pub(super) const LACKING_HINT: &str =
+    "name the bundle that it builds on with --base, or take the full bundle";
 
 /// Refuses a plan for which hosts would need what the bundle leaves out.
 ///
@@ -40,16 +41,11 @@ pub(super) fn prove_closure(
     }
     let lines = lacking.iter().map(|(host, blobs)| {
         let owners: BTreeSet<String> = blobs.keys().flat_map(|blob| bundle.owners(blob)).collect();
-        let named: Vec<&str> = owners.iter().take(NAMED).map(String::as_str).collect();
-        let more = match owners.len().saturating_sub(NAMED) {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
         format!(
-            "{host}: lacks {}, {}, of {}{more}",
+            "{host}: lacks {}, {}, of {}",
             count(blobs.len(), "blob", "blobs"),
             human_bytes(blobs.values().sum()),
-            named.join(", ")
+            names(owners.iter().map(String::as_str))
         )
     });
     let lines: Vec<String> = lines.collect();
@@ -58,8 +54,7 @@ pub(super) fn prove_closure(
         bundle.path(),
         lines.join("\n")
     );
-    let hint = "name the bundle that it builds on with --base, or take the full bundle";
-    Err(Fault::new(Exit::Checks, message).hint(hint))
+    Err(Fault::new(Exit::Checks, message).hint(LACKING_HINT))
 }
 
 /// The blobs whose bytes a step would ask for.

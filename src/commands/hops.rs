@@ -1,6 +1,7 @@
 //! Several bundles in one upgrade: hops, done in their order.
 
 use super::bundle_content::view;
+use super::delta::LACKING_HINT;
 use super::fault::{Exit, Fault};
 use super::given::{Trusted, check_known, source, verified};
 use super::have::{ask, content_of};
@@ -112,8 +113,7 @@ impl Ahead {
             "a later hop is a delta, and registries lack what it leaves out; nothing was changed\n{}",
             lines.join("\n")
         );
-        let hint = "name the bundle that it builds on with --base, or take the full bundle";
-        Err(Fault::new(Exit::Checks, message).hint(hint))
+        Err(Fault::new(Exit::Checks, message).hint(LACKING_HINT))
     }
 }
 
