@@ -50,6 +50,15 @@ pub enum IdentityError {
         /// The key file.
         path: Utf8PathBuf,
     },
+    /// The library can't read this key, though it is one.
+    #[error(
+        "reading the private key {path}: it is an ECDSA key whose number is short, as one in 512 \
+         is, and cofferdam can't read those"
+    )]
+    Short {
+        /// The key file.
+        path: Utf8PathBuf,
+    },
     /// The agent can't be reached or has no keys.
     #[error("asking the SSH agent for its keys: {problem}")]
     Agent {
@@ -70,6 +79,10 @@ impl IdentityError {
             Self::Encrypted { path } | Self::Passphrase { path } => format!(
                 "run it in a terminal and type the passphrase, or load the key with \
                  `ssh-add {path}` and leave `key` out of the inventory"
+            ),
+            Self::Short { path } => format!(
+                "load the key with `ssh-add {path}` and leave `key` out of the inventory, or make \
+                 another one: `ssh-keygen -t ed25519`"
             ),
             Self::Agent { .. } => {
                 "start an agent and load a key (`eval $(ssh-agent); ssh-add`), or \

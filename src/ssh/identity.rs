@@ -2,6 +2,7 @@
 
 use super::connect_error::IdentityError;
 use camino::{Utf8Path, Utf8PathBuf};
+use russh::keys::ssh_key::{self, encoding};
 use russh::keys::{HashAlg, PrivateKey, decode_secret_key};
 use std::fmt;
 use std::io::Read as _;
@@ -81,6 +82,9 @@ impl UnlockedKey {
             Err(russh::keys::Error::KeyIsEncrypted) => Err(IdentityError::Encrypted {
                 path: path.to_owned(),
             }),
+            Err(error) if is_short(&error) => Err(IdentityError::Short {
+                path: path.to_owned(),
+            }),
             Err(_) if passphrase.is_some() => Err(IdentityError::Passphrase {
                 path: path.to_owned(),
             }),
@@ -98,6 +102,15 @@ impl UnlockedKey {
             .fingerprint(HashAlg::Sha256)
             .to_string()
     }
+}
+
+/// Whether the SSH library stumbles over an ECDSA key whose number is short: of
+/// nistp256, one in 512 has less than the 32 bytes that ssh-key 0.7 asks for.
+fn is_short(error: &russh::keys::Error) -> bool {
+    matches!(
+        error,
+        russh::keys::Error::SshKey(ssh_key::Error::Encoding(encoding::Error::Length))
+    )
 }
 
 impl fmt::Display for UnlockedKey {
@@ -123,6 +136,30 @@ mod tests {
     use super::*;
     use std::process::Command;
 
+    /// Keys of nistp256 by ssh-keygen whose number has 31 bytes; the second has
+    /// the passphrase `correct horse`. No host knows them.
+    const SHORT: [&str; 2] = [
+        "-----BEGIN OPENSSH PRIVATE KEY-----
+b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAaAAAABNlY2RzYS
+1zaGEyLW5pc3RwMjU2AAAACG5pc3RwMjU2AAAAQQR4TtBhX4McGRptrmpW40/vSRg+Q/SH
+zMupoO0EhBXUtq0KRY1NRS/dcEJGhSxs7BFC4+krPa0Txq2CAr9RZlTWAAAAmILXTXuC10
+17AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBHhO0GFfgxwZGm2u
+albjT+9JGD5D9IfMy6mg7QSEFdS2rQpFjU1FL91wQkaFLGzsEULj6Ss9rRPGrYICv1FmVN
+YAAAAfEwk99Kg/0I2EtQ+yNM3DlRwa9y3VBqPHA3EcWCPSqAAAAAAB
+-----END OPENSSH PRIVATE KEY-----
+",
+        "-----BEGIN OPENSSH PRIVATE KEY-----
+b3BlbnNzaC1rZXktdjEAAAAACmFlczI1Ni1jdHIAAAAGYmNyeXB0AAAAGAAAABAy2c34i2
+mFTTxUHyjupo9pAAAAEAAAAAEAAABoAAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlz
+dHAyNTYAAABBBHhO0GFfgxwZGm2ualbjT+9JGD5D9IfMy6mg7QSEFdS2rQpFjU1FL91wQk
+aFLGzsEULj6Ss9rRPGrYICv1FmVNYAAACg7Gxj0r6oyXg/zMiboo1wKIhwFlRBLgLE1r7e
+9Knq5kVHTStnUXVApZK4D0U/DpR2InAxD6eBy2dyVcUqbrOeSjUX2P3lJyWVVYreogDVrX
+SWbuOdGYZ28ka29mYDLM/zwIIphPbkKdWOtUoz7xSrX+d+usDCCfxXMrTBK2vcjnxqOuVa
+RNpC9fns/bdrcjp8tJhj86mgzaawkd3FZoZ4gw==
+-----END OPENSSH PRIVATE KEY-----
+",
+    ];
+
     fn generate(directory: &Utf8Path, kind: &str, passphrase: &str) -> Utf8PathBuf {
         let path = directory.join(format!("key-{kind}-{}", passphrase.len()));
         let status = Command::new("ssh-keygen")
@@ -138,9 +175,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let directory = Utf8Path::from_path(directory.path()).unwrap();
         let plain = generate(directory, "ed25519", "");
-        let locked = generate(directory, "ecdsa", "correct horse");
+        let locked = generate(directory, "ed25519", "correct horse");
         let text = directory.join("text");
         fs_err::write(&text, "hello\n").unwrap();
+        let short = ["short", "short-locked"].map(|name| directory.join(name));
+        for (path, text) in short.iter().zip(SHORT) {
+            fs_err::write(path, text).unwrap();
+        }
         let missing = directory.join("missing");
         let public = directory.join("key-ed25519-0.pub");
 
@@ -164,6 +205,9 @@ mod tests {
             (&locked, None, "is encrypted"),
             (&locked, Some("wrong"), "the passphrase is wrong"),
             (&text, None, "not a private key"),
+            (&short[0], None, "an ECDSA key whose number is short"),
+            (&short[1], Some("correct horse"), "whose number is short"),
+            (&short[1], Some("wrong"), "the passphrase is wrong"),
             (&missing, None, "No such file"),
             (&public, None, "this is a public key"),
         ] {
@@ -174,6 +218,6 @@ mod tests {
                 "{error} doesn't name the file"
             );
         }
-        assert_eq!(asked.get(), 3, "only encrypted keys are asked for");
+        assert_eq!(asked.get(), 5, "only encrypted keys are asked for");
     }
 }
