@@ -6,14 +6,14 @@ use super::registries::{QUIET_LIMIT, Registries};
 use super::sparse::{self, Index};
 use crate::agent::channel::NoticeSender;
 use crate::agent::observe::{
-    ctr, has_containerd, image_key_by_digest, image_pin, images, pinned_by, platform,
+    ctr, has_containerd, image_key_by_digest, image_pin, images, named, pinned_by, platform,
 };
 use crate::agent::root::Root;
 use crate::digest::Digest;
 use crate::facts::ImageFacts;
 use crate::host::{Failure, Notice};
 use crate::layout;
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -46,7 +46,7 @@ pub(super) async fn pull(
         if !is_right(present.get(reference), digest) {
             let pull = async {
                 let index = sparse::find(&readers, reference, digest).await?;
-                pull_one(root, (reference, digest), index, &present).await
+                pull_one(root, (reference, digest), index).await
             };
             pull.await
                 .with_context(|| format!("pulling {reference} from {}", registries.join(" or ")))?;
@@ -72,30 +72,33 @@ async fn pull_by_name(root: &Root, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Pulls by digest, then as a pod asks, by tag: the content is there then, and what the
+/// tag leads to is shown. Where a registry keeps the index as a blob, its tag leads to
+/// one platform's image, and the name is ours to give.
 async fn pull_one(
     root: &Root,
     (reference, digest): (&str, &Digest),
     index: Option<Index>,
-    present: &BTreeMap<String, ImageFacts>,
 ) -> Result<()> {
     let by_digest = image_key_by_digest(reference, digest);
-    let is_imported = index.is_some();
-    match index {
-        None => pull_by_name(root, &by_digest).await?,
+    let found = match index {
+        None => {
+            pull_by_name(root, &by_digest).await?;
+            pull_by_name(root, reference).await?;
+            named(root, reference).await?
+        }
         Some(index) => {
             let child = image_key_by_digest(reference, &index.child);
             pull_by_name(root, &child).await?;
             sparse::import(root, &by_digest, &index).await?;
+            None
         }
-    }
+    };
     // A name that leads elsewhere is moved; one that is right stays, so that
     // the image is never without it.
-    let is_tagged = !is_imported
-        && present
-            .get(reference)
-            .is_some_and(|facts| facts.digest == *digest);
     let pin = image_pin(digest);
     let names = [pin.as_str(), reference];
+    let is_tagged = found == Some(*digest);
     let names = if is_tagged { &names[..1] } else { &names };
     ctr(root)?
         .arguments(["images", "tag", "--local", "--force"])
@@ -107,6 +110,9 @@ async fn pull_one(
         .arguments(["images", "label", &pin, PIN])
         .succeed()
         .await?;
+    if let Some(found) = found.filter(|found| found != digest) {
+        bail!("containerd was led to {found} by the tag, not to {digest}");
+    }
     Ok(())
 }
 
@@ -210,6 +216,50 @@ mod tests {
         let log = host.read("/log");
         let changes: Vec<&str> = log.lines().filter(|line| !line.contains("list")).collect();
         assert_eq!(changes, [format!("images rm {old_pin}")]);
+    }
+
+    /// containerd's answer to both pulls; the tag leads to `tagged`.
+    fn pulling(tagged: &Digest) -> TestHost {
+        let host = TestHost::new();
+        let log = host.root.path("/log");
+        let list = format!("case $2 in list) echo \"${{3#name==}} type {tagged} 1 B - -\";; esac");
+        host.binary("ctr", &format!("shift 2; echo \"$*\" >> {log}\n{list}"));
+        host
+    }
+
+    #[tokio::test]
+    async fn a_tag_is_pulled_as_well_as_the_digest() {
+        let digest = Digest::of("index");
+        let host = pulling(&digest);
+        let reference = "registry.k8s.io/pause:3.10";
+        pull_one(&host.root, (reference, &digest), None)
+            .await
+            .unwrap();
+        let log = host.read("/log");
+        let by_digest = image_key_by_digest(reference, &digest);
+        let pulled: Vec<&str> = log
+            .lines()
+            .filter(|line| line.starts_with("images pull"))
+            .filter_map(|line| line.split(' ').next_back())
+            .collect();
+        assert_eq!(pulled, [&by_digest, reference]);
+        let tag = format!("images tag --local --force --skip-reference-check {by_digest}");
+        let expected = format!("{tag} {}", image_pin(&digest));
+        assert!(log.lines().any(|line| line == expected), "{log}");
+    }
+
+    #[tokio::test]
+    async fn a_tag_that_leads_elsewhere_is_put_right_and_told() {
+        let (digest, other) = (Digest::of("index"), Digest::of("other"));
+        let host = pulling(&other);
+        let reference = "registry.k8s.io/pause:3.10";
+        let pulled = pull_one(&host.root, (reference, &digest), None).await;
+        let error = pulled.unwrap_err().to_string();
+        assert!(error.contains(&other.to_string()), "{error}");
+        let log = host.read("/log");
+        let expected = format!(" {} {reference}", image_pin(&digest));
+        let is_set = |line: &str| line.starts_with("images tag") && line.ends_with(&expected);
+        assert!(log.lines().any(is_set), "{log}");
     }
 
     #[tokio::test]

@@ -48,6 +48,22 @@ pub(crate) async fn images(root: &Root) -> Option<BTreeMap<String, ImageFacts>> 
     Some(parse_images(&listed.ok()?, &checked.ok()?))
 }
 
+/// What a name leads to; none if containerd has no such image.
+///
+/// # Errors
+/// If containerd does not answer.
+pub(crate) async fn named(root: &Root, name: &str) -> Result<Option<Digest>> {
+    let listed = program(root)?
+        .arguments(["images", "list", &format!("name=={name}")])
+        .limit(LIST_LIMIT)
+        .succeed()
+        .await?;
+    let found = listed.lines().filter_map(parse_listed);
+    Ok(found
+        .filter_map(|(found, digest, _)| (found == name).then_some(digest))
+        .next())
+}
+
 /// The name under which the kubelet looks an image up by digest:
 /// `registry.k8s.io/pause:3.10.2` to `registry.k8s.io/pause@sha256:…`.
 pub fn image_key_by_digest(reference: &str, digest: &Digest) -> String {

@@ -3,7 +3,7 @@
 use super::Context;
 use super::upgrade::NEXT;
 use super::zones::{all_well, is_node};
-use crate::lab::{Host, Lab};
+use crate::lab::{Host, Kind, Lab};
 use crate::product::{Product, run_quietly};
 use crate::shell;
 use anyhow::{Context as _, Result, ensure};
@@ -50,6 +50,47 @@ pub fn old_ones_are_left_to_kubelet(context: &Context) -> Result<()> {
     next.inventory = inventory;
     run_quietly(&mut next.verb("install", &["--yes"]))?;
     all_well(&next).map(drop)
+}
+
+/// After an install, the registries' logs know each node's containerd: it asked for each
+/// image by its digest and by its tag.
+pub fn asked_for_by_digest_and_tag(lab: &Lab) -> Result<()> {
+    let mut logs = String::new();
+    for host in lab.hosts().iter().filter(|host| host.kind == Kind::Master) {
+        let log = "journalctl -u registry --no-pager -o cat | grep containerd/";
+        logs += &lab.ssh_output(&host.name, log)?;
+    }
+    let mut asked = 0;
+    for host in lab.hosts().iter().filter(|host| is_node(host)) {
+        let listed = lab.ssh_output(&host.name, "/opt/cofferdam/bin/ctr -n k8s.io images list")?;
+        let tags = listed.lines().skip(1).filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let (name, digest) = (words.next()?, words.nth(1)?);
+            let is_tag = !name.contains('@') && !name.contains("sha256:");
+            is_tag.then_some((name.rsplit_once(':')?, digest))
+        });
+        let address = format!("{} - ", host.address);
+        let from_here: Vec<&str> = logs
+            .lines()
+            .filter(|line| line.starts_with(&address))
+            .collect();
+        for ((repository, tag), digest) in tags {
+            for name in [tag, digest] {
+                let path = format!("/v2/{repository}/manifests/{name}?");
+                ensure!(
+                    from_here.iter().any(|line| line.contains(&path)),
+                    "{}: no registry was asked for {path}",
+                    host.name
+                );
+                asked += 1;
+            }
+        }
+    }
+    ensure!(asked > 0, "no node has an image");
+    shell::say(&format!(
+        "        {asked} digests and tags asked for by nodes' containerd"
+    ));
+    Ok(())
 }
 
 /// Digests of the images that a node keeps from kubelet's collector, which are those

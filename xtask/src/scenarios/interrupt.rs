@@ -1,5 +1,6 @@
 //! Installs that are cut short at chosen moments, and the same command again.
 
+use super::images;
 use super::lists::{ONE_MASTER, THREE_MASTERS};
 use super::random::Random;
 use super::{Context, bare_hosts, same_state, state, undisturbed};
@@ -91,7 +92,11 @@ fn finish(context: &Context) -> Result<()> {
 /// seed 1, and repeated.
 pub fn killed_once(context: &Context) -> Result<()> {
     kill_at(context, random_moment(&mut Random::of(1)))?;
-    context.product.install().context("the same command again")
+    context
+        .product
+        .install()
+        .context("the same command again")?;
+    images::asked_for_by_digest_and_tag(&context.lab()?)
 }
 
 /// `kill -9` of the CLI at ten random moments of an install over three zones,

@@ -223,7 +223,7 @@ fn install(context: &Context) -> Result<()> {
     let state = state::of(&context.lab()?)?;
     let path = lab.join("undisturbed-state.json");
     fs_err::write(path, serde_json::to_vec_pretty(&state)?)?;
-    Ok(())
+    images::asked_for_by_digest_and_tag(&context.lab()?)
 }
 
 /// The state that the undisturbed install left.
