@@ -373,6 +373,10 @@ pub struct Generation {
     /// noted them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<BTreeSet<Digest>>,
+    /// What its registry is to hold, `repository:tag` to the manifest's digest; none
+    /// where nobody noted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifacts: Option<BTreeMap<String, Digest>>,
 }
 
 /// A generation with the bytes of its files.

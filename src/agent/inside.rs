@@ -5,7 +5,7 @@ use camino::Utf8Path;
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, openat2, unlinkat};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 
 /// A directory, itself reached as any path is.
 pub(crate) struct Inside(OwnedFd);
@@ -73,11 +73,53 @@ impl Inside {
     /// # Errors
     /// If it is not there, or the directory can't be changed.
     pub(crate) fn remove(&self, path: &Utf8Path) -> io::Result<()> {
-        let parts = path.parent().zip(path.file_name());
-        let (parent, name) = parts.ok_or(io::ErrorKind::InvalidInput)?;
-        let parent = self.reach(parent, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let (parent, name) = self.parent(path)?;
         unlinkat(&parent, name, AtFlags::empty())?;
         Ok(rustix::fs::fsync(&parent)?)
+    }
+
+    /// Removes a directory with all that is in it; one that is not there is fine.
+    ///
+    /// # Errors
+    /// If it can't be removed, or a part of its path is a link.
+    pub(crate) fn remove_tree(&self, path: &Utf8Path) -> io::Result<()> {
+        let (parent, name) = match self.parent(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            parent => parent?,
+        };
+        // The library follows no link below a path, and nobody can change this one.
+        let path = format!("/proc/self/fd/{}/{name}", parent.as_raw_fd());
+        match std::fs::remove_dir_all(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes a directory if nothing is in it.
+    ///
+    /// # Errors
+    /// If something is, or it is not there, or a part of its path is a link.
+    pub(crate) fn remove_empty(&self, path: &Utf8Path) -> io::Result<()> {
+        let (parent, name) = self.parent(path)?;
+        Ok(unlinkat(&parent, name, AtFlags::REMOVEDIR)?)
+    }
+
+    /// Brings to disk what was changed on the directory's file system.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        let top = self.reach(".".into(), OFlags::RDONLY | OFlags::DIRECTORY)?;
+        Ok(rustix::fs::syncfs(&top)?)
+    }
+
+    /// The directory that a path's last name is in, and the name.
+    fn parent<'a>(&self, path: &'a Utf8Path) -> io::Result<(OwnedFd, &'a str)> {
+        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        let parent = path.parent().filter(|parent| !parent.as_str().is_empty());
+        let parent = parent.unwrap_or(Utf8Path::new("."));
+        let parent = self.reach(parent, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        Ok((parent, name))
     }
 
     fn reach(&self, path: &Utf8Path, flags: OFlags) -> io::Result<OwnedFd> {
@@ -136,6 +178,29 @@ mod tests {
         assert!(host.root.path("/outside/data").exists());
         inside.remove("a/data".into()).unwrap();
         assert!(!top.join("a/data").exists());
+    }
+
+    #[test]
+    fn trees_go_and_what_links_lead_to_stays() {
+        let host = TestHost::new();
+        for path in ["/outside/deep/data", "/top/a/b/data", "/top/c/data"] {
+            host.write(path, "text");
+        }
+        let top = host.root.path("/top");
+        for name in ["link", "a/b/link"] {
+            fs_err::os::unix::fs::symlink(host.root.path("/outside"), top.join(name)).unwrap();
+        }
+        let inside = Inside::open(&top).unwrap();
+        assert!(inside.remove_tree("link/deep".into()).is_err());
+        assert!(inside.remove_empty("a".into()).is_err());
+        for path in ["a/b", "none", "none/none"] {
+            inside.remove_tree(path.into()).unwrap();
+        }
+        inside.remove_empty("a".into()).unwrap();
+        inside.remove_tree("c".into()).unwrap();
+        inside.sync().unwrap();
+        assert!(host.root.path("/outside/deep/data").exists());
+        assert_eq!(inside.names(".".into()), ["link"]);
     }
 
     #[test]

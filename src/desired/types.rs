@@ -126,6 +126,21 @@ impl DesiredHost {
     }
 }
 
+impl DesiredHost {
+    /// What the tags of the host's registry name, none of them without a registry; none
+    /// where that can't be known, since other hosts may be held too.
+    pub fn registry_tags(&self) -> Option<BTreeMap<String, Digest>> {
+        if self.held.is_some() {
+            return None;
+        }
+        let content = self.registry.iter();
+        let artifacts = content.flat_map(|content| &content.artifacts);
+        let named = artifacts
+            .filter_map(|(name, artifact)| Some((name.clone(), artifact.manifests.last()?.digest)));
+        Some(named.collect())
+    }
+}
+
 /// How a host belongs to etcd.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct EtcdMembership {

@@ -1,10 +1,13 @@
 //! Registries as the other hosts see them, and how blobs get into one.
 
 use super::cluster::registry_client;
-use super::machine::Machine;
+use super::machine::{Disk, Machine};
 use super::world::World;
+use crate::desired::Desired;
 use crate::digest::Digest;
+use crate::facts::Generation;
 use crate::host::BlobTarget;
+use std::collections::BTreeSet;
 
 const REGISTRY: &str = "registry.service";
 
@@ -116,6 +119,70 @@ impl World {
         let (address, _) = address.rsplit_once(':')?;
         let mut machines = self.machines.values();
         machines.find(|machine| machine.options.address.to_string() == address)
+    }
+}
+
+impl World {
+    pub(super) fn desire(&mut self, desired: Desired) {
+        let registries = desired
+            .hosts
+            .values()
+            .filter_map(|host| host.registry.as_ref());
+        for artifact in registries.flat_map(|content| content.artifacts.values()) {
+            if let Some(root) = artifact.manifests.last() {
+                self.artifacts
+                    .entry(root.digest)
+                    .or_insert_with(|| artifact.clone());
+            }
+        }
+        self.desired = desired;
+    }
+
+    /// What a host's registry keeps for these generations; none where one of them didn't
+    /// note what it needs.
+    pub(super) fn kept_in_registry(&self, generations: &[&Generation]) -> Option<Kept> {
+        let mut kept = Kept::default();
+        for generation in generations {
+            for (name, digest) in generation.artifacts.as_ref()? {
+                kept.tags.insert(name.clone());
+                let Some(artifact) = self.artifacts.get(digest) else {
+                    continue;
+                };
+                let parts = artifact.blobs.iter().chain(&artifact.manifests);
+                kept.links
+                    .extend(parts.map(|part| format!("{}@{}", artifact.repository, part.digest)));
+            }
+        }
+        Some(kept)
+    }
+}
+
+/// What stays in a registry's store.
+#[derive(Default)]
+pub(super) struct Kept {
+    tags: BTreeSet<String>,
+    links: BTreeSet<String>,
+}
+
+impl Kept {
+    pub(super) fn remove_other_names(&self, machine: &mut Machine) {
+        let registry = &mut machine.disk.registry;
+        registry.tags.retain(|name, _| self.tags.contains(name));
+        registry.links.retain(|link| self.links.contains(link));
+    }
+
+    pub(super) fn remove_other_blobs(&self, machine: &mut Machine) {
+        let Disk {
+            registry,
+            damaged_blobs,
+            ..
+        } = &mut machine.disk;
+        let is_kept = |digest: &Digest| {
+            let end = format!("@{digest}");
+            self.links.iter().any(|link| link.ends_with(&end))
+        };
+        registry.blobs.retain(|digest, _| is_kept(digest));
+        damaged_blobs.retain(is_kept);
     }
 }
 

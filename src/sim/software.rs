@@ -48,6 +48,20 @@ pub(super) async fn name_before(
 
 pub(super) async fn commit(host: &SimulatedHost, generation: Option<Generation>) -> Done {
     let generation = generation.ok_or_else(|| host.failed("no generation came"))?;
+    let kept = host.world.with(|world| {
+        let machine = world.machines.get(&host.name)?;
+        world.kept_in_registry(&machine.kept_with(&generation))
+    });
+    if let Some(kept) = kept {
+        change(host, Durability::Synced, |machine| {
+            kept.remove_other_names(machine)
+        })
+        .await?;
+        change(host, Durability::Synced, |machine| {
+            kept.remove_other_blobs(machine)
+        })
+        .await?;
+    }
     let keep = |machine: &mut Machine| machine.keep_generation(generation);
     change(host, Durability::Synced, keep).await?;
     change(host, Durability::Synced, Machine::collect).await?;
@@ -188,6 +202,14 @@ impl Machine {
         if !has_files && !has_blobs {
             self.disk.files.remove(path);
         }
+    }
+
+    /// The generations that are kept once this one is the newest.
+    fn kept_with<'a>(&'a self, newest: &'a Generation) -> Vec<&'a Generation> {
+        let present = self.disk.generation.as_ref();
+        let before = present.filter(|present| present.number != newest.number);
+        let before = before.or(self.disk.previous.as_ref());
+        std::iter::once(newest).chain(before).collect()
     }
 
     /// Makes a generation the newest one.

@@ -264,7 +264,7 @@ impl Simulation {
         desired.restore.clone_from(&self.restore);
         desired.only.clone_from(&self.only);
         desired.until.clone_from(&self.until);
-        self.world.with(|world| world.desired = desired.clone());
+        self.world.with(|world| world.desire(desired.clone()));
         let mut world = World::default();
         for (name, request) in observe_requests(&desired, key.as_ref()) {
             if self.left_out.contains(&name) {

@@ -5,7 +5,7 @@ use super::disruption::Disrupted;
 use super::machine::{Machine, START_TICKS, is_systems};
 use super::skew::Minors;
 use super::zones::{Cut, Heals, Link};
-use crate::desired::{Condition, Desired};
+use crate::desired::{Condition, Desired, RegistryArtifact};
 use crate::digest::Digest;
 use crate::layout;
 use crate::plan::Action;
@@ -76,6 +76,8 @@ pub(super) struct World {
     /// What units read is taken from here instead of from their command
     /// lines.
     pub desired: Desired,
+    /// What was ever to be in a registry, by the manifest that a tag names.
+    pub artifacts: BTreeMap<Digest, RegistryArtifact>,
     /// Time, advanced by every request.
     pub now: u64,
     /// Operations done so far.
@@ -139,6 +141,7 @@ impl World {
                 .collect(),
             cluster: Cluster::default(),
             desired: Desired::default(),
+            artifacts: BTreeMap::new(),
             now: 0,
             operations: 0,
             fault: None,

@@ -2,10 +2,11 @@
 
 use super::worlds::{ALL, THREE_ZONES, installed, spread};
 use cofferdam::desired::{Condition, Part, Stage, Until};
+use cofferdam::digest::Digest;
 use cofferdam::event::HostsByZone;
 use cofferdam::execute::Pauses;
 use cofferdam::plan::{Action, StagePlan, text};
-use cofferdam::sim::{Fault, FaultKind, NEXT_MINOR, Ran};
+use cofferdam::sim::{Fault, FaultKind, NEXT_MINOR, Ran, Simulation};
 use futures_util::future::BoxFuture;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -157,6 +158,39 @@ async fn hosts_go_back_to_generations_of_their_own() {
         assert!(again.plan.is_empty(), "{}", text(&again.plan));
         assert_eq!(world.violations(), Vec::<String>::new());
         assert_eq!(world.stale_units(), Vec::<String>::new());
+    }
+}
+
+/// Registries keep what the bundle before needs, and nothing that is older.
+#[tokio::test]
+async fn registries_keep_the_content_of_two_bundles() {
+    for inventory in ALL {
+        let mut world = installed(inventory, 5).await;
+        let names = world.inventory.hosts.iter().map(|host| host.name.clone());
+        let names: Vec<String> = names.collect();
+        let held = |world: &Simulation| -> BTreeMap<String, BTreeSet<Digest>> {
+            let hosts = names.iter().map(|name| {
+                let registry = world.disk(name).registry;
+                (name.clone(), registry.blobs.into_keys().collect())
+            });
+            hosts.collect()
+        };
+        let first = held(&world);
+        assert!(first.values().any(|blobs| !blobs.is_empty()));
+        world.take_bundle("+1");
+        world.install(None).await.unwrap().result.unwrap();
+        let both = held(&world);
+        world.take_bundle("+2");
+        world.install(None).await.unwrap().result.unwrap();
+        let last = held(&world);
+        for (name, first) in &first {
+            assert!(both[name].is_superset(first), "{name}");
+            let second: BTreeSet<_> = both[name].difference(first).copied().collect();
+            assert!(last[name].is_superset(&second), "{name}");
+            assert!(last[name].is_disjoint(first), "{name}");
+        }
+        let again = world.plan().await.unwrap();
+        assert!(again.plan.is_empty(), "{}", text(&again.plan));
     }
 }
 

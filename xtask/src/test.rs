@@ -12,7 +12,8 @@ pub struct Args {
     /// Tiers to run [default: all but chaos].
     #[arg(long, value_enum, value_delimiter = ',')]
     tier: Vec<Tier>,
-    /// Only scenarios of the lab whose name contains this.
+    /// Only scenarios of the lab whose name contains this, or one of several parts
+    /// divided by `|`.
     #[arg(long)]
     only: Option<String>,
 }

@@ -5,6 +5,7 @@ use super::{images, pending};
 use crate::agent::atomic::{self, Ownership};
 use crate::agent::observe::{by_digest, generation_numbers, read_numbered_generation};
 use crate::agent::root::Root;
+use crate::agent::seed::{remove_leftovers, remove_surplus};
 use crate::digest::Digest;
 use crate::facts::Generation;
 use crate::layout;
@@ -21,11 +22,19 @@ pub(super) async fn commit(root: &Root, number: u64, generation: Option<Generati
         bail!("committing generation {number}: the request does not carry it");
     };
     // First, since nobody would see a commit that was cut short before it.
-    if let Some(needed) = needed_images(&kept_then(root, &generation)) {
+    let kept = kept_then(root, &generation);
+    if let Some(needed) = needed_images(&kept) {
         images::unpin_others(root, &needed).await?;
     }
+    let needed = needed_artifacts(&kept);
     let root = root.clone();
-    tokio::task::spawn_blocking(move || write_and_collect(&root, &generation))
+    let rest = move || {
+        if let Some(needed) = needed {
+            remove_surplus(&root, &needed)?;
+        }
+        write_and_collect(&root, &generation)
+    };
+    tokio::task::spawn_blocking(rest)
         .await
         .context("committing a generation")?
 }
@@ -49,6 +58,19 @@ fn needed_images(kept: &[Generation]) -> Option<BTreeSet<Digest>> {
     Some(each?.into_iter().flatten().copied().collect())
 }
 
+/// What a registry is to hold for all kept generations; none where one didn't note its
+/// own.
+fn needed_artifacts(kept: &[Generation]) -> Option<BTreeSet<(String, Digest)>> {
+    let each = kept.iter().map(|generation| generation.artifacts.as_ref());
+    let each: Option<Vec<_>> = each.collect();
+    let named = each?.into_iter().flatten();
+    Some(
+        named
+            .map(|(name, digest)| (name.clone(), *digest))
+            .collect(),
+    )
+}
+
 fn write_and_collect(root: &Root, generation: &Generation) -> Result<()> {
     for (name, digest) in &generation.binaries {
         let place = root.path(layout::STORE).join(digest.hex());
@@ -68,7 +90,7 @@ fn write_and_collect(root: &Root, generation: &Generation) -> Result<()> {
     let kept = prune_generations(root)?;
     collect(root, &kept)?;
     // A run that was killed after the last blob left these.
-    crate::agent::seed::remove_leftovers(root)?;
+    remove_leftovers(root)?;
     remove_stale_links(root, generation)?;
     // Last, since it is the only trace of a commit that was cut short.
     pending::clear(root)
@@ -168,6 +190,7 @@ fn remove_stale_links(root: &Root, generation: &Generation) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::observe::blob_place;
     use crate::agent::test_host::TestHost;
     use crate::facts::GenerationFile;
 
@@ -261,6 +284,30 @@ mod tests {
         let expected = ["a", "b", "c"].map(Digest::of).into();
         assert_eq!(needed_images(&[old.clone(), new]), Some(expected));
         assert_eq!(needed_images(&[old, of(None)]), None);
+    }
+
+    #[tokio::test]
+    async fn a_registry_keeps_what_the_last_two_generations_need() {
+        let host = TestHost::new();
+        let place = |text: &str| {
+            let place = blob_place(&Digest::of(text));
+            format!("{}/{place}", layout::REGISTRY)
+        };
+        let texts = ["{\"a\": 1}", "{\"a\": 2}", "{\"a\": 3}", "{\"a\": 4}"];
+        for (number, text) in (1..).zip(texts) {
+            host.write(&place(text), text);
+            put(&host, layout::STORE, "kubelet");
+            let artifacts = [("site/app:v1".to_owned(), Digest::of(text))];
+            let generation = Generation {
+                // The second didn't note it, so that nobody knows what it needs.
+                artifacts: (number != 2).then(|| artifacts.into()),
+                ..generation(number, "kubelet", "x")
+            };
+            commit(&host.root, number, Some(generation)).await.unwrap();
+            let is_there = |text: &&str| host.root.path(place(text)).exists();
+            let held = texts.iter().filter(|text| is_there(text)).count();
+            assert_eq!(held, [1, 2, 3, 2][number as usize - 1], "{number}");
+        }
     }
 
     #[tokio::test]

@@ -21,8 +21,7 @@ pub(crate) use files::{
     generation_numbers, read_generation, read_numbered_generation, read_pending, read_trust,
 };
 pub(crate) use kernel::{has_module, parse_swaps, read_sysctl, sysctl_path};
-#[cfg(test)]
-pub(crate) use registry::blob_place;
+pub(crate) use registry::{BLOBS, REPOSITORIES, add_names, blob_place};
 pub(crate) use registry::{open_blob, remove_blob_if_damaged};
 pub(crate) use store::{BINARY_MODE, Named, by_digest, is_right, is_stored};
 pub(crate) use system::platform;

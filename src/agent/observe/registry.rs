@@ -15,8 +15,10 @@ use std::io;
 /// Repositories deeper than this are none of ours: `<upstream-host>/<path>`.
 const DEPTH_LIMIT: usize = 12;
 
-const DRIVER_ROOT: &str = "docker/registry/v2";
-const BLOBS: &str = "blobs/sha256";
+/// Below the store; repositories are by their names in a directory of it.
+pub(crate) const REPOSITORIES: &str = "docker/registry/v2/repositories";
+/// Below the store, by the first two digits and all of them.
+pub(crate) const BLOBS: &str = "docker/registry/v2/blobs/sha256";
 const DATA: &str = "data";
 /// A link is a file with a digest.
 const LINK_LIMIT: u64 = 256;
@@ -24,7 +26,7 @@ const LINK_LIMIT: u64 = 256;
 /// Where in the store the bytes of a blob or manifest are.
 pub(crate) fn blob_place(digest: &Digest) -> Utf8PathBuf {
     let hex = digest.hex();
-    [DRIVER_ROOT, BLOBS, &hex[..2], &hex, DATA].iter().collect()
+    [BLOBS, &hex[..2], &hex, DATA].iter().collect()
 }
 
 /// Looks at the blobs of `wanted` (with their sizes in bytes), and at all
@@ -44,9 +46,13 @@ pub(super) fn observe(
         blobs: right_ones(blobs.collect(), |place| store.file(place), told),
         ..RegistryFacts::default()
     };
-    let repositories = Utf8Path::new(DRIVER_ROOT).join("repositories");
-    walk(&store, &repositories, "", 0, &mut facts);
+    add_names(&store, &mut facts);
     Some(facts)
+}
+
+/// All links and tags of a store.
+pub(crate) fn add_names(store: &Inside, facts: &mut RegistryFacts) {
+    walk(store, REPOSITORIES.into(), "", 0, facts);
 }
 
 /// Opens a blob of the store; none if it is not there, or of another size.

@@ -6,6 +6,7 @@ mod damaged;
 mod instance;
 mod leftovers;
 mod push;
+mod surplus;
 
 use super::channel::BodyReceiver;
 use super::root::Root;
@@ -18,6 +19,7 @@ use instance::Instance;
 pub use leftovers::remove_leftovers;
 pub use push::ManifestTarget;
 use push::Pusher;
+pub use surplus::remove_surplus;
 use tokio::sync::Mutex;
 
 /// What goes into the registry, piece by piece.

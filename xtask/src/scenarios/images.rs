@@ -1,4 +1,4 @@
-//! What nodes keep of images once nobody goes back to them.
+//! What nodes and registries keep of images once nobody goes back to them.
 
 use super::Context;
 use super::upgrade::NEXT;
@@ -10,15 +10,22 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
-/// After an upgrade nodes keep the old images pinned, for the way back; after the
-/// next change they leave them to kubelet, and what is needed stays.
-pub fn old_ones_are_left_to_kubelet(context: &Context) -> Result<()> {
+/// After an upgrade nodes keep the old images pinned, for the way back, and registries
+/// their content; after the next change nodes leave them to kubelet, registries remove
+/// theirs, and what is needed stays.
+pub fn old_ones_go(context: &Context) -> Result<()> {
     let (lab, mut next) = (context.lab()?, Product::for_lab(NEXT)?);
     let nodes: Vec<&Host> = lab.hosts().iter().filter(|host| is_node(host)).collect();
     let before = nodes
         .iter()
         .map(|host| as_generations_say(&lab, host))
         .collect::<Result<Vec<_>>>()?;
+    let registries = || -> Result<Vec<Store>> {
+        let hosts = lab.hosts().iter();
+        let masters = hosts.filter(|host| host.kind == Kind::Master);
+        masters.map(|host| Store::of(&lab, host)).collect()
+    };
+    let stores = registries()?;
     let inventory = next.inventory.clone();
     let text = fs_err::read_to_string(&inventory)?;
     let (setting, other) = (
@@ -47,6 +54,23 @@ pub fn old_ones_are_left_to_kubelet(context: &Context) -> Result<()> {
         "        {left} pins of old images taken off {} nodes",
         nodes.len()
     ));
+    for (before, after) in stores.iter().zip(registries()?) {
+        ensure!(
+            after.tags.is_subset(&before.tags) && after.tags.len() < before.tags.len(),
+            "tags before: {:?}, after: {:?}",
+            before.tags,
+            after.tags
+        );
+        ensure!(
+            !after.holds(":1.36.0") && after.holds(":1.37.0"),
+            "{:?}",
+            after.tags
+        );
+        shell::say(&format!(
+            "        a registry held {:.1} MB before, and {:.1} MB after that",
+            before.megabytes, after.megabytes
+        ));
+    }
     next.inventory = inventory;
     run_quietly(&mut next.verb("install", &["--yes"]))?;
     all_well(&next).map(drop)
@@ -93,6 +117,54 @@ pub fn asked_for_by_digest_and_tag(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+/// What a registry holds.
+struct Store {
+    tags: BTreeSet<String>,
+    megabytes: f64,
+}
+
+impl Store {
+    /// Fails if its tags are not those that the host's generations name.
+    fn of(lab: &Lab, host: &Host) -> Result<Self> {
+        let found = "cd /var/lib/cofferdam/registry/docker/registry/v2/repositories && \
+            find . -path '*/_manifests/tags/*/current/link'";
+        let found = lab.ssh_output(&host.name, found)?;
+        let tags = found.lines().filter_map(|line| {
+            let name = line.strip_prefix("./")?.strip_suffix("/current/link")?;
+            let (repository, tag) = name.split_once("/_manifests/tags/")?;
+            Some(format!("{repository}:{tag}"))
+        });
+        let tags: BTreeSet<String> = tags.collect();
+        let mut named = BTreeSet::new();
+        for generation in generations(lab, host)? {
+            let artifacts = generation["artifacts"].as_object();
+            let artifacts = artifacts.with_context(|| format!("{}: no artifacts", host.name))?;
+            named.extend(artifacts.keys().cloned());
+        }
+        ensure!(
+            tags == named,
+            "{}: its registry has {tags:?}, its generations name {named:?}",
+            host.name
+        );
+        let bytes = lab.ssh_output(&host.name, "du -sb /var/lib/cofferdam/registry | cut -f1")?;
+        Ok(Self {
+            tags,
+            megabytes: bytes.trim().parse::<f64>()? / 1e6,
+        })
+    }
+
+    fn holds(&self, part: &str) -> bool {
+        self.tags.iter().any(|tag| tag.contains(part))
+    }
+}
+
+fn generations(lab: &Lab, host: &Host) -> Result<Vec<Value>> {
+    let kept = "cat /var/lib/cofferdam/generations/*.json";
+    let kept = lab.ssh_output(&host.name, kept)?;
+    let generations = serde_json::Deserializer::from_str(&kept).into_iter();
+    Ok(generations.collect::<Result<_, _>>()?)
+}
+
 /// Digests of the images that a node keeps from kubelet's collector, which are those
 /// that its two generations name.
 fn as_generations_say(lab: &Lab, host: &Host) -> Result<BTreeSet<String>> {
@@ -103,11 +175,8 @@ fn as_generations_say(lab: &Lab, host: &Host) -> Result<BTreeSet<String>> {
         .filter_map(|name| name.strip_prefix("cofferdam/pinned:"))
         .map(str::to_owned)
         .collect();
-    let kept = "cat /var/lib/cofferdam/generations/*.json";
-    let kept = lab.ssh_output(&host.name, kept)?;
     let mut named = BTreeSet::new();
-    for generation in serde_json::Deserializer::from_str(&kept).into_iter::<Value>() {
-        let generation = generation?;
+    for generation in generations(lab, host)? {
         let images = generation["images"].as_array();
         let images = images.with_context(|| format!("{}: no images", host.name))?;
         named.extend(

@@ -228,8 +228,8 @@ const THREE_ZONES: &[Scenario] = &[
         run: upgrade::to_the_next_minor,
     },
     Scenario {
-        name: "three zones: old images are left to kubelet",
-        run: images::old_ones_are_left_to_kubelet,
+        name: "three zones: old images leave nodes and registries",
+        run: images::old_ones_go,
     },
 ];
 

@@ -89,8 +89,8 @@ struct Hosts {
     witnesses: u8,
 }
 
-/// Runs the lab tier; `only` picks scenarios by part of their name (those that
-/// others build on run too).
+/// Runs the lab tier; `only` picks scenarios by parts of their names, divided by `|`
+/// (installs that others build on run too).
 pub fn run(only: Option<&str>) -> Result<Tally> {
     groups(lists::LAB, only)
 }
@@ -119,6 +119,10 @@ fn groups(groups: &[Group], only: Option<&str>) -> Result<Tally> {
     Ok(tally)
 }
 
+fn is_meant(scenario: &Scenario, only: Option<&str>) -> bool {
+    only.is_none_or(|only| only.split('|').any(|part| scenario.name.contains(part)))
+}
+
 fn group(
     context: &Context,
     hosts: Hosts,
@@ -127,16 +131,10 @@ fn group(
 ) -> Result<Tally> {
     let wanted: Vec<&Scenario> = scenarios
         .iter()
-        .filter(|scenario| {
-            only.is_none_or(|only| scenario.name.contains(only))
-                || scenario.name.starts_with("install")
-        })
+        .filter(|scenario| is_meant(scenario, only) || scenario.name.starts_with("install"))
         .collect();
     let mut tally = Tally::default();
-    if !wanted
-        .iter()
-        .any(|scenario| only.is_none_or(|only| scenario.name.contains(only)))
-    {
+    if !wanted.iter().any(|scenario| is_meant(scenario, only)) {
         return Ok(tally);
     }
     fresh_hosts(context, hosts)?;
