@@ -373,10 +373,10 @@ pub struct Generation {
     /// noted them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<BTreeSet<Digest>>,
-    /// What its registry is to hold, `repository:tag` to the manifest's digest; none
-    /// where nobody noted it.
+    /// What its registry is to hold, `repository:tag@digest` of each manifest that a tag
+    /// names; not set where that wasn't known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub artifacts: Option<BTreeMap<String, Digest>>,
+    pub artifacts: Option<BTreeSet<String>>,
 }
 
 /// A generation with the bytes of its files.

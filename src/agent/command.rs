@@ -4,6 +4,7 @@ use super::failure::last_lines;
 use crate::host::Failure;
 use anyhow::{Context, Result};
 use camino::Utf8PathBuf;
+use std::io::ErrorKind;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,6 +16,9 @@ const DEFAULT_LIMIT: Duration = Duration::from_secs(60);
 /// More output than this is not kept: node lists of large clusters are a few
 /// megabytes.
 const OUTPUT_LIMIT: u64 = 64 << 20;
+/// Together a second, for what takes a moment.
+const BUSY_TRIES: u32 = 40;
+const BUSY_PAUSE: Duration = Duration::from_millis(25);
 
 /// A program to run, with a clean environment and a limit of time.
 #[derive(Clone, Debug)]
@@ -94,8 +98,26 @@ impl Program {
     ///
     /// # Errors
     /// If it can't be started.
-    pub fn spawn(&self) -> Result<Child> {
-        Command::new(&self.path)
+    pub async fn spawn(&self) -> Result<Child> {
+        let mut tries = 1;
+        loop {
+            // A child that was forked while the program was written holds the file open
+            // until it is another program itself.
+            match self.command().spawn() {
+                Err(error)
+                    if error.kind() == ErrorKind::ExecutableFileBusy && tries < BUSY_TRIES =>
+                {
+                    tries += 1;
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                }
+                child => return child.with_context(|| format!("starting `{}`", self.path)),
+            }
+        }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        command
             .args(&self.arguments)
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
@@ -108,9 +130,8 @@ impl Program {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("starting `{}`", self.path))
+            .kill_on_drop(true);
+        command
     }
 
     /// Runs it to its end, whatever its exit status.
@@ -118,7 +139,7 @@ impl Program {
     /// # Errors
     /// If it can't be started or does not end within its limit.
     pub async fn finish(&self) -> Result<Finished> {
-        let mut child = self.spawn()?;
+        let mut child = self.spawn().await?;
         let stdin = child.stdin.take();
         let stdout = child.stdout.take();
         let stderr = child.stderr.take();
@@ -228,6 +249,21 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(text, "in\nvalue\n");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_still_open_for_writing_is_started_once_it_is_not() {
+        let host = crate::agent::test_host::TestHost::new();
+        host.program("tool", "echo done");
+        let path = host.root.path("/usr/bin/tool");
+        let open = fs_err::OpenOptions::new().append(true).open(&path).unwrap();
+        let program = Program::new(path);
+        let closing = async {
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            drop(open);
+        };
+        let (told, ()) = tokio::join!(program.succeed(), closing);
+        assert_eq!(told.unwrap(), "done\n");
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 
 use camino::Utf8Path;
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, openat2, unlinkat};
+use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -78,15 +79,21 @@ impl Inside {
         Ok(rustix::fs::fsync(&parent)?)
     }
 
-    /// Removes a directory with all that is in it; one that is not there is fine.
+    /// Removes whatever is there, a directory with all that is in it, a link without what
+    /// it leads to; nothing there is fine.
     ///
     /// # Errors
-    /// If it can't be removed, or a part of its path is a link.
+    /// If it can't be removed, or a directory on the way is a link.
     pub(crate) fn remove_tree(&self, path: &Utf8Path) -> io::Result<()> {
         let (parent, name) = match self.parent(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             parent => parent?,
         };
+        match unlinkat(&parent, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            Err(error) => return Err(error.into()),
+        }
         // The library follows no link below a path, and nobody can change this one.
         let path = format!("/proc/self/fd/{}/{name}", parent.as_raw_fd());
         match std::fs::remove_dir_all(path) {
@@ -98,19 +105,22 @@ impl Inside {
     /// Removes a directory if nothing is in it.
     ///
     /// # Errors
-    /// If something is, or it is not there, or a part of its path is a link.
+    /// If something is, or it is not there, or a directory on the way is a link.
     pub(crate) fn remove_empty(&self, path: &Utf8Path) -> io::Result<()> {
         let (parent, name) = self.parent(path)?;
         Ok(unlinkat(&parent, name, AtFlags::REMOVEDIR)?)
     }
 
-    /// Brings to disk what was changed on the directory's file system.
+    /// Sees to it that what was removed from a directory stays so; one that is not there
+    /// is fine.
     ///
     /// # Errors
     /// If the disk fails.
-    pub(crate) fn sync(&self) -> io::Result<()> {
-        let top = self.reach(".".into(), OFlags::RDONLY | OFlags::DIRECTORY)?;
-        Ok(rustix::fs::syncfs(&top)?)
+    pub(crate) fn sync(&self, path: &Utf8Path) -> io::Result<()> {
+        match self.reach(path, OFlags::RDONLY | OFlags::DIRECTORY) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            directory => Ok(rustix::fs::fsync(directory?)?),
+        }
     }
 
     /// The directory that a path's last name is in, and the name.
@@ -193,14 +203,18 @@ mod tests {
         let inside = Inside::open(&top).unwrap();
         assert!(inside.remove_tree("link/deep".into()).is_err());
         assert!(inside.remove_empty("a".into()).is_err());
-        for path in ["a/b", "none", "none/none"] {
+        host.write("/top/file", "text");
+        for path in ["a/b", "none", "none/none", "file"] {
             inside.remove_tree(path.into()).unwrap();
         }
         inside.remove_empty("a".into()).unwrap();
         inside.remove_tree("c".into()).unwrap();
-        inside.sync().unwrap();
+        inside.sync(".".into()).unwrap();
+        inside.sync("none".into()).unwrap();
         assert!(host.root.path("/outside/deep/data").exists());
         assert_eq!(inside.names(".".into()), ["link"]);
+        inside.remove_tree("link".into()).unwrap();
+        assert!(host.root.path("/outside/deep/data").exists());
     }
 
     #[test]

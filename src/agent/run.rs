@@ -26,7 +26,7 @@ pub async fn run(
     body: BodyReceiver,
     notices: NoticeSender,
 ) -> Result<i32> {
-    let mut child = prepare(root, &request)?.spawn()?;
+    let mut child = prepare(root, &request)?.spawn().await?;
     let stdin = child.stdin.take();
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let input = async {

@@ -49,7 +49,8 @@ async fn have(output: &Arc<Output>, inventory: &Inventory, site: &Site) -> Resul
                     `registry push --bundle DELTA --base LAST`";
         return Err(Fault::new(Exit::Input, message).hint(hint));
     }
-    let mut bundles = record::known_bundles(site)?;
+    // Not the one before: registries remove its content with the next change.
+    let mut bundles = record::present_bundles(site)?;
     // What a run began to bring is in registries too.
     bundles.extend(record::begun(site)?.map(|begun| begun.bundle));
     let Some(bundle) = bundles.first().map(BundleView::title) else {

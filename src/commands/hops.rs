@@ -23,9 +23,17 @@ use std::sync::Arc;
 pub(super) struct Ahead {
     /// In their order; at least the last.
     pub(super) hops: Vec<BundleArgs>,
-    /// What deltas after the first leave out and no earlier hop brings, with its size in
-    /// bytes.
+    later: Later,
+}
+
+/// What deltas after the first leave out and the two hops before them don't bring, with
+/// its size in bytes.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Later {
+    /// Of the second hop, which registries must have.
     needed: BTreeMap<Digest, u64>,
+    /// Of others, which registries won't have any more: they keep two bundles.
+    gone: BTreeMap<Digest, u64>,
 }
 
 /// The bundles that are still ahead of the cluster.
@@ -44,8 +52,8 @@ pub(super) fn ahead(
     });
     let mut hops: Vec<BundleArgs> = hops.collect();
     if hops.len() == 1 {
-        let needed = BTreeMap::new();
-        return Ok(Ahead { hops, needed });
+        let later = Later::default();
+        return Ok(Ahead { hops, later });
     }
     let trusted = Trusted::of(inventory, &args.trust)?;
     let mut views = Vec::new();
@@ -64,22 +72,30 @@ pub(super) fn ahead(
     let done = done(&views, whole.as_ref());
     let done = done.min(views.len() - 1);
     hops.drain(..done);
-    let needed = needed(&views[done..], &left_out[done..]);
-    Ok(Ahead { hops, needed })
+    let later = later(&views[done..], &left_out[done..]);
+    Ok(Ahead { hops, later })
 }
 
-/// The first hop is proven with its plan. What a hop has, registries have for the next.
-fn needed(views: &[BundleView], left_out: &[BTreeMap<Digest, u64>]) -> BTreeMap<Digest, u64> {
-    let mut brought: BTreeSet<Digest> = BTreeSet::new();
-    let mut needed = BTreeMap::new();
-    for (hop, (view, left_out)) in views.iter().zip(left_out).enumerate() {
-        let lacking = left_out.iter().filter(|(blob, _)| !brought.contains(blob));
-        if hop > 0 {
-            needed.extend(lacking.map(|(blob, size)| (*blob, *size)));
-        }
-        brought.extend(content_of(view).into_iter().map(|(blob, _)| blob));
+/// The first hop is proven with its plan. What a hop has, registries have for the next
+/// two.
+fn later(views: &[BundleView], left_out: &[BTreeMap<Digest, u64>]) -> Later {
+    let content = views.iter().map(content_of);
+    let content: Vec<BTreeSet<Digest>> = content
+        .map(|blobs| blobs.into_iter().map(|(blob, _)| blob).collect())
+        .collect();
+    let mut later = Later::default();
+    for (hop, left_out) in left_out.iter().enumerate().skip(1) {
+        let before = &content[hop.saturating_sub(2)..hop];
+        let lacking = left_out
+            .iter()
+            .filter(|(blob, _)| !before.iter().any(|content| content.contains(blob)));
+        let blobs = match hop {
+            1 => &mut later.needed,
+            _ => &mut later.gone,
+        };
+        blobs.extend(lacking.map(|(blob, size)| (*blob, *size)));
     }
-    needed
+    later
 }
 
 impl Ahead {
@@ -94,12 +110,22 @@ impl Ahead {
         inventory: &Inventory,
         site: &Site,
     ) -> Result<(), Fault> {
-        if self.needed.is_empty() {
+        let Later { needed, gone } = &self.later;
+        if !gone.is_empty() {
+            let message = format!(
+                "a later hop is a delta that leaves out {}, {}, of a bundle more than two before \
+                 it, and registries keep two; nothing was changed",
+                count(gone.len(), "blob", "blobs"),
+                human_bytes(gone.values().sum())
+            );
+            return Err(Fault::new(Exit::Checks, message).hint(LACKING_HINT));
+        }
+        if needed.is_empty() {
             return Ok(());
         }
-        let held = ask(output, inventory, site, &self.needed).await?;
+        let held = ask(output, inventory, site, needed).await?;
         let lines = held.iter().filter_map(|(host, held)| {
-            let lacking = self.needed.iter().filter(|(blob, _)| !held.contains(*blob));
+            let lacking = needed.iter().filter(|(blob, _)| !held.contains(*blob));
             let sizes: Vec<u64> = lacking.map(|(_, size)| *size).collect();
             let blobs = count(sizes.len(), "blob", "blobs");
             let bytes = human_bytes(sizes.iter().sum());
@@ -218,8 +244,23 @@ mod tests {
         };
         let views = [view(&["old", "one"]), view(&["old", "one", "other", "two"])];
         let left_out = [blobs(&["old"]), blobs(&["old", "one", "other"])];
-        assert_eq!(needed(&views, &left_out), blobs(&["other"]));
-        assert_eq!(needed(&views[1..], &left_out[1..]), blobs(&[]));
+        let found = later(&views, &left_out);
+        assert_eq!((found.needed, found.gone.len()), (blobs(&["other"]), 0));
+        assert_eq!(later(&views[1..], &left_out[1..]), Later::default());
+        // What the first has is gone when the fourth comes, and what the base alone has
+        // when the third does.
+        let views = ["one", "two", "three", "four"].map(|name| view(&[name]));
+        let left_out = [
+            blobs(&[]),
+            blobs(&["base", "one"]),
+            blobs(&["base", "one", "two"]),
+            blobs(&["one", "two", "three"]),
+        ];
+        let expected = Later {
+            needed: blobs(&["base"]),
+            gone: blobs(&["base", "one"]),
+        };
+        assert_eq!(later(&views, &left_out), expected);
     }
 
     #[test]

@@ -146,6 +146,13 @@ pub(super) fn record_whole(site: &Site, whole: &BundleView) -> anyhow::Result<()
     record(site, WHOLE, whole)
 }
 
+/// The bundles that a cluster is of: what all is of, and what soaks. Registries have their
+/// content for as long.
+pub(super) fn present_bundles(site: &Site) -> Result<Vec<BundleView>, Fault> {
+    let bundles = [whole(site)?, soaking(site)?];
+    Ok(bundles.into_iter().flatten().collect())
+}
+
 /// The bundles that a site knows: what all is of, what soaks, and what was before.
 pub(super) fn known_bundles(site: &Site) -> Result<Vec<BundleView>, Fault> {
     let mut known = Vec::new();

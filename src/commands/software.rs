@@ -189,6 +189,10 @@ fn choose(
                 Ok(Software::of(given))
             }
             (_, Some(whole), Intent::Rollback) => Ok(Software::of(whole)),
+            // The run that finished it was killed after it had noted so.
+            (Some(given), Some(whole), Intent::Finish) if given.title() == whole.title() => {
+                Ok(Software::of(given))
+            }
             (_, None, Intent::Rollback) => refuse(
                 "the site does not know which bundle the cluster is of".to_owned(),
                 "run `cofferdam install` with that bundle once",
@@ -466,6 +470,15 @@ mod tests {
                 Some("1.36.0"),
                 "1.37.0/1.36 1.36.0",
                 "m2 does not run kubernetes-1.37 1.37.0 yet",
+            ),
+            // Gone on with, though it had come to its end.
+            (Finish, next, Some("1.37.0"), "1.37.0 1.37.0", whole),
+            (
+                Finish,
+                "1.37.1",
+                Some("1.37.0"),
+                "1.37.0 1.37.0",
+                "no new minor soaks",
             ),
             (
                 Install,

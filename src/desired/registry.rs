@@ -105,9 +105,15 @@ pub fn registry(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
         change: Change::Restart,
         ready: Some(ready),
     });
-    let artifacts = builder.inputs.software.artifacts();
+    let artifacts = || builder.inputs.software.artifacts();
+    let needed = artifacts().filter_map(|artifact| {
+        let digest = artifact.manifests.last()?.digest;
+        Some(format!("{}:{}@{digest}", artifact.repository, artifact.tag))
+    });
+    let needed = (builder.inputs.site.held.is_empty()).then(|| needed.collect());
     builder.built.registry = Some(RegistryContent {
-        artifacts: artifacts
+        needed,
+        artifacts: artifacts()
             .map(|artifact| {
                 (
                     format!("{}:{}", artifact.repository, artifact.tag),

@@ -77,10 +77,15 @@ impl Software {
         }
     }
 
-    /// Everything that a zone's registry is to hold.
+    /// Everything that a zone's registry is to hold. Of two under one tag the last one
+    /// counts: nodes pull images of the whole, by tag too, while the control plane reads
+    /// files of what soaks.
     pub fn artifacts(&self) -> impl Iterator<Item = &RegistryArtifact> {
-        let soaking = self.soaking.iter().flat_map(BundleView::artifacts);
-        self.whole.artifacts().chain(soaking)
+        let soaking = || self.soaking.iter();
+        let images = soaking().flat_map(|view| &view.images);
+        let images = images.map(|image| &image.artifact);
+        let files = soaking().flat_map(|view| &view.file_artifacts);
+        images.chain(self.whole.artifacts()).chain(files)
     }
 }
 

@@ -127,17 +127,13 @@ impl DesiredHost {
 }
 
 impl DesiredHost {
-    /// What the tags of the host's registry name, none of them without a registry; none
-    /// where that can't be known, since other hosts may be held too.
-    pub fn registry_tags(&self) -> Option<BTreeMap<String, Digest>> {
-        if self.held.is_some() {
-            return None;
+    /// What the host's registry is needed for, see [`RegistryContent::needed`]; nothing
+    /// where the host has no registry.
+    pub fn needed_artifacts(&self) -> Option<BTreeSet<String>> {
+        match &self.registry {
+            Some(content) => content.needed.clone(),
+            None => Some(BTreeSet::new()),
         }
-        let content = self.registry.iter();
-        let artifacts = content.flat_map(|content| &content.artifacts);
-        let named = artifacts
-            .filter_map(|(name, artifact)| Some((name.clone(), artifact.manifests.last()?.digest)));
-        Some(named.collect())
     }
 }
 
@@ -459,6 +455,10 @@ pub struct NodeImage {
 pub struct RegistryContent {
     /// By `repository:tag`.
     pub artifacts: BTreeMap<String, RegistryArtifact>,
+    /// `repository:tag@digest` of all that hosts may ask for, where two bundles have
+    /// different content under one tag too; not set while a host is held to what it was,
+    /// since that may be of any bundle.
+    pub needed: Option<BTreeSet<String>>,
 }
 
 /// One tagged image or file in a registry.

@@ -196,7 +196,7 @@ pub enum Action {
         node: String,
     },
     /// Writes a new software generation and collects what none of the last
-    /// two needs.
+    /// two needs, in the host's registry too.
     Commit {
         generation: u64,
     },

@@ -330,7 +330,13 @@ impl<'a> HostDiff<'a> {
     pub fn generation_to_commit(&self, leftovers: Leftovers) -> Option<u64> {
         let found = self.facts.generation.as_ref();
         let number = found.map_or(0, |generation| generation.number);
-        let desired = generation_of(self.desired, number);
+        let mut desired = generation_of(self.desired, number);
+        // What isn't known is no difference: a generation more is a way back less.
+        if let (Some(desired), Some(found)) = (&mut desired, found)
+            && (desired.artifacts.is_none() || found.artifacts.is_none())
+        {
+            desired.artifacts.clone_from(&found.artifacts);
+        }
         if desired.is_none() || desired.as_ref() != found {
             return Some(number + 1);
         }

@@ -44,6 +44,6 @@ pub fn generation_of(host: &DesiredHost, number: u64) -> Option<Generation> {
             .collect(),
         units: host.units.iter().map(|unit| unit.name.clone()).collect(),
         images: host.pinned_images(),
-        artifacts: host.registry_tags(),
+        artifacts: host.needed_artifacts(),
     })
 }

@@ -143,9 +143,10 @@ impl World {
     pub(super) fn kept_in_registry(&self, generations: &[&Generation]) -> Option<Kept> {
         let mut kept = Kept::default();
         for generation in generations {
-            for (name, digest) in generation.artifacts.as_ref()? {
-                kept.tags.insert(name.clone());
-                let Some(artifact) = self.artifacts.get(digest) else {
+            for needed in generation.artifacts.as_ref()? {
+                let (name, digest) = needed.split_once('@')?;
+                kept.tags.insert(name.to_owned());
+                let Some(artifact) = self.artifacts.get(&digest.parse().ok()?) else {
                     continue;
                 };
                 let parts = artifact.blobs.iter().chain(&artifact.manifests);

@@ -1,6 +1,7 @@
 //! Who we are towards a host: a private key file, an unlocked key or an agent.
 
 use super::connect_error::IdentityError;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use camino::{Utf8Path, Utf8PathBuf};
 use russh::keys::ssh_key::{self, encoding};
 use russh::keys::{HashAlg, PrivateKey, decode_secret_key};
@@ -10,6 +11,10 @@ use std::sync::Arc;
 
 /// No private key is longer; a wrong path (a disk image, say) is refused early.
 const KEY_FILE_LIMIT: u64 = 64 * 1024;
+
+const KEY_BEGIN: &str = "-----BEGIN OPENSSH PRIVATE KEY-----";
+const KEY_END: &str = "-----END OPENSSH PRIVATE KEY-----";
+const NISTP256: &[u8] = b"ecdsa-sha2-nistp256";
 
 /// How to authenticate.
 #[derive(Clone, Debug)]
@@ -82,7 +87,7 @@ impl UnlockedKey {
             Err(russh::keys::Error::KeyIsEncrypted) => Err(IdentityError::Encrypted {
                 path: path.to_owned(),
             }),
-            Err(error) if is_short(&error) => Err(IdentityError::Short {
+            Err(error) if is_short(&error, &text) => Err(IdentityError::Short {
                 path: path.to_owned(),
             }),
             Err(_) if passphrase.is_some() => Err(IdentityError::Passphrase {
@@ -105,12 +110,24 @@ impl UnlockedKey {
 }
 
 /// Whether the SSH library stumbles over an ECDSA key whose number is short: of
-/// nistp256, one in 512 has less than the 32 bytes that ssh-key 0.7 asks for.
-fn is_short(error: &russh::keys::Error) -> bool {
-    matches!(
+/// nistp256, one in 512 has less than the 32 bytes that ssh-key 0.7 asks for. What was cut
+/// off ends in the same error.
+fn is_short(error: &russh::keys::Error, text: &str) -> bool {
+    let is_length = matches!(
         error,
         russh::keys::Error::SshKey(ssh_key::Error::Encoding(encoding::Error::Length))
-    )
+    );
+    let (Some(begin), Some(end)) = (text.find(KEY_BEGIN), text.find(KEY_END)) else {
+        return false;
+    };
+    let body: String = text[begin..end]
+        .trim_start_matches(KEY_BEGIN)
+        .split_whitespace()
+        .collect();
+    let bytes = STANDARD.decode(body).unwrap_or_default();
+    // The public half stands there as it is, whatever encrypts the private one.
+    let mut windows = bytes.windows(NISTP256.len());
+    is_length && windows.any(|window| window == NISTP256)
 }
 
 impl fmt::Display for UnlockedKey {
@@ -182,6 +199,10 @@ RNpC9fns/bdrcjp8tJhj86mgzaawkd3FZoZ4gw==
         for (path, text) in short.iter().zip(SHORT) {
             fs_err::write(path, text).unwrap();
         }
+        let cut = directory.join("cut");
+        let whole = fs_err::read_to_string(&plain).unwrap();
+        let lines: Vec<&str> = whole.lines().collect();
+        fs_err::write(&cut, lines[..lines.len() - 2].join("\n")).unwrap();
         let missing = directory.join("missing");
         let public = directory.join("key-ed25519-0.pub");
 
@@ -205,6 +226,7 @@ RNpC9fns/bdrcjp8tJhj86mgzaawkd3FZoZ4gw==
             (&locked, None, "is encrypted"),
             (&locked, Some("wrong"), "the passphrase is wrong"),
             (&text, None, "not a private key"),
+            (&cut, None, "not a private key that can be read"),
             (&short[0], None, "an ECDSA key whose number is short"),
             (&short[1], Some("correct horse"), "whose number is short"),
             (&short[1], Some("wrong"), "the passphrase is wrong"),

@@ -161,20 +161,34 @@ async fn hosts_go_back_to_generations_of_their_own() {
     }
 }
 
+/// Blobs of each host's registry.
+fn blobs(world: &Simulation) -> BTreeMap<String, BTreeSet<Digest>> {
+    let hosts = world.inventory.hosts.iter().map(|host| {
+        let registry = world.disk(&host.name).registry;
+        (host.name.clone(), registry.blobs.into_keys().collect())
+    });
+    hosts.collect()
+}
+
+/// Changes that each host keeps a generation for.
+async fn change_settings(world: &mut Simulation, inventory: &str) {
+    for number in [101, 102] {
+        let changed = format!("{inventory}\n[overrides.kubelet.config]\nmaxPods = {number}\n");
+        world.take_inventory(&changed).unwrap();
+        let ran = world.install(None).await.unwrap();
+        if let Err(stopped) = &ran.result {
+            panic!("{stopped}\n{}", text(&ran.planned.plan));
+        }
+        assert!(!ran.planned.plan.is_empty());
+    }
+}
+
 /// Registries keep what the bundle before needs, and nothing that is older.
 #[tokio::test]
 async fn registries_keep_the_content_of_two_bundles() {
     for inventory in ALL {
         let mut world = installed(inventory, 5).await;
-        let names = world.inventory.hosts.iter().map(|host| host.name.clone());
-        let names: Vec<String> = names.collect();
-        let held = |world: &Simulation| -> BTreeMap<String, BTreeSet<Digest>> {
-            let hosts = names.iter().map(|name| {
-                let registry = world.disk(name).registry;
-                (name.clone(), registry.blobs.into_keys().collect())
-            });
-            hosts.collect()
-        };
+        let held = blobs;
         let first = held(&world);
         assert!(first.values().any(|blobs| !blobs.is_empty()));
         world.take_bundle("+1");
@@ -192,6 +206,59 @@ async fn registries_keep_the_content_of_two_bundles() {
         let again = world.plan().await.unwrap();
         assert!(again.plan.is_empty(), "{}", text(&again.plan));
     }
+}
+
+/// While a minor soaks, nodes are of the old one, whatever else is changed; a new node
+/// gets its software from a registry.
+#[tokio::test]
+async fn registries_keep_what_nodes_are_of_while_a_minor_soaks() {
+    let mut world = installed(THREE_ZONES, 6).await;
+    let first = blobs(&world);
+    world.soak(NEXT_MINOR);
+    world.install(None).await.unwrap().result.unwrap();
+    change_settings(&mut world, THREE_ZONES).await;
+    let then = blobs(&world);
+    assert!(
+        first
+            .iter()
+            .all(|(name, first)| then[name].is_superset(first))
+    );
+    world.replace("w1");
+    let ran = world.install(None).await.unwrap();
+    if let Err(stopped) = &ran.result {
+        panic!("{stopped}\n{}", text(&ran.planned.plan));
+    }
+    let generation = world.disk("w1").generation.unwrap();
+    assert_eq!(generation.versions["kubelet"], "1.36.0");
+}
+
+/// A host that went back may be of a bundle that no registry's own host is of any more.
+#[tokio::test]
+async fn registries_keep_all_while_a_host_is_held() {
+    let mut world = installed(THREE_ZONES, 7).await;
+    let first = blobs(&world);
+    world.take_bundle("+1");
+    world.install(None).await.unwrap().result.unwrap();
+    world.roll_back(&["w1"]).await.unwrap();
+    world.install(None).await.unwrap().result.unwrap();
+    world.only = None;
+    change_settings(&mut world, THREE_ZONES).await;
+    let then = blobs(&world);
+    assert!(
+        first
+            .iter()
+            .all(|(name, first)| then[name].is_superset(first))
+    );
+    // Taken along again, and changed once more, nobody is of it.
+    world.take_along();
+    world.install(None).await.unwrap().result.unwrap();
+    change_settings(&mut world, THREE_ZONES).await;
+    let then = blobs(&world);
+    assert!(
+        first
+            .iter()
+            .all(|(name, first)| then[name].is_disjoint(first))
+    );
 }
 
 /// A change that broke off is undone where it was begun, with all that it had

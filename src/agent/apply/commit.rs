@@ -3,12 +3,15 @@
 
 use super::{images, pending};
 use crate::agent::atomic::{self, Ownership};
+use crate::agent::channel::NoticeSender;
 use crate::agent::observe::{by_digest, generation_numbers, read_numbered_generation};
 use crate::agent::root::Root;
-use crate::agent::seed::{remove_leftovers, remove_surplus};
+use crate::agent::seed::{Removed, remove_leftovers, remove_surplus};
 use crate::digest::Digest;
 use crate::facts::Generation;
+use crate::host::Notice;
 use crate::layout;
+use crate::plan::title::{count, size};
 use anyhow::{Context, Result, bail};
 use camino::Utf8Path;
 use std::collections::BTreeSet;
@@ -17,20 +20,28 @@ use std::collections::BTreeSet;
 const KEPT: usize = 2;
 const MANIFEST_MODE: u32 = 0o600;
 
-pub(super) async fn commit(root: &Root, number: u64, generation: Option<Generation>) -> Result<()> {
+pub(super) async fn commit(
+    root: &Root,
+    (number, generation): (u64, Option<Generation>),
+    notices: &NoticeSender,
+) -> Result<()> {
     let Some(generation) = generation.filter(|generation| generation.number == number) else {
         bail!("committing generation {number}: the request does not carry it");
     };
-    // First, since nobody would see a commit that was cut short before it.
+    has_binaries(root, &generation)?;
+    // What is elsewhere goes first, since nobody would see a commit that was cut short
+    // before it.
     let kept = kept_then(root, &generation);
-    if let Some(needed) = needed_images(&kept) {
+    if let Some(needed) = kept.as_deref().and_then(needed_images) {
         images::unpin_others(root, &needed).await?;
     }
-    let needed = needed_artifacts(&kept);
-    let root = root.clone();
+    let needed = kept.as_deref().and_then(needed_artifacts);
+    let (root, notices) = (root.clone(), notices.clone());
     let rest = move || {
-        if let Some(needed) = needed {
-            remove_surplus(&root, &needed)?;
+        if let Err(error) = tidy_registry(&root, needed.as_ref(), &notices) {
+            // One that keeps too much holds nobody up.
+            let line = format!("registry: old content stays: {error:#}");
+            notices.send_lossy(Notice::Log { line });
         }
         write_and_collect(&root, &generation)
     };
@@ -39,15 +50,38 @@ pub(super) async fn commit(root: &Root, number: u64, generation: Option<Generati
         .context("committing a generation")?
 }
 
-/// The generations that are kept once this one is the newest.
-fn kept_then(root: &Root, generation: &Generation) -> Vec<Generation> {
+/// The generations that are kept once this one is the newest; none if one can't be read,
+/// so that nobody knows what it needs.
+fn kept_then(root: &Root, generation: &Generation) -> Option<Vec<Generation>> {
     let mut numbers = generation_numbers(root);
     numbers.retain(|number| *number != generation.number);
     numbers.sort_unstable_by(|left, right| right.cmp(left));
-    let others = numbers.into_iter();
-    let others = others.filter_map(|number| read_numbered_generation(root, number));
-    let newest = std::iter::once(generation.clone());
-    newest.chain(others.take(KEPT - 1)).collect()
+    let others = numbers.into_iter().take(KEPT - 1);
+    let others = others.map(|number| read_numbered_generation(root, number));
+    let newest = std::iter::once(Some(generation.clone()));
+    newest.chain(others).collect()
+}
+
+fn tidy_registry(
+    root: &Root,
+    needed: Option<&BTreeSet<String>>,
+    notices: &NoticeSender,
+) -> Result<()> {
+    // A run that was killed after the last blob left these.
+    remove_leftovers(root)?;
+    let Some(needed) = needed else {
+        return Ok(());
+    };
+    let removed = remove_surplus(root, needed)?;
+    if removed != Removed::default() {
+        let blobs = count(removed.blobs, "blob", "blobs");
+        let line = format!(
+            "registry: {blobs} of older bundles removed, {}",
+            size(removed.bytes)
+        );
+        notices.send_lossy(Notice::Log { line });
+    }
+    Ok(())
 }
 
 /// Digests of the images of all kept generations; none where one didn't note
@@ -60,18 +94,13 @@ fn needed_images(kept: &[Generation]) -> Option<BTreeSet<Digest>> {
 
 /// What a registry is to hold for all kept generations; none where one didn't note its
 /// own.
-fn needed_artifacts(kept: &[Generation]) -> Option<BTreeSet<(String, Digest)>> {
+fn needed_artifacts(kept: &[Generation]) -> Option<BTreeSet<String>> {
     let each = kept.iter().map(|generation| generation.artifacts.as_ref());
     let each: Option<Vec<_>> = each.collect();
-    let named = each?.into_iter().flatten();
-    Some(
-        named
-            .map(|(name, digest)| (name.clone(), *digest))
-            .collect(),
-    )
+    Some(each?.into_iter().flatten().cloned().collect())
 }
 
-fn write_and_collect(root: &Root, generation: &Generation) -> Result<()> {
+fn has_binaries(root: &Root, generation: &Generation) -> Result<()> {
     for (name, digest) in &generation.binaries {
         let place = root.path(layout::STORE).join(digest.hex());
         if !place.is_file() {
@@ -82,6 +111,10 @@ fn write_and_collect(root: &Root, generation: &Generation) -> Result<()> {
             );
         }
     }
+    Ok(())
+}
+
+fn write_and_collect(root: &Root, generation: &Generation) -> Result<()> {
     keep_whole(root, generation)?;
     let directory = root.path(layout::GENERATIONS);
     let text = serde_json::to_vec_pretty(generation).context("writing a generation")?;
@@ -89,8 +122,6 @@ fn write_and_collect(root: &Root, generation: &Generation) -> Result<()> {
     atomic::write_and_sync(&place, &text, Ownership::own(MANIFEST_MODE))?;
     let kept = prune_generations(root)?;
     collect(root, &kept)?;
-    // A run that was killed after the last blob left these.
-    remove_leftovers(root)?;
     remove_stale_links(root, generation)?;
     // Last, since it is the only trace of a commit that was cut short.
     pending::clear(root)
@@ -190,6 +221,7 @@ fn remove_stale_links(root: &Root, generation: &Generation) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::channel::notice_channel;
     use crate::agent::observe::blob_place;
     use crate::agent::test_host::TestHost;
     use crate::facts::GenerationFile;
@@ -213,6 +245,10 @@ mod tests {
         }
     }
 
+    fn notices() -> NoticeSender {
+        notice_channel().0
+    }
+
     fn put(host: &TestHost, directory: &str, text: &str) {
         host.write(&format!("{directory}/{}", Digest::of(text).hex()), text);
     }
@@ -232,9 +268,13 @@ mod tests {
                 put(&host, directory, text);
             }
             pending::add_files(&host.root, ["/etc/x"]).unwrap();
-            commit(&host.root, number, Some(generation(number, text, text)))
-                .await
-                .unwrap();
+            commit(
+                &host.root,
+                (number, Some(generation(number, text, text))),
+                &notices(),
+            )
+            .await
+            .unwrap();
         }
         assert!(!host.root.path(layout::PENDING_MANIFEST).exists());
         let mut numbers = generation_numbers(&host.root);
@@ -268,9 +308,13 @@ mod tests {
             Digest::of("one").hex()
         );
         host.write(&place, "oNe");
-        commit(&host.root, 1, Some(generation(1, "one", "one")))
-            .await
-            .unwrap();
+        commit(
+            &host.root,
+            (1, Some(generation(1, "one", "one"))),
+            &notices(),
+        )
+        .await
+        .unwrap();
         assert_eq!(host.read(&place), "one");
     }
 
@@ -297,25 +341,48 @@ mod tests {
         for (number, text) in (1..).zip(texts) {
             host.write(&place(text), text);
             put(&host, layout::STORE, "kubelet");
-            let artifacts = [("site/app:v1".to_owned(), Digest::of(text))];
+            let artifacts = [format!("site/app:v1@{}", Digest::of(text))];
             let generation = Generation {
                 // The second didn't note it, so that nobody knows what it needs.
                 artifacts: (number != 2).then(|| artifacts.into()),
                 ..generation(number, "kubelet", "x")
             };
-            commit(&host.root, number, Some(generation)).await.unwrap();
+            commit(&host.root, (number, Some(generation)), &notices())
+                .await
+                .unwrap();
             let is_there = |text: &&str| host.root.path(place(text)).exists();
             let held = texts.iter().filter(|text| is_there(text)).count();
             assert_eq!(held, [1, 2, 3, 2][number as usize - 1], "{number}");
         }
+        // A store that can't be told from what is needed holds nobody up.
+        let generation = Generation {
+            artifacts: Some([format!("site/app:v1@{}", Digest::of("lost"))].into()),
+            ..generation(5, "kubelet", "x")
+        };
+        let (notices, mut told) = notice_channel();
+        commit(&host.root, (5, Some(generation)), &notices)
+            .await
+            .unwrap();
+        assert!(host.root.path(place(texts[3])).exists());
+        let Some(Notice::Log { line }) = told.recv().await else {
+            panic!("nothing was told");
+        };
+        assert!(
+            line.starts_with("registry: old content stays: site/app:v1@"),
+            "{line}"
+        );
     }
 
     #[tokio::test]
     async fn a_generation_whose_binary_is_missing_is_refused() {
         let host = TestHost::new();
-        let error = commit(&host.root, 1, Some(generation(1, "none", "none")))
-            .await
-            .unwrap_err();
+        let error = commit(
+            &host.root,
+            (1, Some(generation(1, "none", "none"))),
+            &notices(),
+        )
+        .await
+        .unwrap_err();
         assert!(error.to_string().contains("kubelet"), "{error}");
         assert!(generation_numbers(&host.root).is_empty());
     }

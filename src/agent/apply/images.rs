@@ -1,12 +1,12 @@
-//! Images on a node before its kubelet asks for them: pulled by digest, under
-//! both names by which the kubelet may ask, pinned against its collector by a
-//! third.
+//! Images on a node before its kubelet asks for them: pulled by digest, with
+//! proof that the tag leads there, under both names by which the kubelet may
+//! ask, pinned against its collector by a third.
 
 use super::registries::{QUIET_LIMIT, Registries};
 use super::sparse::{self, Index};
 use crate::agent::channel::NoticeSender;
 use crate::agent::observe::{
-    ctr, has_containerd, image_key_by_digest, image_pin, images, named, pinned_by, platform,
+    ctr, ctr_in, has_containerd, image_key_by_digest, image_pin, images, named, pinned_by, platform,
 };
 use crate::agent::root::Root;
 use crate::digest::Digest;
@@ -26,6 +26,8 @@ const TAKE_UP_LIMIT: Duration = Duration::from_secs(20);
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// Names are changed without touching content.
 const UNPIN_LIMIT: Duration = Duration::from_secs(30);
+/// Where tags are proven: no pod sees what is in this namespace of containerd's.
+const PROOF: &str = "cofferdam-proof";
 const PIN: &str = "io.cri-containerd.pinned=pinned";
 
 pub(super) async fn pull(
@@ -46,7 +48,7 @@ pub(super) async fn pull(
         if !is_right(present.get(reference), digest) {
             let pull = async {
                 let index = sparse::find(&readers, reference, digest).await?;
-                pull_one(root, (reference, digest), index).await
+                pull_one(root, (reference, digest), index, &present).await
             };
             pull.await
                 .with_context(|| format!("pulling {reference} from {}", registries.join(" or ")))?;
@@ -72,33 +74,34 @@ async fn pull_by_name(root: &Root, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Pulls by digest, then as a pod asks, by tag: the content is there then, and what the
-/// tag leads to is shown. Where a registry keeps the index as a blob, its tag leads to
-/// one platform's image, and the name is ours to give.
 async fn pull_one(
     root: &Root,
     (reference, digest): (&str, &Digest),
     index: Option<Index>,
+    present: &BTreeMap<String, ImageFacts>,
 ) -> Result<()> {
     let by_digest = image_key_by_digest(reference, digest);
-    let found = match index {
+    let is_imported = index.is_some();
+    match index {
         None => {
             pull_by_name(root, &by_digest).await?;
-            pull_by_name(root, reference).await?;
-            named(root, reference).await?
+            prove_tag(root, reference, digest).await?;
         }
+        // Its tag leads to one platform's image there.
         Some(index) => {
             let child = image_key_by_digest(reference, &index.child);
             pull_by_name(root, &child).await?;
             sparse::import(root, &by_digest, &index).await?;
-            None
         }
-    };
+    }
     // A name that leads elsewhere is moved; one that is right stays, so that
     // the image is never without it.
+    let is_tagged = !is_imported
+        && present
+            .get(reference)
+            .is_some_and(|facts| facts.digest == *digest);
     let pin = image_pin(digest);
     let names = [pin.as_str(), reference];
-    let is_tagged = found == Some(*digest);
     let names = if is_tagged { &names[..1] } else { &names };
     ctr(root)?
         .arguments(["images", "tag", "--local", "--force"])
@@ -110,10 +113,33 @@ async fn pull_one(
         .arguments(["images", "label", &pin, PIN])
         .succeed()
         .await?;
-    if let Some(found) = found.filter(|found| found != digest) {
-        bail!("containerd was led to {found} by the tag, not to {digest}");
-    }
     Ok(())
+}
+
+/// Lets containerd look the tag up as it does for a pod, through its mirrors. Content is
+/// there by then, for all of its namespaces.
+///
+/// # Errors
+/// If no registry knows the tag, or it leads elsewhere.
+async fn prove_tag(root: &Root, reference: &str, digest: &Digest) -> Result<()> {
+    ctr_in(root, PROOF)?
+        .arguments(["content", "fetch"])
+        .arguments(["--hosts-dir", layout::REGISTRY_HOSTS])
+        .arguments(["--platform", &platform()])
+        .arguments(["--skip-metadata", reference])
+        .limit(PULL_LIMIT)
+        .succeed()
+        .await?;
+    let found = named(root, PROOF, reference).await?;
+    ctr_in(root, PROOF)?
+        .arguments(["images", "rm", reference])
+        .succeed()
+        .await?;
+    match found {
+        Some(found) if found == *digest => Ok(()),
+        Some(found) => bail!("the tag leads to {found}, not to {digest}"),
+        None => bail!("containerd did not keep what the tag leads to"),
+    }
 }
 
 /// Leaves images that are none of `kept` to kubelet's collector, which takes
@@ -218,48 +244,44 @@ mod tests {
         assert_eq!(changes, [format!("images rm {old_pin}")]);
     }
 
-    /// containerd's answer to both pulls; the tag leads to `tagged`.
-    fn pulling(tagged: &Digest) -> TestHost {
+    /// A containerd that is led to `tagged` by each tag.
+    fn resolving(tagged: &Digest) -> TestHost {
         let host = TestHost::new();
         let log = host.root.path("/log");
-        let list = format!("case $2 in list) echo \"${{3#name==}} type {tagged} 1 B - -\";; esac");
-        host.binary("ctr", &format!("shift 2; echo \"$*\" >> {log}\n{list}"));
+        let list = format!("case $4 in list) echo \"${{5#name==}} type {tagged} 1 B - -\";; esac");
+        host.binary("ctr", &format!("echo \"$*\" >> {log}\n{list}"));
         host
     }
 
     #[tokio::test]
-    async fn a_tag_is_pulled_as_well_as_the_digest() {
-        let digest = Digest::of("index");
-        let host = pulling(&digest);
-        let reference = "registry.k8s.io/pause:3.10";
-        pull_one(&host.root, (reference, &digest), None)
-            .await
-            .unwrap();
-        let log = host.read("/log");
-        let by_digest = image_key_by_digest(reference, &digest);
-        let pulled: Vec<&str> = log
-            .lines()
-            .filter(|line| line.starts_with("images pull"))
-            .filter_map(|line| line.split(' ').next_back())
-            .collect();
-        assert_eq!(pulled, [&by_digest, reference]);
-        let tag = format!("images tag --local --force --skip-reference-check {by_digest}");
-        let expected = format!("{tag} {}", image_pin(&digest));
-        assert!(log.lines().any(|line| line == expected), "{log}");
-    }
-
-    #[tokio::test]
-    async fn a_tag_that_leads_elsewhere_is_put_right_and_told() {
+    async fn a_name_is_given_once_the_tag_is_proven() {
         let (digest, other) = (Digest::of("index"), Digest::of("other"));
-        let host = pulling(&other);
         let reference = "registry.k8s.io/pause:3.10";
-        let pulled = pull_one(&host.root, (reference, &digest), None).await;
-        let error = pulled.unwrap_err().to_string();
-        assert!(error.contains(&other.to_string()), "{error}");
-        let log = host.read("/log");
-        let expected = format!(" {} {reference}", image_pin(&digest));
-        let is_set = |line: &str| line.starts_with("images tag") && line.ends_with(&expected);
-        assert!(log.lines().any(is_set), "{log}");
+        let by_digest = image_key_by_digest(reference, &digest);
+        for (tagged, is_right) in [(digest, true), (other, false)] {
+            let host = resolving(&tagged);
+            let none = BTreeMap::new();
+            let pulled = pull_one(&host.root, (reference, &digest), None, &none).await;
+            let log = host.read("/log");
+            let lines = log.lines();
+            let ends: Vec<&str> = lines
+                .filter_map(|line| line.split(' ').next_back())
+                .collect();
+            assert_eq!(ends[..2], [&by_digest, reference], "{log}");
+            let tag = format!(
+                "--namespace k8s.io images tag --local --force --skip-reference-check {by_digest} \
+                 {} {reference}",
+                image_pin(&digest)
+            );
+            assert_eq!(log.lines().any(|line| line == tag), is_right, "{log}");
+            let removed = format!("--namespace {PROOF} images rm {reference}");
+            assert!(log.lines().any(|line| line == removed), "{log}");
+            assert_eq!(pulled.is_ok(), is_right);
+            if let Err(error) = pulled {
+                let expected = format!("leads to {other}, not to {digest}");
+                assert!(error.to_string().contains(&expected), "{error}");
+            }
+        }
     }
 
     #[tokio::test]

@@ -145,7 +145,9 @@ pub async fn apply(root: &Root, request: ApplyRequest, notices: &NoticeSender) -
         }
         Action::Apply { set } => manifests::apply(root, &set, manifests).await,
         Action::ResetCni { node } => cni::reset(root, &node, notices).await,
-        Action::Commit { generation: number } => commit::commit(root, number, generation).await,
+        Action::Commit { generation: number } => {
+            commit::commit(root, (number, generation), notices).await
+        }
         Action::Mint { .. } => {
             bail!("minting on a host: keys are minted in the site, on the jump host")
         }

@@ -22,8 +22,16 @@ const MANAGED: &str = "io.cri-containerd.image=managed";
 /// # Errors
 /// If it is not installed.
 pub(crate) fn program(root: &Root) -> Result<Program> {
+    program_in(root, "k8s.io")
+}
+
+/// `ctr` in any namespace.
+///
+/// # Errors
+/// If it is not installed.
+pub(crate) fn program_in(root: &Root, namespace: &str) -> Result<Program> {
     let path = root.binary("ctr")?;
-    Ok(Program::new(path).arguments(["--namespace", "k8s.io"]))
+    Ok(Program::new(path).arguments(["--namespace", namespace]))
 }
 
 /// Whether there is a containerd that could be asked.
@@ -48,12 +56,12 @@ pub(crate) async fn images(root: &Root) -> Option<BTreeMap<String, ImageFacts>> 
     Some(parse_images(&listed.ok()?, &checked.ok()?))
 }
 
-/// What a name leads to; none if containerd has no such image.
+/// What a name of a namespace leads to; none if there is no such image.
 ///
 /// # Errors
 /// If containerd does not answer.
-pub(crate) async fn named(root: &Root, name: &str) -> Result<Option<Digest>> {
-    let listed = program(root)?
+pub(crate) async fn named(root: &Root, namespace: &str, name: &str) -> Result<Option<Digest>> {
+    let listed = program_in(root, namespace)?
         .arguments(["images", "list", &format!("name=={name}")])
         .limit(LIST_LIMIT)
         .succeed()

@@ -15,7 +15,7 @@ mod store;
 mod system;
 mod units;
 
-pub(crate) use containerd::{has_containerd, images, named, program as ctr};
+pub(crate) use containerd::{has_containerd, images, named, program as ctr, program_in as ctr_in};
 pub use containerd::{image_key_by_digest, image_pin, pinned_by, repository_of};
 pub(crate) use files::{
     generation_numbers, read_generation, read_numbered_generation, read_pending, read_trust,

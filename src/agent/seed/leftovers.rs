@@ -2,50 +2,47 @@
 //! nobody takes up again, and files that never got their names. They do no
 //! harm, but they are the size of image layers.
 
+use crate::agent::inside::Inside;
 use crate::agent::root::Root;
 use crate::layout;
 use anyhow::{Context, Result};
 use camino::Utf8Path;
-use fs_err as fs;
+use std::io;
 
 /// Directory of unfinished uploads in a repository of the distribution
 /// server's file system driver.
 const UPLOADS: &str = "_uploads";
 /// Suffix of files that are about to be renamed, by the same driver.
 const UNNAMED: &str = ".tmp";
+/// The driver's own directories around those of the longest repository.
+const DEPTH_LIMIT: usize = 20;
 
 /// Removes them. Nothing else may write to the store meanwhile: the agent
-/// holds the host's lock.
+/// holds the host's lock. The store is the registry's own: no link is followed.
 ///
 /// # Errors
-/// If the store can't be read or written; the path is named.
+/// If one can't be removed; the path is named.
 pub fn remove_leftovers(root: &Root) -> Result<()> {
-    let store = root.path(layout::REGISTRY);
-    if !store.exists() {
-        return Ok(());
+    match Inside::open(&root.path(layout::REGISTRY)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        store => clean(
+            &store.context("opening the registry's store")?,
+            ".".into(),
+            0,
+        ),
     }
-    clean(&store)
 }
 
-fn clean(directory: &Utf8Path) -> Result<()> {
-    let entries = directory
-        .read_dir_utf8()
-        .with_context(|| format!("reading {directory}"))?;
-    for entry in entries {
-        let entry = entry.with_context(|| format!("reading {directory}"))?;
-        let path = entry.path();
-        let is_directory = entry
-            .file_type()
-            .with_context(|| format!("reading {path}"))?
-            .is_dir();
-        let is_upload = directory.file_name() == Some(UPLOADS);
-        match (is_directory, is_upload) {
-            (true, true) => fs::remove_dir_all(path)?,
-            (true, false) => clean(path)?,
-            (false, _) if is_upload || entry.file_name().ends_with(UNNAMED) => {
-                fs::remove_file(path)?;
-            }
-            (false, _) => {}
+fn clean(store: &Inside, directory: &Utf8Path, depth: usize) -> Result<()> {
+    let is_uploads = directory.file_name() == Some(UPLOADS);
+    for name in store.names(directory) {
+        let path = directory.join(&name);
+        if is_uploads || name.ends_with(UNNAMED) {
+            store
+                .remove_tree(&path)
+                .with_context(|| format!("removing {path} of the registry's store"))?;
+        } else if depth < DEPTH_LIMIT {
+            clean(store, &path, depth + 1)?;
         }
     }
     Ok(())
@@ -55,6 +52,7 @@ fn clean(directory: &Utf8Path) -> Result<()> {
 mod tests {
     use super::*;
     use crate::agent::test_host::TestHost;
+    use fs_err as fs;
 
     #[test]
     fn unfinished_uploads_go_and_everything_else_stays() {
@@ -73,7 +71,15 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "x").unwrap();
         }
+        // What the registry's user may have made of an upload.
+        host.write("/etc/kubernetes/data", "x");
+        let etc = host.root.path("/etc");
+        fs::os::unix::fs::symlink(&etc, repository.join("_uploads/etc")).unwrap();
+        let deeper = repository.join("deeper");
+        fs::create_dir_all(&deeper).unwrap();
+        fs::os::unix::fs::symlink(&etc, deeper.join("_uploads")).unwrap();
         remove_leftovers(&host.root).unwrap();
+        assert!(etc.join("kubernetes/data").exists());
         assert!(kept.exists());
         assert!(gone.iter().all(|path| !path.exists()));
         assert!(repository.join("_uploads").exists());

@@ -19,7 +19,7 @@ use instance::Instance;
 pub use leftovers::remove_leftovers;
 pub use push::ManifestTarget;
 use push::Pusher;
-pub use surplus::remove_surplus;
+pub use surplus::{Removed, remove_surplus};
 use tokio::sync::Mutex;
 
 /// What goes into the registry, piece by piece.

@@ -66,6 +66,12 @@ pub fn old_ones_go(context: &Context) -> Result<()> {
             "{:?}",
             after.tags
         );
+        ensure!(
+            after.megabytes < 0.8 * before.megabytes,
+            "{:.1} MB before, {:.1} MB after",
+            before.megabytes,
+            after.megabytes
+        );
         shell::say(&format!(
             "        a registry held {:.1} MB before, and {:.1} MB after that",
             before.megabytes, after.megabytes
@@ -137,9 +143,12 @@ impl Store {
         let tags: BTreeSet<String> = tags.collect();
         let mut named = BTreeSet::new();
         for generation in generations(lab, host)? {
-            let artifacts = generation["artifacts"].as_object();
+            let artifacts = generation["artifacts"].as_array();
             let artifacts = artifacts.with_context(|| format!("{}: no artifacts", host.name))?;
-            named.extend(artifacts.keys().cloned());
+            let names = artifacts
+                .iter()
+                .filter_map(|name| name.as_str()?.split_once('@'));
+            named.extend(names.map(|(name, _)| name.to_owned()));
         }
         ensure!(
             tags == named,
