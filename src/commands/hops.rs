@@ -30,9 +30,9 @@ pub(super) struct Ahead {
 /// its size in bytes.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Later {
-    /// Of the second hop, which registries must have.
+    /// What registries must have: of the second hop, and of a bundle that is present.
     needed: BTreeMap<Digest, u64>,
-    /// Of others, which registries won't have any more: they keep two bundles.
+    /// What registries won't have any more when its hop comes: they keep two bundles.
     gone: BTreeMap<Digest, u64>,
 }
 
@@ -72,13 +72,19 @@ pub(super) fn ahead(
     let done = done(&views, whole.as_ref());
     let done = done.min(views.len() - 1);
     hops.drain(..done);
-    let later = later(&views[done..], &left_out[done..]);
+    let present = record::present_bundles(site)?;
+    let present = present.iter().flat_map(content_of).map(|(blob, _)| blob);
+    let later = later(&present.collect(), &views[done..], &left_out[done..]);
     Ok(Ahead { hops, later })
 }
 
 /// The first hop is proven with its plan. What a hop has, registries have for the next
-/// two.
-fn later(views: &[BundleView], left_out: &[BTreeMap<Digest, u64>]) -> Later {
+/// two; what is `present`, for the first two.
+fn later(
+    present: &BTreeSet<Digest>,
+    views: &[BundleView],
+    left_out: &[BTreeMap<Digest, u64>],
+) -> Later {
     let content = views.iter().map(content_of);
     let content: Vec<BTreeSet<Digest>> = content
         .map(|blobs| blobs.into_iter().map(|(blob, _)| blob).collect())
@@ -89,11 +95,13 @@ fn later(views: &[BundleView], left_out: &[BTreeMap<Digest, u64>]) -> Later {
         let lacking = left_out
             .iter()
             .filter(|(blob, _)| !before.iter().any(|content| content.contains(blob)));
-        let blobs = match hop {
-            1 => &mut later.needed,
-            _ => &mut later.gone,
-        };
-        blobs.extend(lacking.map(|(blob, size)| (*blob, *size)));
+        for (blob, size) in lacking {
+            let blobs = match hop == 1 && present.contains(blob) {
+                true => &mut later.needed,
+                false => &mut later.gone,
+            };
+            blobs.insert(*blob, *size);
+        }
     }
     later
 }
@@ -110,6 +118,10 @@ impl Ahead {
         inventory: &Inventory,
         site: &Site,
     ) -> Result<(), Fault> {
+        // What is not cofferdam's own removes nothing, and is asked when each hop comes.
+        if inventory.registry.is_some() {
+            return Ok(());
+        }
         let Later { needed, gone } = &self.later;
         if !gone.is_empty() {
             let message = format!(
@@ -244,9 +256,13 @@ mod tests {
         };
         let views = [view(&["old", "one"]), view(&["old", "one", "other", "two"])];
         let left_out = [blobs(&["old"]), blobs(&["old", "one", "other"])];
-        let found = later(&views, &left_out);
+        let present = ["other", "base"].map(|name| Digest::of(name)).into();
+        let found = later(&present, &views, &left_out);
         assert_eq!((found.needed, found.gone.len()), (blobs(&["other"]), 0));
-        assert_eq!(later(&views[1..], &left_out[1..]), Later::default());
+        let found = later(&BTreeSet::new(), &views, &left_out);
+        assert_eq!((found.needed.len(), found.gone), (0, blobs(&["other"])));
+        let found = later(&present, &views[1..], &left_out[1..]);
+        assert_eq!(found, Later::default());
         // What the first has is gone when the fourth comes, and what the base alone has
         // when the third does.
         let views = ["one", "two", "three", "four"].map(|name| view(&[name]));
@@ -260,7 +276,7 @@ mod tests {
             needed: blobs(&["base"]),
             gone: blobs(&["base", "one"]),
         };
-        assert_eq!(later(&views, &left_out), expected);
+        assert_eq!(later(&present, &views, &left_out), expected);
     }
 
     #[test]

@@ -56,7 +56,8 @@ impl Prospect {
     pub(super) fn desired_of(&self, view: &SiteView) -> Result<Desired, DesiredError> {
         let mut view = view.clone();
         if self.intent.upgrades() {
-            view.held.clear();
+            view.held
+                .retain(|name, _| !self.world.hosts.contains_key(name));
         }
         let mut again = desired(&self.inventory, &self.software, &view)?;
         again.restore.clone_from(&self.desired.restore);
@@ -197,7 +198,8 @@ async fn phases(request: Request<'_>) -> Result<Prospect, Fault> {
     let mut site_view = read_site(output, &inventory, &site, given.as_ref())?;
     rollback::tell_of_held(output, &site_view, intent);
     if intent.upgrades() {
-        site_view.held.clear();
+        // What is left out stays what it is.
+        site_view.held.retain(|name, _| without.contains(name));
     }
     connect::check_seen(without, &site_view.decisions)?;
     let bundle_bytes = bundle.as_ref().map_or(0, Bundle::length);

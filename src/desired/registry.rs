@@ -3,7 +3,9 @@
 use super::builder::{Access, HostBuilder, UnitSpec, own};
 use super::error::DesiredError;
 use super::materials::{CLUSTER_CA, REGISTRY_HTTP};
-use super::types::{Change, Condition, Content, FileKind, RegistryContent, Stage};
+use super::types::{
+    Change, Condition, Content, FileKind, RegistryArtifact, RegistryContent, Stage,
+};
 use crate::inventory::{Component, ForeignRegistry, Host, RegistryAccess};
 use crate::layout;
 use crate::ports::numbers::REGISTRY_PORT;
@@ -105,23 +107,20 @@ pub fn registry(builder: &mut HostBuilder<'_>) -> Result<(), DesiredError> {
         change: Change::Restart,
         ready: Some(ready),
     });
-    let artifacts = || builder.inputs.software.artifacts();
-    let needed = artifacts().filter_map(|artifact| {
+    let software = builder.inputs.software;
+    let artifacts = software.artifacts().map(|artifact| {
+        let name = format!("{}:{}", artifact.repository, artifact.tag);
+        (name, artifact.clone())
+    });
+    let artifacts: BTreeMap<String, RegistryArtifact> = artifacts.collect();
+    // Programs of the whole that share their tag with what soaks were brought before.
+    let needed = artifacts.values().chain(software.whole.artifacts());
+    let needed = needed.filter_map(|artifact| {
         let digest = artifact.manifests.last()?.digest;
         Some(format!("{}:{}@{digest}", artifact.repository, artifact.tag))
     });
     let needed = (builder.inputs.site.held.is_empty()).then(|| needed.collect());
-    builder.built.registry = Some(RegistryContent {
-        needed,
-        artifacts: artifacts()
-            .map(|artifact| {
-                (
-                    format!("{}:{}", artifact.repository, artifact.tag),
-                    artifact.clone(),
-                )
-            })
-            .collect(),
-    });
+    builder.built.registry = Some(RegistryContent { needed, artifacts });
     Ok(())
 }
 

@@ -78,14 +78,17 @@ impl Software {
     }
 
     /// Everything that a zone's registry is to hold. Of two under one tag the last one
-    /// counts: nodes pull images of the whole, by tag too, while the control plane reads
-    /// files of what soaks.
+    /// counts, which is that of the bundle whose hosts ask for it.
     pub fn artifacts(&self) -> impl Iterator<Item = &RegistryArtifact> {
         let soaking = || self.soaking.iter();
-        let images = soaking().flat_map(|view| &view.images);
-        let images = images.map(|image| &image.artifact);
+        let binaries = soaking().flat_map(|view| view.files.values());
+        let binaries =
+            binaries.flat_map(|files| SOAKING.iter().filter_map(|name| files.get(*name)));
+        let programs: BTreeSet<&str> = binaries.map(|binary| binary.repository.as_str()).collect();
         let files = soaking().flat_map(|view| &view.file_artifacts);
-        images.chain(self.whole.artifacts()).chain(files)
+        let files = files.filter(move |file| programs.contains(file.repository.as_str()));
+        let all = soaking().flat_map(BundleView::artifacts);
+        all.chain(self.whole.artifacts()).chain(files)
     }
 }
 
@@ -99,4 +102,69 @@ pub fn kubernetes_of(view: &BundleView) -> Option<Version> {
 pub fn minor_of(view: &BundleView) -> Option<String> {
     let version = kubernetes_of(view)?;
     Some(format!("{}.{}", version.major, version.minor))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desired::BundleImage;
+    use crate::desired::types::{Binary, BlobReference};
+    use crate::digest::Digest;
+
+    /// An image, a program that soaks and one that doesn't, each under one tag whatever
+    /// they hold.
+    fn view(edition: &str) -> BundleView {
+        let artifact = |repository: &str| RegistryArtifact {
+            repository: repository.to_owned(),
+            tag: "1".to_owned(),
+            blobs: Vec::new(),
+            manifests: vec![BlobReference {
+                digest: Digest::of(format!("{repository} {edition}")),
+                size: 1,
+                media_type: String::new(),
+            }],
+        };
+        let names = ["kube-apiserver", "kubelet"];
+        let files = names.map(|name| {
+            let binary = Binary {
+                digest: Digest::of(name),
+                size: 1,
+                blob: Digest::of(name),
+                blob_size: 1,
+                repository: format!("file/{name}"),
+                version: "1".to_owned(),
+            };
+            (name.to_owned(), binary)
+        });
+        BundleView {
+            files: [("linux/amd64".to_owned(), files.into())].into(),
+            file_artifacts: names.map(|name| artifact(&format!("file/{name}"))).into(),
+            images: vec![BundleImage {
+                reference: "site/app:1".to_owned(),
+                artifact: artifact("site/app"),
+                sizes: [].into(),
+            }],
+            ..BundleView::default()
+        }
+    }
+
+    #[test]
+    fn of_two_under_one_tag_that_of_the_hosts_that_ask_counts() {
+        let software = Software {
+            soaking: Some(view("new")),
+            ..Software::of(view("old"))
+        };
+        let mut last = std::collections::BTreeMap::new();
+        for artifact in software.artifacts() {
+            last.insert(artifact.repository.as_str(), artifact.manifests[0].digest);
+        }
+        for (repository, edition) in [
+            ("file/kube-apiserver", "new"),
+            ("file/kubelet", "old"),
+            ("site/app", "old"),
+        ] {
+            let expected = Digest::of(format!("{repository} {edition}"));
+            assert_eq!(last[repository], expected, "{repository}");
+        }
+    }
 }

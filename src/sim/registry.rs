@@ -138,17 +138,21 @@ impl World {
         self.desired = desired;
     }
 
-    /// What a host's registry keeps for these generations; none where one of them didn't
-    /// note what it needs.
-    pub(super) fn kept_in_registry(&self, generations: &[&Generation]) -> Option<Kept> {
+    /// What a host's registry keeps for these generations; none where that can't be told.
+    pub(super) fn kept_in_registry(
+        &self,
+        machine: &Machine,
+        generations: &[&Generation],
+    ) -> Option<Kept> {
         let mut kept = Kept::default();
         for generation in generations {
             for needed in generation.artifacts.as_ref()? {
                 let (name, digest) = needed.split_once('@')?;
                 kept.tags.insert(name.to_owned());
-                let Some(artifact) = self.artifacts.get(&digest.parse().ok()?) else {
-                    continue;
-                };
+                let digest = digest.parse().ok()?;
+                // As the agent: what a lost manifest names can't be told.
+                machine.disk.registry.blobs.get(&digest)?;
+                let artifact = self.artifacts.get(&digest)?;
                 let parts = artifact.blobs.iter().chain(&artifact.manifests);
                 kept.links
                     .extend(parts.map(|part| format!("{}@{}", artifact.repository, part.digest)));

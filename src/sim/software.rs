@@ -50,7 +50,7 @@ pub(super) async fn commit(host: &SimulatedHost, generation: Option<Generation>)
     let generation = generation.ok_or_else(|| host.failed("no generation came"))?;
     let kept = host.world.with(|world| {
         let machine = world.machines.get(&host.name)?;
-        world.kept_in_registry(&machine.kept_with(&generation))
+        world.kept_in_registry(machine, &machine.kept_with(&generation))
     });
     if let Some(kept) = kept {
         change(host, Durability::Synced, |machine| {

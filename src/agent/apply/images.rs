@@ -38,6 +38,7 @@ pub(super) async fn pull(
 ) -> Result<()> {
     let total = wanted.len() as u64;
     let present = images(root).await.unwrap_or_default();
+    end_old_proofs(root).await?;
     let readers = Registries::new(root, registries, notices, QUIET_LIMIT)?;
     for (index, (reference, digest)) in wanted.iter().enumerate() {
         notices.send_lossy(Notice::Progress {
@@ -130,15 +131,36 @@ async fn prove_tag(root: &Root, reference: &str, digest: &Digest) -> Result<()> 
         .limit(PULL_LIMIT)
         .succeed()
         .await?;
-    let found = named(root, PROOF, reference).await?;
-    ctr_in(root, PROOF)?
-        .arguments(["images", "rm", reference])
-        .succeed()
-        .await?;
-    match found {
+    let found = named(root, PROOF, reference).await;
+    end_proof(root, [reference]).await?;
+    match found? {
         Some(found) if found == *digest => Ok(()),
         Some(found) => bail!("the tag leads to {found}, not to {digest}"),
         None => bail!("containerd did not keep what the tag leads to"),
+    }
+}
+
+/// What is left in that namespace keeps its content from kubelet's collector.
+async fn end_proof<'a>(root: &Root, names: impl IntoIterator<Item = &'a str>) -> Result<()> {
+    ctr_in(root, PROOF)?
+        .arguments(["images", "rm"])
+        .arguments(names)
+        .limit(UNPIN_LIMIT)
+        .succeed()
+        .await?;
+    Ok(())
+}
+
+/// What a run that was killed amid a proof left.
+async fn end_old_proofs(root: &Root) -> Result<()> {
+    let listed = ctr_in(root, PROOF)?
+        .arguments(["images", "list", "--quiet"])
+        .limit(UNPIN_LIMIT)
+        .succeed()
+        .await?;
+    match listed.lines().next() {
+        Some(_) => end_proof(root, listed.lines()).await,
+        None => Ok(()),
     }
 }
 

@@ -14,6 +14,7 @@ use futures_util::TryStreamExt;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use reqwest::{Body, Client, Response, StatusCode};
 use std::time::Duration;
+use tokio::io::AsyncReadExt as _;
 use tokio_util::io::ReaderStream;
 
 /// The HTTP client counts from a request's start, its body included, and a
@@ -145,13 +146,25 @@ impl Pusher {
                 pushing()
             );
         }
+        // One that is there, under another tag or none, comes from here: who has no bundle
+        // has none to send.
         let mut bytes = Vec::new();
-        while let Some(piece) = content.try_next().await? {
-            bytes.extend_from_slice(&piece);
-            if bytes.len() as u64 > size {
-                break;
+        let stored = match self.local(digest, size).await.with_context(pushing)? {
+            Some(file) => {
+                let mut file = file.take(size);
+                file.read_to_end(&mut bytes).await.with_context(pushing)?;
+                Stored::AlreadyThere
             }
-        }
+            None => {
+                while let Some(piece) = content.try_next().await? {
+                    bytes.extend_from_slice(&piece);
+                    if bytes.len() as u64 > size {
+                        break;
+                    }
+                }
+                Stored::Taken
+            }
+        };
         // Under a tag the registry takes any bytes, so they are proven here.
         if bytes.len() as u64 != size || Digest::of(&bytes) != *digest {
             bail!(
@@ -173,7 +186,7 @@ impl Pusher {
         accepted(answer, StatusCode::CREATED)
             .await
             .with_context(pushing)?;
-        Ok(Stored::Taken)
+        Ok(stored)
     }
 
     async fn has_blob(&self, repository: &str, digest: &Digest) -> Result<bool> {
@@ -334,6 +347,32 @@ mod tests {
                 .unwrap()
                 .ends_with("\r\n\r\nblob")
         );
+    }
+
+    #[tokio::test]
+    async fn a_tag_is_moved_back_without_a_bundle() {
+        let host = TestHost::new();
+        let (pusher, seen) = registry(&host, CREATED);
+        let digest = Digest::of("{}");
+        let place = crate::agent::observe::blob_place(&digest);
+        host.write(&format!("{}/{place}", crate::layout::REGISTRY), "{}");
+        let target = ManifestTarget {
+            repository: "x".to_owned(),
+            media_type: "application/json".to_owned(),
+            tag: Some("v1".to_owned()),
+        };
+        let none = || pieces(BodyReceiver::empty());
+        let stored = pusher.put_manifest(&target, &digest, 2, none()).await;
+        assert_eq!(stored.unwrap(), Stored::AlreadyThere);
+        let put = seen.lock().unwrap().pop().unwrap();
+        assert!(
+            put.starts_with("PUT /v2/x/manifests/v1 ") && put.ends_with("\r\n\r\n{}"),
+            "{put}"
+        );
+        let other = Digest::of("other");
+        let stored = pusher.put_manifest(&target, &other, 5, none()).await;
+        let error = stored.unwrap_err().to_string();
+        assert!(error.contains("0 bytes"), "{error}");
     }
 
     #[tokio::test]

@@ -135,7 +135,11 @@ impl Sweep<'_> {
         let removed = self.remove_blobs(links);
         for directory in &self.changed {
             let synced = self.store.sync(directory);
-            synced.with_context(|| format!("syncing {directory} of the registry's store"))?;
+            let synced =
+                synced.with_context(|| format!("syncing {directory} of the registry's store"));
+            if let Err(error) = synced {
+                self.failure.get_or_insert(error);
+            }
         }
         match self.failure {
             Some(error) => Err(error),
