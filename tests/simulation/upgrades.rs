@@ -170,6 +170,13 @@ fn blobs(world: &Simulation) -> BTreeMap<String, BTreeSet<Digest>> {
     hosts.collect()
 }
 
+/// Whether each registry still has all of these.
+fn holds(world: &Simulation, first: &BTreeMap<String, BTreeSet<Digest>>) -> bool {
+    let then = blobs(world);
+    let mut first = first.iter();
+    first.all(|(name, first)| then[name].is_superset(first))
+}
+
 /// Changes that each host keeps a generation for.
 async fn change_settings(world: &mut Simulation, inventory: &str) {
     for number in [101, 102] {
@@ -188,15 +195,14 @@ async fn change_settings(world: &mut Simulation, inventory: &str) {
 async fn registries_keep_the_content_of_two_bundles() {
     for inventory in ALL {
         let mut world = installed(inventory, 5).await;
-        let held = blobs;
-        let first = held(&world);
+        let first = blobs(&world);
         assert!(first.values().any(|blobs| !blobs.is_empty()));
         world.take_bundle("+1");
         world.install(None).await.unwrap().result.unwrap();
-        let both = held(&world);
+        let both = blobs(&world);
         world.take_bundle("+2");
         world.install(None).await.unwrap().result.unwrap();
-        let last = held(&world);
+        let last = blobs(&world);
         for (name, first) in &first {
             assert!(both[name].is_superset(first), "{name}");
             let second: BTreeSet<_> = both[name].difference(first).copied().collect();
@@ -217,12 +223,7 @@ async fn registries_keep_what_nodes_are_of_while_a_minor_soaks() {
     world.soak(NEXT_MINOR);
     world.install(None).await.unwrap().result.unwrap();
     change_settings(&mut world, THREE_ZONES).await;
-    let then = blobs(&world);
-    assert!(
-        first
-            .iter()
-            .all(|(name, first)| then[name].is_superset(first))
-    );
+    assert!(holds(&world, &first));
     world.replace("w1");
     let ran = world.install(None).await.unwrap();
     if let Err(stopped) = &ran.result {
@@ -243,12 +244,7 @@ async fn registries_keep_all_while_a_host_is_held() {
     world.install(None).await.unwrap().result.unwrap();
     world.only = None;
     change_settings(&mut world, THREE_ZONES).await;
-    let then = blobs(&world);
-    assert!(
-        first
-            .iter()
-            .all(|(name, first)| then[name].is_superset(first))
-    );
+    assert!(holds(&world, &first));
     // Taken along again, and changed once more, nobody is of it.
     world.take_along();
     world.install(None).await.unwrap().result.unwrap();
