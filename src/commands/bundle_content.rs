@@ -107,16 +107,7 @@ pub struct NoBundle;
 
 impl BlobSource for NoBundle {
     fn open(&self, digest: &Digest) -> io::Result<Box<dyn Body>> {
-        Ok(Box::new(Absent(*digest)))
-    }
-}
-
-/// A body that nobody has; a host that has the blob doesn't read it.
-struct Absent(Digest);
-
-impl Body for Absent {
-    fn next(&mut self) -> io::Result<Option<Bytes>> {
-        let message = format!("{} is not on the host, and no bundle was given", self.0);
+        let message = format!("{digest} is on no host, and no bundle was given");
         Err(io::Error::new(io::ErrorKind::NotFound, message))
     }
 }

@@ -8,7 +8,7 @@ use crate::host::{BlobTarget, Body, Notice, Request, Response};
 use crate::plan::{SeedArtifact, Step};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Two at a time: one is on the link while the other is being checked and
@@ -94,12 +94,19 @@ async fn put_blob(
     if stage.halt.is_cancelled() {
         return Err(abandoned(step));
     }
-    let source = stage.run.blobs.open(&blob.digest);
-    let inner = source.map_err(|source| StepError::Blob {
-        host: step.host.clone(),
-        digest: blob.digest.to_string(),
-        source,
-    })?;
+    let inner = match stage.run.blobs.open(&blob.digest) {
+        Err(error)
+            if error.kind() == ErrorKind::NotFound
+                && matches!(target, BlobTarget::Manifest { .. }) =>
+        {
+            Box::new(Nothing)
+        }
+        source => source.map_err(|source| StepError::Blob {
+            host: step.host.clone(),
+            digest: blob.digest.to_string(),
+            source,
+        })?,
+    };
     let tell = |sent: u64| {
         let done = progress.done.fetch_add(sent, Ordering::Relaxed) + sent;
         let notice = Notice::Progress {
@@ -135,6 +142,16 @@ impl Progress {
             done: AtomicU64::new(0),
             total: blobs.into_iter().map(|blob| blob.size).sum(),
         }
+    }
+}
+
+/// The body of a manifest that no bundle here has: a host that has it under another tag
+/// needs no more.
+struct Nothing;
+
+impl Body for Nothing {
+    fn next(&mut self) -> io::Result<Option<Bytes>> {
+        Ok(None)
     }
 }
 

@@ -232,6 +232,8 @@ pub(super) fn is_present(machine: &Machine, target: &BlobTarget, digest: &Digest
             let is_held = registry.links.contains(&link) && registry.blobs.contains_key(digest);
             is_held || disk.staging.contains_key(digest)
         }
-        BlobTarget::Manifest { .. } => false,
+        BlobTarget::Manifest { .. } => {
+            disk.registry.blobs.contains_key(digest) && !disk.damaged_blobs.contains(digest)
+        }
     }
 }

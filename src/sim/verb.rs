@@ -143,6 +143,11 @@ impl Simulation {
         self.blobs.take(edition);
     }
 
+    /// Leaves the jump host without any bundle.
+    pub fn lose_bundles(&mut self) {
+        self.blobs = SimulatedBundle::default();
+    }
+
     /// Begins to restore etcd from a snapshot of that name.
     pub fn begin_restore(&mut self, snapshot: &str) {
         let (snapshot, size) = self.blobs.add(snapshot);

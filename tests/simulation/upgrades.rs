@@ -257,6 +257,24 @@ async fn registries_keep_all_while_a_host_is_held() {
     );
 }
 
+/// Going back moves tags that both bundles have, though none is at hand.
+#[tokio::test]
+async fn tags_go_back_without_a_bundle() {
+    let mut world = installed(THREE_ZONES, 8).await;
+    let tags = |world: &Simulation| world.disk("m1").registry.tags;
+    let first = tags(&world);
+    world.take_bundle("+1");
+    world.install(None).await.unwrap().result.unwrap();
+    assert!(first.keys().eq(tags(&world).keys()) && first != tags(&world));
+    world.take_bundle("");
+    world.lose_bundles();
+    let ran = world.install(None).await.unwrap();
+    if let Err(stopped) = &ran.result {
+        panic!("{stopped}\n{}", text(&ran.planned.plan));
+    }
+    assert_eq!(tags(&world), first);
+}
+
 /// A change that broke off is undone where it was begun, with all that it had
 /// changed; the others are left as they are.
 #[tokio::test]

@@ -165,6 +165,12 @@ impl Pusher {
                 Stored::Taken
             }
         };
+        if bytes.is_empty() {
+            bail!(
+                "{}: it is not on this host, and no bundle that has it was given",
+                pushing()
+            );
+        }
         // Under a tag the registry takes any bytes, so they are proven here.
         if bytes.len() as u64 != size || Digest::of(&bytes) != *digest {
             bail!(
@@ -372,7 +378,7 @@ mod tests {
         let other = Digest::of("other");
         let stored = pusher.put_manifest(&target, &other, 5, none()).await;
         let error = stored.unwrap_err().to_string();
-        assert!(error.contains("0 bytes"), "{error}");
+        assert!(error.contains("no bundle that has it was given"), "{error}");
     }
 
     #[tokio::test]
