@@ -256,7 +256,7 @@ mod tests {
         };
         let views = [view(&["old", "one"]), view(&["old", "one", "other", "two"])];
         let left_out = [blobs(&["old"]), blobs(&["old", "one", "other"])];
-        let present = ["other", "base"].map(|name| Digest::of(name)).into();
+        let present = ["other", "base"].map(Digest::of).into();
         let found = later(&present, &views, &left_out);
         assert_eq!((found.needed, found.gone.len()), (blobs(&["other"]), 0));
         let found = later(&BTreeSet::new(), &views, &left_out);
