@@ -5,6 +5,7 @@
 use super::registries::{QUIET_LIMIT, Registries};
 use super::sparse::{self, Index};
 use crate::agent::channel::NoticeSender;
+use crate::agent::command::Program;
 use crate::agent::observe::{
     ctr, ctr_in, has_containerd, image_key_by_digest, image_pin, images, named, pinned_by, platform,
 };
@@ -63,16 +64,19 @@ fn is_right(found: Option<&ImageFacts>, digest: &Digest) -> bool {
 }
 
 async fn pull_by_name(root: &Root, name: &str) -> Result<()> {
-    ctr(root)?
-        .arguments(["images", "pull"])
+    let pull = ctr(root)?.arguments(["images", "pull"]);
+    through_mirrors(pull, name).succeed().await?;
+    Ok(())
+}
+
+/// What this host's platform has under a name, from where pods get it.
+fn through_mirrors(program: Program, name: &str) -> Program {
+    program
         .arguments(["--hosts-dir", layout::REGISTRY_HOSTS])
         .arguments(["--platform", &platform()])
         // An index keeps its bytes, also where the bundle leaves children out.
         .arguments(["--skip-metadata", name])
         .limit(PULL_LIMIT)
-        .succeed()
-        .await?;
-    Ok(())
 }
 
 async fn pull_one(
@@ -123,14 +127,8 @@ async fn pull_one(
 /// # Errors
 /// If no registry knows the tag, or it leads elsewhere.
 async fn prove_tag(root: &Root, reference: &str, digest: &Digest) -> Result<()> {
-    ctr_in(root, PROOF)?
-        .arguments(["content", "fetch"])
-        .arguments(["--hosts-dir", layout::REGISTRY_HOSTS])
-        .arguments(["--platform", &platform()])
-        .arguments(["--skip-metadata", reference])
-        .limit(PULL_LIMIT)
-        .succeed()
-        .await?;
+    let fetch = ctr_in(root, PROOF)?.arguments(["content", "fetch"]);
+    through_mirrors(fetch, reference).succeed().await?;
     let found = named(root, PROOF, reference).await;
     end_proof(root, [reference]).await?;
     match found? {
